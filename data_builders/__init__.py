@@ -1,0 +1,1 @@
+"""TFDS builders, one file per cohort."""

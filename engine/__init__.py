@@ -1,0 +1,1 @@
+"""The training engine: arrays in, checkpoints, predictions and fairness reports out."""

@@ -1,0 +1,275 @@
+"""The run configuration: typed dataclasses, what makes one valid, and what makes two the same run.
+
+A run file (``tasks/<study>/runs.py``) returns a :class:`Run`; the command line overrides single fields
+(``--config.optimizer.learning_rate=1e-4``). The dataclasses are not frozen because the flags write into them.
+"""
+
+import copy
+import dataclasses
+import difflib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake the user can mend: shown as one line, without a traceback, exit code 1."""
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """Returns `` Did you mean 'x'?`` for the closest of ``known``, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@dataclasses.dataclass
+class Data:
+    """Which images a run sees and how they reach the model."""
+
+    cohort: str = ""  # prepared cohort, as in `equipoise prepare --cohort=...`
+    train_split: str = "train"
+    validation_split: str = "validation"
+    batch_size: int = 16  # global: over all devices and hosts
+    eval_batch_size: int = 64
+    shape: tuple[int, ...] = ()  # centre crop or pad to this many voxels; () keeps the stored shape
+    preprocess: str = "minmax"  # deterministic, in training and evaluation: "op|op(arg=1)"
+    augment: str = ""  # random, in training only
+    num_threads: int = 2  # that read and decode
+    prefetch: int = 4  # batches read ahead
+
+
+@dataclasses.dataclass
+class Task:
+    """What the model is to learn."""
+
+    kind: str = "classification"
+    label: str = ""  # name under `labels` in the cohort
+    threshold: str = "fixed:0.5"  # or chosen on validation: "youden", "max_accuracy"
+
+
+@dataclasses.dataclass
+class Model:
+    """Which network: a name in `engine.models`, or `my_pkg.module:Class`."""
+
+    name: str = "cnn"
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dtype: str = "float32"  # of the computation: float32, bfloat16 or float64; parameters stay float32 or wider
+
+
+@dataclasses.dataclass
+class Optimizer:
+    """Gradient transformation and learning-rate schedule (optax)."""
+
+    name: str = "adam"  # adam, adamw, sgd
+    learning_rate: float = 1e-3
+    schedule: str = "constant"  # constant, cosine, exponential
+    warmup_steps: int = 0
+    decay_steps: int = 0  # horizon of the schedule, separate from num_steps so that a run can be extended
+    decay_rate: float = 0.1  # exponential: factor reached after decay_steps
+    weight_decay: float = 0.0  # adamw and sgd
+    no_decay: str = r"(bias|scale)$"  # parameter paths that weight decay leaves alone
+    freeze: str = ""  # parameter paths that are not trained
+    momentum: float = 0.9  # sgd
+    clip_norm: float = 0.0  # 0: no clipping
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """How often the validation split is scored."""
+
+    every_steps: int = 100
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """What is kept."""
+
+    every_steps: int = 100
+    keep: int = 2  # newest checkpoints kept beside the best one
+    best_metric: str = "auroc"  # or e.g. "worst_group:sensitivity:sex"; "loss" is the validation loss
+
+
+@dataclasses.dataclass
+class Parallel:
+    """Where the run is computed; never part of what is computed."""
+
+    mode: str = "jit"
+    num_devices: int = 0  # 0: every device
+
+
+@dataclasses.dataclass
+class Writers:
+    """What is written while training."""
+
+    every_steps: int = 10
+    console: bool = True
+    tensorboard: bool = True
+
+
+@dataclasses.dataclass
+class Run:
+    """One training run."""
+
+    seed: int = 0
+    num_steps: int = 1000
+    data: Data = dataclasses.field(default_factory=Data)
+    task: Task = dataclasses.field(default_factory=Task)
+    model: Model = dataclasses.field(default_factory=Model)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    parallel: Parallel = dataclasses.field(default_factory=Parallel)
+    writers: Writers = dataclasses.field(default_factory=Writers)
+
+
+# Fields that change where or how fast a run goes, or what it prints, but not what it computes.
+_NOT_IDENTITY = ("num_steps", "parallel", "writers", "data.num_threads", "data.prefetch")
+_CHOICES = {
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "optimizer.name": ("adam", "adamw", "sgd"),
+    "optimizer.schedule": ("constant", "cosine", "exponential"),
+    "parallel.mode": ("jit",),
+}
+_POSITIVE = (
+    "num_steps",
+    "data.batch_size",
+    "data.eval_batch_size",
+    "data.num_threads",
+    "data.prefetch",
+    "optimizer.learning_rate",
+    "evaluation.every_steps",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "writers.every_steps",
+)
+
+
+def to_dict(config: Run) -> dict[str, Any]:
+    """The configuration as nested dicts and lists, the form that ``config.json`` holds."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: Mapping[str, Any]) -> Run:
+    """The inverse of :func:`to_dict`.
+
+    Raises:
+      UserError: for a field that this version does not have.
+    """
+
+    def build(cls: type, given: Mapping[str, Any]) -> Any:
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for name in given:
+            if name not in fields:
+                raise UserError(f"config has no field {name!r} in {cls.__name__}.{did_you_mean(name, fields)}")
+        made = {}
+        for name, value in given.items():
+            kind = fields[name].type
+            if dataclasses.is_dataclass(kind):
+                value = build(kind, value)
+            elif isinstance(value, list):
+                value = tuple(value)
+            made[name] = value
+        return cls(**made)
+
+    return build(Run, values)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields ``("data.batch_size", 16)`` for every leaf of nested mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def validate(config: Run) -> None:
+    """Checks what types alone cannot.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    flat = dict(flatten(to_dict(config)))
+    for name, choices in _CHOICES.items():
+        if flat[name] not in choices:
+            raise UserError(
+                f"--config.{name}={flat[name]!r} is none of {', '.join(choices)}.{did_you_mean(str(flat[name]), choices)}"
+            )
+    for name in _POSITIVE:
+        if not flat[name] > 0:
+            raise UserError(f"--config.{name}={flat[name]!r} must be above 0")
+    for name in ("data.cohort", "task.label", "model.name"):
+        if not flat[name]:
+            raise UserError(f"--config.{name} is empty: name one")
+    if config.optimizer.schedule != "constant" and config.optimizer.decay_steps <= 0:
+        raise UserError(
+            f"--config.optimizer.schedule={config.optimizer.schedule} needs --config.optimizer.decay_steps above 0 "
+            "(kept apart from num_steps so that extending a run does not change its past)"
+        )
+    if config.optimizer.weight_decay and config.optimizer.name == "adam":
+        raise UserError("--config.optimizer.weight_decay has no effect with adam: choose adamw")
+
+
+def identity(config: Run) -> dict[str, Any]:
+    """The flat fields that decide what a run computes: all but topology, workers, writers and length."""
+    return {
+        name: value
+        for name, value in flatten(to_dict(config))
+        if not any(name == skip or name.startswith(skip + ".") for skip in _NOT_IDENTITY)
+    }
+
+
+def fingerprint(config: Run) -> str:
+    """Twelve hexadecimal digits that two runs share exactly when they compute the same thing."""
+    text = json.dumps(identity(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load(workdir: pathlib.Path) -> Run:
+    """Reads ``workdir/config.json``.
+
+    Raises:
+      UserError: where the folder holds no run.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run (no config.json): train one there with `equipoise train --workdir=...`")
+    return from_dict(json.loads(path.read_text()))
+
+
+def claim(workdir: pathlib.Path, config: Run) -> None:
+    """Writes ``config.json``, or checks that the run already there is this one.
+
+    Raises:
+      UserError: when the folder holds a run of another configuration; every difference is listed.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if path.exists():
+        old, new = identity(load(workdir)), identity(config)
+        changed = [k for k in sorted(old | new) if old.get(k) != new.get(k)]
+        if changed:
+            lines = "\n".join(f"  {k}: {old.get(k)!r} there, {new.get(k)!r} asked" for k in changed)
+            raise UserError(
+                f"{workdir} holds a run with another configuration:\n{lines}\n"
+                "Continue it with its own values, or give a new --workdir."
+            )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    temporary.replace(path)
+
+
+def replaced(config: Run, **changes: Any) -> Run:
+    """A deep copy with dotted fields changed: ``replaced(run, **{"data.batch_size": 4})``."""
+    config = copy.deepcopy(config)
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        holder: Any = config
+        for part in path:
+            holder = getattr(holder, part)
+        if not hasattr(holder, last):
+            raise UserError(f"config has no field {name!r}")
+        setattr(holder, last, value)
+    return config

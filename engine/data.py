@@ -1,0 +1,260 @@
+"""From a prepared cohort on disk to batches on devices.
+
+The path of a training batch, in order: the whole split is shuffled (anew each epoch), the global batch at a step is cut
+out, each host takes its contiguous part, threads read and decode, and the parts are placed on devices. Every batch is a
+pure function of (seed, step): there is no iterator state to save.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+import pandas as pd
+import tensorflow_datasets as tfds
+
+from engine import mesh
+from engine.config import Data, UserError, did_you_mean
+from engine.transforms import spatial
+
+
+def open_builder(cohort: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
+    """Opens the newest prepared version of ``cohort`` (``"simba/near_4mm"``) without its builder's code.
+
+    Raises:
+      UserError: when it is not prepared there, with the command that prepares it.
+    """
+    root = pathlib.Path(data_dir) / cohort
+    versions = [p.parent for p in root.glob("*.*.*/dataset_info.json")]
+    if not versions:
+        prepared = sorted({str(p.parent.parent.relative_to(data_dir)) for p in pathlib.Path(data_dir).glob("**/dataset_info.json")})
+        raise UserError(
+            f"cohort {cohort!r} is not prepared in {data_dir}.{did_you_mean(cohort, prepared)} "
+            f"Prepare it with `equipoise prepare --cohort={cohort}`, or point --data_dir (or EQUIPOISE_DATA) elsewhere. "
+            f"Prepared there: {', '.join(prepared) or 'nothing'}"
+        )
+    newest = max(versions, key=lambda p: tuple(int(x) for x in p.name.split(".")))
+    return tfds.builder_from_directory(newest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a prepared cohort, with random access.
+
+    Attributes:
+      cohort: as given to :func:`open_split`.
+      name: of the split.
+      source: ``source[i]`` reads and decodes example ``i``.
+      metadata: what the builder recorded of the cohort (regions, design, positive classes, ...).
+    """
+
+    cohort: str
+    name: str
+    source: Any
+    builder: tfds.core.DatasetBuilder
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the builder recorded of the cohort (regions, design, positive classes, ...)."""
+        return dict(self.builder.info.metadata or {})
+
+    def vocabulary(self, group: str) -> dict[str, list[str] | None]:
+        """Levels of every label or attribute (``group`` is "labels" or "attributes"); None where it is a number."""
+        features = self.builder.info.features
+        return {k: list(f.names) if hasattr(f, "names") else None for k, f in features.get(group, {}).items()}
+
+    @functools.cached_property
+    def columns(self) -> pd.DataFrame:
+        """Everything but pixels, one row per image in storage order: scan_id, subject_id, labels, attributes.
+
+        Levels come as strings; ``label:NAME`` holds labels as stored numbers.
+        """
+        skip = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in self.builder.info.features}
+        light = self.builder.as_data_source(split=self.name, decoders=skip)
+        words = self.vocabulary("attributes")
+        rows = []
+        for i in range(len(light)):
+            example = light[i]
+            row = {k: example[k].decode() for k in ("scan_id", "subject_id")}
+            row |= {f"label:{k}": v for k, v in example["labels"].items()}
+            for k, v in example.get("attributes", {}).items():
+                row[k] = words[k][v] if words[k] is not None else float(v)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    @functools.cached_property
+    def image_shape(self) -> tuple[int | None, ...]:
+        """[*spatial, channel] as declared; None where sizes vary."""
+        return tuple(self.builder.info.features["image"].shape)
+
+
+def open_split(cohort: str, split: str, data_dir: pathlib.Path) -> Split:
+    """Opens one split.
+
+    Raises:
+      UserError: when the cohort is not prepared or has no such split.
+    """
+    builder = open_builder(cohort, data_dir)
+    if split not in builder.info.splits:
+        names = list(builder.info.splits)
+        raise UserError(f"cohort {cohort!r} has no split {split!r}.{did_you_mean(split, names)} It has: {', '.join(names)}")
+    return Split(cohort, split, builder.as_data_source(split=split), builder)
+
+
+def batch_shape(split: Split, config: Data) -> tuple[int, ...]:
+    """[*spatial, channel] of one image as it reaches the model.
+
+    Raises:
+      UserError: when sizes vary and ``data.shape`` is not set, or does not fit the number of dimensions.
+    """
+    stored = split.image_shape
+    if config.shape:
+        if len(config.shape) != len(stored) - 1:
+            raise UserError(f"--config.data.shape={config.shape} for images of {len(stored) - 1} dimensions")
+        return (*config.shape, stored[-1])
+    if None in stored:
+        raise UserError(f"images of {split.cohort!r} differ in size {stored}: set --config.data.shape")
+    return stored
+
+
+def _decode(example: dict[str, Any], label: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """One stored example to the arrays that a batch holds (integers stay integers: they travel four times faster)."""
+    image = example["image"]
+    if image.shape[:-1] != tuple(shape):
+        image = spatial.crop_or_pad(image, shape)
+    target = np.asarray(example["labels"][label])
+    return {"image": image, "scale": example["scale"], "target": target.astype(np.int32 if target.dtype.kind in "iu" else np.float32)}
+
+
+class _HostPart(grain.MapDataset):
+    """Positions of this host's contiguous part of every global batch, in order."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, host: int, hosts: int):
+        super().__init__(parent)
+        self._batch, self._host, self._part = batch_size, host, batch_size // hosts
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch * self._part
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        step, place = divmod(index, self._part)
+        position = self._host * self._part + place
+        return position, self._parent[step * self._batch + position]
+
+
+class TrainBatches:
+    """The endless, shuffled stream of training batches of this host.
+
+    ``batches.at(step)`` is a pure function of (seed, step); :meth:`iterate` yields the same batches, read ahead.
+    """
+
+    def __init__(self, split: Split, config: Data, label: str, seed: int, host: int | None = None, hosts: int | None = None):
+        """Describes the stream; reads nothing yet.
+
+        Args:
+          split: to read.
+          config: batch size (global), shape, threads.
+          label: which label is the target.
+          seed: of the run.
+          host: index of this process, by default the real one.
+          hosts: number of processes.
+
+        Raises:
+          UserError: for an empty split, a missing label, or a batch that does not divide among hosts.
+        """
+        host, hosts = (mesh.host_index() if host is None else host), (hosts or mesh.num_hosts())
+        check_label(split, label)
+        if not len(split):
+            raise UserError(f"split {split.name!r} of {split.cohort!r} is empty")
+        if config.batch_size % hosts:
+            raise UserError(f"--config.data.batch_size={config.batch_size} does not divide among {hosts} hosts")
+        shape = batch_shape(split, config)[:-1]
+        shuffled = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat()
+        part = _HostPart(shuffled, config.batch_size, host, hosts)
+
+        def one(item: tuple[int, Any]) -> dict[str, np.ndarray]:
+            position, example = item
+            return _decode(example, label, shape) | {"position": np.int32(position), "weight": np.float32(1)}
+
+        self._batches = part.map(one).batch(config.batch_size // hosts)
+        self._options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+
+    def at(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of update ``step`` (counted from 0)."""
+        return self._batches[step]
+
+    def iterate(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """Batches from update ``start`` on, decoded by threads ahead of use."""
+        return iter(self._batches[start:].to_iter_dataset(self._options))
+
+
+def check_label(split: Split, label: str) -> None:
+    """Raises UserError when the cohort has no such label."""
+    labels = split.vocabulary("labels")
+    if label not in labels:
+        raise UserError(
+            f"cohort {split.cohort!r} has no label {label!r}.{did_you_mean(label, labels)} It has: {', '.join(labels)}"
+        )
+
+
+def check_classes(split: Split, label: str, classes: tuple[str, ...]) -> None:
+    """Raises UserError when a cohort's label does not have the classes that a model was trained on, in that order."""
+    check_label(split, label)
+    there = split.vocabulary("labels")[label]
+    if tuple(there or ()) != tuple(classes):
+        raise UserError(f"label {label!r} is {there} in {split.cohort!r}, but the run was trained on {list(classes)}")
+
+
+def eval_batches(split: Split, config: Data, label: str, multiple: int) -> Iterator[dict[str, np.ndarray]]:
+    """Every example once, in storage order, the last batch padded; ``index`` is -1 in padding, else the row.
+
+    Args:
+      split: to read.
+      config: evaluation batch size, shape, threads.
+      label: which label is the target.
+      multiple: batches hold a multiple of this many examples (the number of devices).
+
+    Yields:
+      Batches as in training, with ``index`` [b] and ``weight`` [b] 0 in padding.
+    """
+    check_label(split, label)
+    shape = batch_shape(split, config)[:-1]
+    size = -(-min(config.eval_batch_size, len(split)) // multiple) * multiple
+    count = -(-len(split) // size)
+
+    def one(position: int) -> dict[str, np.ndarray]:
+        real = position < len(split)
+        arrays = _decode(split.source[min(position, len(split) - 1)], label, shape)
+        return arrays | {
+            "index": np.int32(position if real else -1),
+            "position": np.int32(position % size),
+            "weight": np.float32(real),
+        }
+
+    dataset = grain.MapDataset.range(count * size).map(one).batch(size)
+    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+    return iter(dataset.to_iter_dataset(options))
+
+
+class Waiting:
+    """Wraps an iterator and counts the seconds its consumer spent waiting for it."""
+
+    def __init__(self, iterator: Iterator[Any]):
+        self._iterator, self.seconds = iterator, 0.0
+
+    def __iter__(self) -> "Waiting":
+        return self
+
+    def __next__(self) -> Any:
+        start = time.perf_counter()
+        try:
+            return next(self._iterator)
+        finally:
+            self.seconds += time.perf_counter() - start

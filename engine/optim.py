@@ -1,0 +1,61 @@
+"""Optax chains from the configuration: schedule, clipping, weight decay and freezing by parameter path."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from engine.config import Optimizer, UserError
+
+
+def path_mask(pattern: str) -> Callable[[Any], Any]:
+    """A function of a parameter tree that marks the leaves whose ``a/b/kernel`` path matches ``pattern``."""
+    expression = re.compile(pattern)
+
+    def mark(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: bool(expression.search(jax.tree_util.keystr(path, simple=True, separator="/"))), tree
+        )
+
+    return mark
+
+
+def schedule(config: Optimizer) -> optax.Schedule:
+    """Learning rate as a function of the step: a linear warm-up, then constant, cosine to 0, or exponential."""
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(config.learning_rate, config.decay_steps)
+    elif config.schedule == "exponential":
+        after = optax.exponential_decay(config.learning_rate, config.decay_steps, config.decay_rate)
+    else:
+        after = optax.constant_schedule(config.learning_rate)
+    if not config.warmup_steps:
+        return after
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make(config: Optimizer) -> optax.GradientTransformation:
+    """The chain that turns gradients into updates; its ``init`` raises UserError when ``freeze`` matches no path."""
+    rate = schedule(config)
+    decayed = lambda tree: jax.tree.map(lambda skip: not skip, path_mask(config.no_decay)(tree))  # noqa: E731
+    if config.name == "adam":
+        core = optax.adam(rate)
+    elif config.name == "adamw":
+        core = optax.adamw(rate, weight_decay=config.weight_decay, mask=decayed)
+    else:
+        core = optax.chain(
+            optax.add_decayed_weights(config.weight_decay, mask=decayed), optax.sgd(rate, config.momentum or None)
+        )
+    chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), core) if config.clip_norm else core
+    if config.freeze:
+
+        def labels(tree: Any) -> Any:
+            frozen = path_mask(config.freeze)(tree)
+            if not any(jax.tree.leaves(frozen)):
+                raise UserError(f"--config.optimizer.freeze={config.freeze!r} matches no parameter path")
+            return jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
+
+        chain = optax.multi_transform({"trained": chain, "frozen": optax.set_to_zero()}, labels)
+    return chain

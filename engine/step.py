@@ -1,0 +1,128 @@
+"""The two pure functions that are compiled: one training step, one prediction step."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int
+
+from engine import rng, transforms
+from engine.config import Run
+
+
+class TaskKind(Protocol):
+    """What the engine must know of a task; the kinds live in ``tasks/``."""
+
+    num_outputs: int
+
+    def loss(self, output: Array, batch: dict[str, Array]) -> Array:
+        """Per-example loss [b] of the model's output."""
+
+    def scores(self, output: Array) -> Array:
+        """What the prediction table stores, from the model's output."""
+
+
+@struct.dataclass
+class TrainState:
+    """All that training carries from one step to the next, and all that a checkpoint holds.
+
+    Attributes:
+      step: updates made so far.
+      params: the model's parameters.
+      batch_stats: running statistics of normalisation layers.
+      opt_state: of the optax chain.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def init_state(
+    config: Run, model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...]
+) -> TrainState:
+    """A fresh state, a pure function of the seed.
+
+    Args:
+      config: the run.
+      model: as from :func:`engine.models.build`.
+      optimizer: as from :func:`engine.optim.make`.
+      image_shape: [*spatial, channel] of one image.
+    """
+    dtype = jnp.dtype(config.model.dtype)
+
+    def init() -> tuple[Any, Any]:
+        variables = model.init(rng.key(config.seed, "params"), jnp.zeros((1, *image_shape), dtype), train=False)
+        return variables["params"], variables.get("batch_stats", {})
+
+    params, batch_stats = jax.jit(init)()
+    if config.model.dtype == "float64":
+        params, batch_stats = jax.tree.map(lambda x: x.astype(jnp.float64), (params, batch_stats))
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+
+
+def _images(config: Run, batch: dict[str, Array], preprocess: Callable) -> Array:
+    """Stored integers to real units, then the deterministic transforms, in the run's floating type."""
+    dtype = jnp.promote_types(config.model.dtype, jnp.float32)
+    spread = (-1,) + (1,) * (batch["image"].ndim - 1)
+    slope, intercept = batch["scale"][:, 0].reshape(spread), batch["scale"][:, 1].reshape(spread)
+    return preprocess(batch["image"].astype(dtype) * slope.astype(dtype) + intercept.astype(dtype))
+
+
+def make_train_step(
+    config: Run, model: nn.Module, task: TaskKind, optimizer: optax.GradientTransformation, axis_name: str | None = None
+) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]:
+    """The pure training step.
+
+    A batch holds ``image`` [b, *spatial, c], ``scale`` [b, 2], ``target`` [b], ``weight`` [b] and ``position`` [b], the
+    example's place in the global batch, to which all randomness is keyed.
+
+    Returns:
+      (state, batch) -> (new state, {"loss", "grad_norm"} as scalars over the global batch).
+    """
+    preprocess = transforms.chain(config.data.preprocess, allow_random=False)
+    augment = transforms.chain(config.data.augment)
+
+    def total(x: Array) -> Array:
+        return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+    def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        keys = {
+            name: rng.example_keys(rng.key(config.seed, name, state.step), batch["position"])
+            for name in ("augment", "dropout")
+        }
+        images = augment(_images(config, batch, preprocess), keys["augment"])
+        norm = total(batch["weight"].sum())
+
+        def loss_fn(params: Any) -> tuple[Array, Any]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (output, _), updated = model.apply(
+                variables, images, train=True, keys=keys["dropout"], mutable=["batch_stats"]
+            )
+            losses = task.loss(output, batch)
+            return (losses * batch["weight"]).sum() / norm, updated.get("batch_stats", {})
+
+        (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        loss, grads = total(loss), jax.tree.map(total, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return train_step
+
+
+def make_predict_step(config: Run, model: nn.Module, task: TaskKind) -> Callable[[Any, dict[str, Array]], dict]:
+    """The pure prediction step: (variables, batch) -> {"score": [b, ...], "loss": [b]}, nothing summed."""
+    preprocess = transforms.chain(config.data.preprocess, allow_random=False)
+
+    def predict_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        output, _ = model.apply(variables, _images(config, batch, preprocess), train=False)
+        return {"score": task.scores(output), "loss": task.loss(output, batch)}
+
+    return predict_step

@@ -1,0 +1,1 @@
+"""Command-line programs: prepare, train, evaluate, report, and the demo that chains them."""

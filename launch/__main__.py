@@ -1,0 +1,41 @@
+"""equipoise: fairness experiments in medical imaging.
+
+  equipoise prepare    package a cohort for training
+  equipoise train      train a model
+  equipoise evaluate   score a cohort with a checkpoint: one row per image
+  equipoise report     turn predictions into a fairness report
+  equipoise demo       all four on a real brain, in about 8 minutes on a laptop
+
+`equipoise COMMAND --help` teaches each. A first session:
+
+  equipoise prepare  --cohort=simba/near_4mm
+  equipoise train    --config=simba:near --workdir=runs/near
+  equipoise evaluate --workdir=runs/near --cohort=simba/near_4mm --split=test
+  equipoise report   --workdir=runs/near
+"""
+
+import importlib
+import sys
+
+from engine.config import did_you_mean
+
+COMMANDS = ("prepare", "train", "evaluate", "report", "demo")
+
+
+def main() -> None:
+    """Runs ``launch.COMMAND`` with the rest of the command line."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(__doc__.strip())
+        sys.exit(0 if words else 2)
+    if words[0] not in COMMANDS:
+        print(f"error: no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} See `equipoise --help`.", file=sys.stderr)
+        sys.exit(2)
+    from launch import program
+
+    command = importlib.import_module(f"launch.{words[0]}")
+    program.run(command.main, [f"equipoise {words[0]}", *words[1:]])
+
+
+if __name__ == "__main__":
+    main()

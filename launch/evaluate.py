@@ -1,0 +1,79 @@
+"""Score a cohort with a checkpoint of a run: one row per image, nobody dropped.
+
+  equipoise evaluate --workdir=runs/near
+  equipoise evaluate --workdir=runs/near --cohort=simba/far_4mm --split=test --step=last
+  equipoise evaluate --workdir=runs/near --step=all --split=validation
+  equipoise evaluate --workdir=runs/near --saliency
+
+Writes WORKDIR/evaluations/COHORT/SPLIT/STEP.parquet: ids, split, target, score, the threshold and the split it was
+chosen on (always validation, never the split that is scored), attributes, and the fingerprints of checkpoint and
+configuration. With --saliency also WORKDIR/saliency/COHORT/STEP.npz: SmoothGrad maps averaged over correctly
+classified images of each class and group. A report comes next: `equipoise report --workdir=...`.
+"""
+
+import pathlib
+
+from absl import flags
+
+from launch import program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_COHORT = flags.DEFINE_string("cohort", None, "Prepared cohort to score. Default: the one the run was trained on.")
+_SPLIT = flags.DEFINE_string("split", "test", "Split of that cohort.")
+_STEP = flags.DEFINE_string("step", "best", "best (by the run's validation metric), last, all, or a number.")
+_NUM_DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices to use; 0: every one.")
+_SALIENCY = flags.DEFINE_bool("saliency", False, "Also average SmoothGrad maps by class and group.")
+_SALIENCY_GROUP = flags.DEFINE_string("saliency_attribute", None, "Attribute that defines the groups. Default: the first.")
+_SALIENCY_IMAGES = flags.DEFINE_integer("saliency_images", 10, "Images per class and group.", lower_bound=1)
+
+
+def main() -> None:
+    """Evaluates."""
+    from engine import config as run_config
+    from engine.config import UserError
+
+    if not _WORKDIR.value:
+        raise UserError("no --workdir: name the folder of a run")
+    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    config = run_config.load(workdir)
+    config.parallel.num_devices = _NUM_DEVICES.value
+
+    import rich.progress
+
+    from engine import data, evaluate, saliency
+    from engine.metrics.table import read_table, write_table
+    from tasks import make_task
+
+    training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
+    split = data.open_split(_COHORT.value or config.data.cohort, _SPLIT.value, program.data_dir())
+    task = make_task(config, training)
+    data.check_classes(split, config.task.label, task.classes)
+    machine = evaluate.Program(config, task, data.batch_shape(training, config.data))
+    for step in evaluate.choose_steps(workdir, config, _STEP.value):
+        state = evaluate.restore(machine, workdir, step)
+        kept = evaluate.validation_path(workdir, step)
+        if kept.exists():
+            validation = read_table(kept).frame
+        else:
+            validation_split = data.open_split(config.data.cohort, config.data.validation_split, program.data_dir())
+            validation = machine.predict(state, validation_split)[0]
+        threshold, chosen_on = task.choose_threshold(config.task.threshold, validation)
+        with rich.progress.Progress(transient=True) as progress:
+            bar = progress.add_task(f"scoring {split.cohort} {split.name}", total=len(split))
+            frame, loss = machine.predict(state, split, lambda done, _, bar=bar: progress.update(bar, completed=done))
+        frame = evaluate.stamp(frame, config, step, threshold, chosen_on)
+        path = evaluate.table_path(workdir, split.cohort, split.name, step)
+        write_table(path, frame, evaluate.schema(config, task, split))
+        summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
+        print(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
+        if _SALIENCY.value:
+            path = saliency.saliency_path(workdir, split.cohort, step)
+            attribute = saliency.choose_attribute(split, _SALIENCY_GROUP.value)
+            groups = saliency.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
+            saliency.write_maps(path, saliency.group_maps(machine, state, split, groups))
+            print(f"  {path}")
+    print(f"next: equipoise report --workdir={workdir} --cohort={split.cohort} --split={split.name}")
+
+
+if __name__ == "__main__":
+    program.run(main)

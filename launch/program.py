@@ -1,0 +1,193 @@
+"""What every program shares: flags, ``--help`` that teaches, one-line errors, exit codes.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 policy violated, 75 preempted and saved.
+"""
+
+import importlib.util
+import os
+import pathlib
+import signal
+import sys
+import types
+from collections.abc import Callable, Sequence
+
+from absl import flags, logging
+
+from engine.config import Run, UserError, did_you_mean, validate
+
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared cohorts. Default: environment variable EQUIPOISE_DATA, else the user's cache."
+)
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of one line.")
+
+
+def data_dir() -> pathlib.Path:
+    """The folder of prepared cohorts: ``--data_dir``, else ``EQUIPOISE_DATA``, else a folder in the user's cache."""
+    given = _DATA_DIR.value or os.environ.get("EQUIPOISE_DATA")
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return pathlib.Path(given).expanduser() if given else cache / "equipoise" / "cohorts"
+
+
+def _help(module: types.ModuleType) -> str:
+    """The module's text, its own flags, then the common ones."""
+    values = flags.FLAGS
+    own = values.get_key_flags_for_module(module)
+    common = values.find_module_id_defining_flag("data_dir") and [values["data_dir"], values["debug"]]
+    lines = [(module.__doc__ or "").strip(), "", "flags:"]
+    for flag in sorted({f.name: f for f in [*own, *common]}.values(), key=lambda f: f.name):
+        default = "" if flag.default is None or flag.name.startswith("config") else f" (default: {flag.default_as_str})"
+        lines.append(f"  --{flag.name}: {' '.join((flag.help or '').split())}{default}")
+    return "\n".join(lines)
+
+
+def locate_config(value: str) -> str:
+    """Turns ``study:name`` (or ``pkg.module:name``, or a path) into the ``/path/to/file.py:name`` that is loaded.
+
+    Raises:
+      UserError: when there is no such study, module or file.
+    """
+    where, _, name = value.partition(":")
+    suffix = f":{name}" if name else ""
+    if where.endswith(".py"):
+        path = pathlib.Path(where).expanduser().absolute()
+        if not path.exists():
+            raise UserError(f"--config: no file {path}")
+        return f"{path}{suffix}"
+    module = where if "." in where else f"tasks.{where}.runs"
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.origin:
+        studies = shipped_studies()
+        raise UserError(
+            f"--config={value}: no study or module {where!r}.{did_you_mean(where, studies)} "
+            f"Studies: {', '.join(studies)}; or give pkg.module:name or path/to/runs.py:name"
+        )
+    return f"{spec.origin}{suffix}"
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that have run files."""
+    import tasks
+
+    return sorted(p.parent.name for root in tasks.__path__ for p in pathlib.Path(root).glob("*/runs.py"))
+
+
+def define_config() -> flags.FlagHolder[Run]:
+    """Defines ``--config`` with its overrides, and ``--print_config``."""
+    from ml_collections import config_flags
+
+    flags.DEFINE_bool("print_config", False, "Print the configuration with its overrides, and stop.")
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "The run: study:name (e.g. simba:near), pkg.module:name, or path/to/runs.py:name. "
+        "Override single fields, e.g. --config.optimizer.learning_rate=1e-4.",
+        lock_config=False,
+    )
+
+
+def read_config(holder: flags.FlagHolder[Run]) -> Run:
+    """The validated configuration.
+
+    Raises:
+      UserError: when none is given or it is invalid.
+    """
+    config = holder.value
+    if config is None:
+        raise UserError("no --config: name a run, e.g. --config=simba:near")
+    if not isinstance(config, Run):
+        raise UserError(f"--config: get_config returned {type(config).__name__}, not an engine.config.Run")
+    validate(config)
+    return config
+
+
+def _prepare_arguments(argv: Sequence[str]) -> list[str]:
+    """Rewrites ``--config study:name`` and ``--config=study:name`` to the file they stand for."""
+    done, rest = [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word in ("--config", "-config") and rest:
+            word = f"--config={rest.pop(0)}"
+        if word.startswith(("--config=", "-config=")):
+            word = f"--config={locate_config(word.split('=', 1)[1])}"
+        done.append(word)
+    return done
+
+
+def _config_fields() -> list[str]:
+    from engine.config import flatten, to_dict
+
+    return [name for name, _ in flatten(to_dict(Run()))]
+
+
+def _explain(error: Exception) -> str:
+    """A flag or configuration error in one line, with the nearest known name."""
+    text = " ".join(str(error).split())
+    for word in sys.argv[1:]:
+        name = word.lstrip("-").split("=", 1)[0]
+        if not name.startswith("config."):
+            continue
+        field = name.removeprefix("config.")
+        known = _config_fields()
+        if field not in known and not field.startswith("model.args."):
+            return f"no config field {field!r}.{did_you_mean(field, known)} --print_config lists them all."
+    return text
+
+
+def _catch(main: Callable[[], int | None]) -> int:
+    """Runs a program's main, turning errors into one line and an exit code."""
+    try:
+        return main() or 0
+    except UserError as error:
+        if _DEBUG.value:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        from engine.loop import Preempted
+
+        if isinstance(error, Preempted):
+            print(error, file=sys.stderr)
+            return 75
+        if _DEBUG.value:
+            raise
+        print(f"error: {type(error).__name__}: {error} (run again with --debug for the traceback)", file=sys.stderr)
+        return 1
+
+
+def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+    """Parses flags, runs ``main()`` and exits.
+
+    Args:
+      main: of the program; its module's docstring is the help text.
+      argv: the command line, by default ``sys.argv``.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    module = sys.modules[main.__module__]
+    if any(word in ("--help", "-h", "-help", "--helpfull", "help") for word in argv[1:]):
+        print(_help(module))
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(_prepare_arguments(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:  # a run file may raise anything
+        if "--debug" in argv:
+            raise
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    if rest[1:]:
+        print(f"error: unexpected argument {rest[1]!r}; flags are written --name=value (see --help)", file=sys.stderr)
+        sys.exit(2)
+    logging.use_absl_handler()
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    sys.exit(_catch(main))

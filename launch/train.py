@@ -1,0 +1,49 @@
+"""Train a model, or go on with a run that stopped.
+
+  equipoise train --config=simba:near --workdir=runs/near
+  equipoise train --config=simba:near --workdir=runs/slow --config.optimizer.learning_rate=1e-4
+  equipoise train --config=path/to/my_runs.py:baseline --workdir=runs/mine
+  equipoise train --config=simba:near --print_config
+
+The same command continues where the newest checkpoint stands, after a crash, a kill or SIGTERM (which saves first and
+exits with 75, so that a scheduler can requeue). A folder that holds a run of another configuration is refused, with
+the difference shown; only length, devices, workers and writers may change.
+
+In --workdir: config.json, checkpoints/, metrics.jsonl (losses and validation metrics), timing.jsonl (examples per
+second, share of time spent waiting for data), tensorboard/, validation/ (predictions of every evaluation).
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from launch import program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, created or continued.")
+_CONFIG = program.define_config()
+
+
+def main() -> None:
+    """Trains."""
+    from engine import config as run_config
+
+    config = program.read_config(_CONFIG)
+    if flags.FLAGS.print_config:
+        print(json.dumps(run_config.to_dict(config), indent=2))
+        return
+    if not _WORKDIR.value:
+        raise run_config.UserError("no --workdir: name the run's folder, e.g. --workdir=runs/near")
+    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+
+    from engine import data, loop, mesh
+    from tasks import make_task
+
+    training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
+    print(f"training {config.model.name} on {len(training)} images of {config.data.cohort}, {mesh.describe()}, in {workdir}")
+    state = loop.train(config, make_task(config, training), program.data_dir(), workdir)
+    print(f"trained to step {int(state.step)}. Next: equipoise evaluate --workdir={workdir} --split=test")
+
+
+if __name__ == "__main__":
+    program.run(main)

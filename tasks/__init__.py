@@ -1,0 +1,27 @@
+"""The task kinds and the studies built from them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from engine.config import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from engine import data
+    from engine.config import Run
+    from engine.step import TaskKind
+
+KINDS = ("classification",)
+
+
+def make_task(config: Run, split: data.Split) -> TaskKind:
+    """The task that ``config.task.kind`` names, made for a cohort.
+
+    Raises:
+      UserError: when there is no such kind.
+    """
+    kind = config.task.kind
+    if kind not in KINDS:
+        raise UserError(f"--config.task.kind={kind!r} is none of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+    return importlib.import_module(f"tasks.{kind}").make(config, split)

@@ -1,0 +1,82 @@
+"""Classification: one of several exclusive classes per image, softmax and cross-entropy."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Float
+
+from engine import data, losses
+from engine.config import Run, UserError
+from engine.metrics import classification
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """A classification task on one label of a cohort.
+
+    Attributes:
+      label: its name.
+      classes: its levels, in the cohort's order.
+      positive: the class whose probability is the score of a binary task; None with more than two classes.
+    """
+
+    label: str
+    classes: tuple[str, ...]
+    positive: str | None
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit per class."""
+        return len(self.classes)
+
+    @property
+    def score_columns(self) -> tuple[str, ...]:
+        """Columns of the prediction table."""
+        return ("score",) if self.positive else tuple(f"score_{i}" for i in range(len(self.classes)))
+
+    def loss(self, output: Float[Array, "b k"], batch: dict[str, Array]) -> Float[Array, " b"]:
+        """Cross-entropy of each example."""
+        return losses.softmax_cross_entropy(output, batch["target"])
+
+    def scores(self, output: Float[Array, "b k"]) -> Array:
+        """The positive class's probability [b], or every class's [b, k]."""
+        probabilities = jax.nn.softmax(output)
+        return probabilities[:, self.classes.index(self.positive)] if self.positive else probabilities
+
+    def choose_threshold(self, rule: str, validation: pd.DataFrame) -> tuple[float, str]:
+        """The operating threshold and the split it came from; NaN for more than two classes (argmax decides)."""
+        if not self.positive:
+            return float("nan"), "argmax"
+        return classification.choose_threshold(rule, self.outcome(validation), validation["score"], "validation")
+
+    def outcome(self, frame: pd.DataFrame) -> np.ndarray:
+        """Whether each row's target is the positive class."""
+        return frame["target"].to_numpy() == self.classes.index(self.positive)
+
+    def metrics(self, frame: pd.DataFrame) -> dict[str, float]:
+        """What training reports of the validation split."""
+        if not self.positive:
+            best = frame[list(self.score_columns)].to_numpy().argmax(1)
+            return {"accuracy": float((best == frame["target"]).mean())}
+        truth, score = self.outcome(frame), frame["score"].to_numpy()
+        names = ("auroc", "accuracy", "sensitivity", "specificity")
+        threshold = float(frame["threshold"].iloc[0])
+        return {name: classification.compute(name, truth, score, threshold) for name in names}
+
+
+def make(config: Run, split: data.Split) -> Classification:
+    """The task that a configuration asks of a cohort.
+
+    Raises:
+      UserError: when the label is a number or does not exist.
+    """
+    data.check_label(split, config.task.label)
+    classes = split.vocabulary("labels")[config.task.label]
+    if classes is None:
+        raise UserError(f"label {config.task.label!r} of {split.cohort!r} is a number: classification needs classes")
+    positive = split.metadata.get("positive", {}).get(config.task.label)
+    if len(classes) == 2 and positive is None:
+        positive = classes[1]
+    return Classification(config.task.label, tuple(classes), positive if len(classes) == 2 else None)

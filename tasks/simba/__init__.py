@@ -1,0 +1,1 @@
+"""SimBA: synthetic, controllable bias in brain MRI."""

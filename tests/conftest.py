@@ -1,0 +1,40 @@
+"""What tests share: a tiny cohort prepared once by the real builder, and a run trained on it once."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import launching
+from tests.tiny_cohort import Tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_data_dir(tmp_path_factory):
+    """A data folder that holds the cohort ``tiny``."""
+    folder = tmp_path_factory.mktemp("cohorts")
+    Tiny(data_dir=folder).download_and_prepare()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _tiny_workdir(tiny_data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    launching.train(workdir, tiny_data_dir)
+    return workdir
+
+
+@pytest.fixture
+def tiny_run(_tiny_workdir, tmp_path):
+    """(configuration, workdir) of a finished run; the workdir is a copy that a test may spoil."""
+    from engine import config
+
+    workdir = tmp_path / "tiny_run"
+    shutil.copytree(_tiny_workdir, workdir)
+    return config.load(workdir), workdir
+
+
+@pytest.fixture
+def rng():
+    """A seeded NumPy generator."""
+    return np.random.default_rng(0)

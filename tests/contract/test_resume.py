@@ -1,0 +1,62 @@
+"""Invariant: a run that was stopped and went on is, to the bit, the run that never stopped."""
+
+import random
+import signal
+
+import pytest
+
+from engine.checkpoint import checksums
+from tests import launching
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    launching.train(workdir, tiny_data_dir)
+    return workdir
+
+
+def _same(unbroken, workdir, tmp_path, data_dir):
+    assert (workdir / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
+    a = launching.parameters(unbroken, 12, tmp_path / "a.npz", data_dir)
+    b = launching.parameters(workdir, 12, tmp_path / "b.npz", data_dir)
+    assert checksums(a) == checksums(b)
+    names = sorted(p.name for p in (unbroken / "validation").iterdir())
+    assert sorted(p.name for p in (workdir / "validation").iterdir()) == names
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_a_random_step(tiny_data_dir, tmp_path, unbroken, seed):
+    workdir = tmp_path / "run"
+    seen = random.Random(seed).choice(["checkpoints/4*", "validation/00000008*", "checkpoints/8", "validation/00000004*"])
+    code = launching.train_until(workdir, tiny_data_dir, seen, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    launching.train(workdir, tiny_data_dir)
+    _same(unbroken, workdir, tmp_path, tiny_data_dir)
+
+
+def test_sigterm_saves_exits_75_and_goes_on(tiny_data_dir, tmp_path, unbroken):
+    workdir = tmp_path / "run"
+    code = launching.train_until(workdir, tiny_data_dir, "config.json", signal.SIGTERM)
+    assert code in (75, -signal.SIGTERM)  # before the loop begins there is nothing to save
+    for _ in range(3):
+        if list((workdir / "checkpoints").glob("12")):
+            break
+        code = launching.train_until(workdir, tiny_data_dir, "validation/*", signal.SIGTERM)
+        assert code in (75, 0)
+    launching.train(workdir, tiny_data_dir)
+    _same(unbroken, workdir, tmp_path, tiny_data_dir)
+
+
+def test_a_run_can_be_extended(tiny_data_dir, tmp_path, unbroken):
+    workdir = tmp_path / "run"
+    launching.train(workdir, tiny_data_dir, "--config.num_steps=8")
+    launching.train(workdir, tiny_data_dir)
+    assert launching.rows(workdir)[-1] == launching.rows(unbroken)[-1]
+
+
+def test_another_configuration_is_refused_with_the_difference(tiny_data_dir, unbroken):
+    words = launching.train_words(unbroken, tiny_data_dir, "--config.optimizer.learning_rate=0.5")
+    done = launching.equipoise(*words)
+    assert done.returncode == 1
+    assert "optimizer.learning_rate: 0.01 there, 0.5 asked" in done.stderr

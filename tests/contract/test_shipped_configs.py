@@ -1,0 +1,58 @@
+"""Every run of every study resolves, and trains two steps when shrunk."""
+
+import importlib
+
+import pytest
+
+from engine import config as run_config
+from launch import program
+
+
+def every_run():
+    for study in program.shipped_studies():
+        runs = importlib.import_module(f"tasks.{study}.runs")
+        for name in runs.names():
+            yield pytest.param(runs, name, id=f"{study}:{name}")
+
+
+@pytest.mark.parametrize(("runs", "name"), every_run())
+def test_resolves_and_opens_with_its_command_cost_and_expectation(runs, name):
+    run_config.validate(runs.get_config(name))
+    text = runs.__doc__
+    assert "equipoise train" in text and "Cost:" in text and "To expect:" in text
+
+
+@pytest.mark.parametrize(("runs", "name"), every_run())
+def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
+    from engine import data, loop
+    from tasks import make_task
+
+    full = runs.get_config(name)
+    small = {
+        "num_steps": 2, "data.batch_size": 4, "evaluation.every_steps": 2, "checkpoint.every_steps": 2,
+        "data.cohort": shrunken_data_dir[full.data.cohort], "writers.console": False, "writers.tensorboard": False,
+    }  # fmt: skip
+    config = run_config.replaced(full, **small)
+    folder = shrunken_data_dir["folder"]
+    split = data.open_split(config.data.cohort, "train", folder)
+    state = loop.train(config, make_task(config, split), folder, tmp_path / "run")
+    assert int(state.step) == 2
+    assert (tmp_path / "run" / "validation" / "00000002.parquet").exists()
+
+
+@pytest.fixture(scope="module")
+def shrunken_data_dir(tmp_path_factory):
+    """Each shipped cohort at 8 mm with 24 subjects; maps the full cohort's name to the small one's."""
+    from data_builders import cohort
+
+    folder = tmp_path_factory.mktemp("shrunken")
+    small = {"folder": folder}
+    for study in program.shipped_studies():
+        runs = importlib.import_module(f"tasks.{study}.runs")
+        for name in runs.names():
+            full = runs.get_config(name).data.cohort
+            if full not in small:
+                builder = cohort.find_builder(full, data_dir=folder, subjects=24, resolution=8)
+                builder.download_and_prepare()
+                small[full] = str(builder.data_path.parent.relative_to(folder))
+    return small

@@ -1,0 +1,52 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from engine import optim
+from engine.config import Optimizer, UserError
+
+PARAMS = {"a": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+ZERO = {"a": {"kernel": jnp.zeros(2), "bias": jnp.zeros(2)}, "head": {"kernel": jnp.zeros(2)}}
+
+
+def one_update(config, grads):
+    chain = optim.make(config)
+    return chain.update(grads, chain.init(PARAMS), PARAMS)[0]
+
+
+def test_weight_decay_spares_biases():
+    updates = one_update(Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5), ZERO)
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_allclose(updates["a"]["bias"], 0)
+
+
+def test_freeze_leaves_matching_paths_alone():
+    updates = one_update(Optimizer(name="sgd", learning_rate=0.1, freeze="^a/"), PARAMS)
+    np.testing.assert_allclose(updates["a"]["kernel"], 0)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.1, rtol=1e-6)
+
+
+def test_freezing_nothing_is_an_error():
+    with pytest.raises(UserError, match="matches no parameter"):
+        optim.make(Optimizer(freeze="nowhere")).init(PARAMS)
+
+
+def test_clipping_bounds_the_global_norm():
+    updates = one_update(Optimizer(name="sgd", learning_rate=1.0, momentum=0.0, clip_norm=0.5), PARAMS)
+    np.testing.assert_allclose(optax.tree.norm(updates), 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (Optimizer(learning_rate=2.0), {0: 2.0, 100: 2.0}),
+        (Optimizer(learning_rate=2.0, schedule="cosine", decay_steps=10), {0: 2.0, 5: 1.0, 10: 0.0, 99: 0.0}),
+        (Optimizer(learning_rate=2.0, schedule="exponential", decay_steps=10, decay_rate=0.1), {10: 0.2, 20: 0.02}),
+        (Optimizer(learning_rate=2.0, warmup_steps=4), {0: 0.0, 2: 1.0, 4: 2.0, 50: 2.0}),
+    ],
+)
+def test_schedules_by_hand(config, expected):
+    rate = optim.schedule(config)
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, atol=1e-6)

@@ -1,0 +1,85 @@
+"""Running the real programs in processes of their own, and reading what they left."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parent.parent
+RUNS = ROOT / "tests" / "tiny_runs.py"
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """This process's environment with ``devices`` fake CPU devices."""
+    return os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "default",
+    }
+
+
+def equipoise(*words: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Runs ``equipoise WORDS`` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "launch", *map(str, words)],
+        env=environment(devices),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def train(workdir: pathlib.Path, data_dir: pathlib.Path, *more: str, run: str = "float32", devices: int = 1):
+    """Trains a tiny run; fails the test with the program's own words if it does."""
+    done = equipoise(*train_words(workdir, data_dir, *more, run=run), devices=devices)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done
+
+
+def train_words(workdir: pathlib.Path, data_dir: pathlib.Path, *more: str, run: str = "float32") -> list[str]:
+    """The command line of a tiny run."""
+    return ["train", f"--config={RUNS}:{run}", f"--workdir={workdir}", f"--data_dir={data_dir}", *more]
+
+
+def train_until(workdir: pathlib.Path, data_dir: pathlib.Path, seen: str, send: signal.Signals, *more: str) -> int:
+    """Trains until the glob ``seen`` matches under ``workdir``, sends a signal, returns the exit code."""
+    words = [sys.executable, "-m", "launch", *train_words(workdir, data_dir, *more)]
+    with subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        end = time.monotonic() + 120
+        while not any(workdir.glob(seen)):
+            assert run.poll() is None, f"the run ended with {run.returncode} before {seen} appeared"
+            assert time.monotonic() < end, f"{seen} did not appear in 120 s"
+            time.sleep(0.005)
+        run.send_signal(send)
+        return run.wait(timeout=120)
+
+
+def parameters(workdir: pathlib.Path, step: int, out: pathlib.Path, data_dir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint's state, restored by a process that may use 64 bits."""
+    code = (
+        "import sys, pathlib, jax, numpy as np\n"
+        "from engine import config, data, evaluate\n"
+        "from tasks import make_task\n"
+        "workdir, data_dir, step, out = sys.argv[1:]\n"
+        "run = config.load(pathlib.Path(workdir))\n"
+        "split = data.open_split(run.data.cohort, 'train', pathlib.Path(data_dir))\n"
+        "program = evaluate.Program(run, make_task(run, split), data.batch_shape(split, run.data))\n"
+        "state = evaluate.restore(program, pathlib.Path(workdir), int(step))\n"
+        "leaves = jax.tree_util.tree_leaves_with_path(state)\n"
+        "np.savez(out, **{jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves})\n"
+    )
+    words = [sys.executable, "-c", code, str(workdir), str(data_dir), str(step), str(out)]
+    subprocess.run(words, env=environment(), cwd=ROOT, check=True)
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    """``metrics.jsonl``."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
