@@ -68,7 +68,8 @@ class Split:
     def vocabulary(self, group: str) -> dict[str, list[str] | None]:
         """Levels of every label or attribute (``group`` is "labels" or "attributes"); None where it is a number."""
         features = self.builder.info.features
-        return {k: list(f.names) if hasattr(f, "names") else None for k, f in features.get(group, {}).items()}
+        fields = features[group].items() if group in features else ()
+        return {k: list(f.names) if hasattr(f, "names") else None for k, f in fields}
 
     @functools.cached_property
     def columns(self) -> pd.DataFrame:

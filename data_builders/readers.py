@@ -1,0 +1,89 @@
+"""Reading image files as they are: integers stay integers, and what cannot be trusted is refused with its reason."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+
+class UnreadableScan(Exception):
+    """A scan that cannot be used; its message is the reason that the cohort report gives (no path in it)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """One decoded scan.
+
+    Attributes:
+      image: [*spatial, channel], as stored.
+      spacing: [num_spatial], mm.
+      scale: real intensity = image · scale[0] + scale[1].
+      mask: [*spatial] uint8, or None.
+    """
+
+    image: np.ndarray
+    spacing: np.ndarray
+    scale: tuple[float, float] = (1.0, 0.0)
+    mask: np.ndarray | None = None
+
+
+def read_nifti(path: pathlib.Path) -> Pixels:
+    """Reads a NIfTI volume, reoriented to RAS (axes run to the right, anterior, superior).
+
+    Raises:
+      UnreadableScan: for a missing, truncated or non-NIfTI file, a volume that is not 3D, a spacing or affine that is
+        not finite and positive, or values that are not finite.
+    """
+    import nibabel as nib
+
+    if not pathlib.Path(path).exists():
+        raise UnreadableScan("file is missing")
+    try:
+        raw = nib.load(path)
+    except Exception as error:
+        raise UnreadableScan(f"not a readable NIfTI file ({type(error).__name__})") from error
+    affine = np.asarray(raw.affine, float)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UnreadableScan("header has a singular or non-finite affine")
+    shape = raw.shape[:3] if raw.shape[3:] == (1,) else raw.shape
+    if len(shape) != 3 or min(shape) < 2:
+        raise UnreadableScan(f"expected a 3D volume, found shape {'x'.join(map(str, raw.shape))}")
+    zooms = np.asarray(raw.header.get_zooms()[:3], np.float32)
+    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
+        raise UnreadableScan(f"voxel size {zooms.tolist()} mm is not positive")
+    try:
+        slope, intercept = raw.dataobj.slope, raw.dataobj.inter
+        values = np.asanyarray(raw.dataobj.get_unscaled()).reshape(shape)
+    except Exception as error:
+        raise UnreadableScan(f"data are truncated or damaged ({type(error).__name__})") from error
+    orientation = nib.orientations.io_orientation(affine)
+    values = nib.orientations.apply_orientation(values, orientation)
+    spacing = zooms[np.argsort(orientation[:, 0])]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UnreadableScan(f"{int((~np.isfinite(values)).sum())} voxels are not finite")
+    if values.dtype.byteorder == ">":
+        values = values.astype(values.dtype.newbyteorder("="))
+    return Pixels(np.ascontiguousarray(values)[..., None], spacing, (float(slope), float(intercept)))
+
+
+def read_picture(path: pathlib.Path) -> Pixels:
+    """Reads a PNG or JPEG: 8-bit grey or colour, or 16-bit grey. Spacing is 1 (pictures carry none).
+
+    Raises:
+      UnreadableScan: for a missing, truncated or foreign file.
+    """
+    from PIL import Image
+
+    if not pathlib.Path(path).exists():
+        raise UnreadableScan("file is missing")
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            deep = opened.mode.startswith("I")
+            grey = opened.mode in ("L", "1", "LA") or deep
+            values = np.asarray(opened if deep else opened.convert("L" if grey else "RGB"))
+    except Exception as error:
+        raise UnreadableScan(f"picture is truncated or damaged ({type(error).__name__})") from error
+    if deep:
+        values = values.astype(np.uint16)
+    return Pixels(values[..., None] if values.ndim == 2 else values, np.ones(2, np.float32))

@@ -1,0 +1,152 @@
+"""Losses, one value per example; :func:`weighted_mean` turns them into sums that add up over devices.
+
+No loss averages over the batch: group methods, padding and microbatches all act through per-example weights.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def weighted_mean(
+    values: Float[Array, " b"], weights: Float[Array, " b"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The weighted sum and its normaliser, each of which may be summed over devices before the caller divides.
+
+    A value of weight 0 is left out even when it is NaN, from the sum and from the gradient. Where all weights are 0
+    the pair is (0, 0), and the quotient NaN: there is no mean of nothing.
+
+    Args:
+      values: of the examples.
+      weights: at least 0.
+    """
+    return jnp.where(weights > 0, values * weights, 0).sum(), weights.sum()
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "*batch k"], labels: Int[Array, "*batch"], label_smoothing: float = 0.0
+) -> Float[Array, "*batch"]:
+    """``-sum_j q_j log softmax(logits)_j`` with q the label, mixed with uniform by ``label_smoothing``.
+
+    Label smoothing as in Szegedy et al. 2016, arXiv:1512.00567, equation 7.
+
+    Args:
+      logits: of k exclusive classes.
+      labels: class indices.
+      label_smoothing: share of the uniform distribution, in [0, 1).
+    """
+    log_p = jax.nn.log_softmax(logits)
+    hard = -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+    return (1 - label_smoothing) * hard - label_smoothing * log_p.mean(-1) if label_smoothing else hard
+
+
+def sigmoid_cross_entropy(
+    logits: Float[Array, "b *labels"],
+    targets: Float[Array, "b *labels"],
+    known: Bool[Array, "b *labels"] | None = None,
+) -> Float[Array, " b"]:
+    """Binary cross-entropy, averaged over an example's labels.
+
+    Args:
+      logits: [b], or [b, k] of k labels that do not exclude each other.
+      targets: of the same shape, in [0, 1].
+      known: which labels are known; the others may hold anything. An example without a known label has NaN:
+        give it weight 0.
+    """
+    _check_same_shape(logits, targets)
+    axes = tuple(range(1, logits.ndim))
+    if known is None:
+        known = jnp.ones(logits.shape, bool)
+    targets = jnp.where(known, targets, 0)
+    each = jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    count = known.sum(axes)
+    total = jnp.where(known, each, 0).sum(axes)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+
+
+def focal(
+    logits: Float[Array, "*batch k"],
+    labels: Int[Array, "*batch"],
+    gamma: float = 2.0,
+    class_weights: Float[Array, " k"] | None = None,
+) -> Float[Array, "*batch"]:
+    """``-alpha_y (1 - p_y)^gamma log p_y`` with p the softmax (Lin et al. 2017, arXiv:1708.02002, equation 5).
+
+    Args:
+      logits: of k exclusive classes.
+      labels: class indices y.
+      gamma: focusing exponent; 0 is cross-entropy. Between 0 and 1 the gradient is unbounded at p_y = 1.
+      class_weights: alpha, 1 where not given.
+
+    Raises:
+      ValueError: for a gamma that is neither 0 nor at least 1.
+    """
+    if gamma != 0 and gamma < 1:
+        raise ValueError(f"focal loss with gamma={gamma} has no bounded gradient: choose 0 or at least 1")
+    loss = softmax_cross_entropy(logits, labels)
+    if gamma:
+        loss = (-jnp.expm1(-loss)) ** gamma * loss
+    return loss if class_weights is None else class_weights[labels] * loss
+
+
+def squared_error(output: Float[Array, "b *k"], target: Float[Array, "b *n"]) -> Float[Array, " b"]:
+    """Squared error, averaged over an example's targets; output [b, 1] may meet a target [b]."""
+    return _per_example(jnp.square(_error(output, target)))
+
+
+def absolute_error(output: Float[Array, "b *k"], target: Float[Array, "b *n"]) -> Float[Array, " b"]:
+    """Absolute error, averaged over an example's targets; output [b, 1] may meet a target [b]."""
+    return _per_example(jnp.abs(_error(output, target)))
+
+
+def soft_dice(
+    probabilities: Float[Array, "b *spatial k"], labels: Int[Array, "b *spatial"]
+) -> Float[Array, "b k"]:
+    """``2 sum p y / (sum p + sum y)`` of every class in every image.
+
+    The sums run over the image's positions (Sudre et al. 2017, arXiv:1707.03237, without class weights). A class that
+    the image does not hold has NaN, not 0: its overlap is not defined.
+
+    Args:
+      probabilities: of the classes at each position.
+      labels: class indices.
+    """
+    axes = tuple(range(1, labels.ndim))
+    truth = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=probabilities.dtype)
+    present = truth.sum(axes) > 0
+    # The guard keeps the unused branch finite, or its gradient would be NaN.
+    total = jnp.where(present, probabilities.sum(axes) + truth.sum(axes), 1)
+    return jnp.where(present, 2 * (probabilities * truth).sum(axes) / total, jnp.nan)
+
+
+def dice(
+    logits: Float[Array, "b *spatial k"], labels: Int[Array, "b *spatial"], first_class: int = 0
+) -> Float[Array, " b"]:
+    """One minus the mean soft Dice of the classes that are present in the image.
+
+    Args:
+      logits: softmax gives the probabilities.
+      labels: class indices.
+      first_class: 1 leaves out class 0, the background. An image with none of the classes has NaN: give it weight 0.
+    """
+    each = soft_dice(jax.nn.softmax(logits), labels)[:, first_class:]
+    present = ~jnp.isnan(each)
+    count = present.sum(-1)
+    mean = jnp.where(present, each, 0).sum(-1) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, 1 - mean, jnp.nan)
+
+
+def _check_same_shape(output: Array, target: Array) -> None:
+    if output.shape != target.shape:
+        raise ValueError(f"outputs {output.shape} and targets {target.shape} differ in shape")
+
+
+def _error(output: Array, target: Array) -> Array:
+    if output.shape == (*target.shape, 1):
+        output = output[..., 0]
+    _check_same_shape(output, target)
+    return output - target
+
+
+def _per_example(values: Array) -> Array:
+    return values.mean(tuple(range(1, values.ndim)))

@@ -1,0 +1,88 @@
+"""Networks by name: every module here that holds a class ``Model`` is one, and so is any class of the user's.
+
+A model is a flax linen module. ``output, features = model.apply(variables, image, train=False, keys=None)``: image
+[b, *spatial, c] in 2D or 3D, output [b, num_outputs] in at least float32, features every block by name. ``keys`` [b]
+are the examples' random keys, the only source of randomness in training.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from engine.config import UserError, did_you_mean
+
+_NOT_NETWORKS = ("__init__", "layers")
+_GIVEN = ("parent", "name", "num_outputs", "dtype", "axis_name")
+
+
+def shipped() -> list[str]:
+    """Names of the networks that come with the engine."""
+    return sorted(p.stem for p in pathlib.Path(__file__).parent.glob("*.py") if p.stem not in _NOT_NETWORKS)
+
+
+def _find(name: str) -> type[nn.Module]:
+    module_name, _, class_name = name.partition(":")
+    if not class_name:
+        if name not in shipped():
+            raise UserError(
+                f"no model {name!r}.{did_you_mean(name, shipped())} "
+                f"There are: {', '.join(shipped())}; your own is named 'my_pkg.module:Class'"
+            )
+        return importlib.import_module(f"engine.models.{name}").Model
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there; something that it imports is not
+        raise UserError(f"model {name!r}: no module {module_name!r} can be imported from here") from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        modules = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
+        raise UserError(
+            f"model {name!r}: {module_name} has no flax module {class_name!r}.{did_you_mean(class_name, modules)}"
+        )
+    return found
+
+
+def build(
+    name: str, *, num_outputs: int, dtype: Any = jnp.float32, axis_name: str | None = None, **args: Any
+) -> nn.Module:
+    """Makes a network.
+
+    Args:
+      name: ``"cnn"``, or ``"my_pkg.module:Class"`` for a class with the fields num_outputs, dtype and axis_name.
+      num_outputs: logits, or regression targets, per image.
+      dtype: of the computation; parameters are float32.
+      axis_name: mapped axis over which batch statistics are averaged, under ``pmap``.
+      **args: the network's own fields.
+
+    Raises:
+      UserError: for a name or an argument that does not exist, with those that do.
+    """
+    network = _find(name)
+    fields = [f.name for f in dataclasses.fields(network)]
+    missing = [given for given in _GIVEN[2:] if given not in fields]
+    if missing:
+        raise UserError(f"model {name!r} lacks the field(s) {', '.join(missing)}: every model has them")
+    own = [f for f in fields if f not in _GIVEN]
+    for argument in args:
+        if argument not in own:
+            raise UserError(
+                f"model {name!r} has no argument {argument!r}.{did_you_mean(argument, own)} "
+                f"It has: {', '.join(own) or 'none'}"
+            )
+    args = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
+    }  # configurations read from JSON
+    return network(num_outputs=num_outputs, dtype=jnp.dtype(dtype), axis_name=axis_name, **args)
+
+
+def num_parameters(tree: Any) -> int:
+    """Numbers held by a tree of arrays, or of their abstract shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
