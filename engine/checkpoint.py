@@ -52,7 +52,9 @@ class Checkpoints:
                 policies.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        self._read_only = read_only
+        verbosity = logging.get_verbosity()
+        if read_only:
+            logging.set_verbosity(logging.ERROR)  # Orbax warns of what was asked for
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -64,6 +66,7 @@ class Checkpoints:
             ),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
         )
+        logging.set_verbosity(verbosity)
 
     def _goodness(self, metrics: dict[str, Any]) -> float:
         value = metrics.get("best")

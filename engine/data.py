@@ -134,6 +134,13 @@ def _decode(example: dict[str, Any], label: str, shape: tuple[int, ...]) -> dict
     return {"image": image, "scale": example["scale"], "target": target.astype(np.int32 if target.dtype.kind in "iu" else np.float32)}
 
 
+def read(split: Split, rows: list[int], config: Data, label: str) -> dict[str, np.ndarray]:
+    """A batch of chosen rows, read now."""
+    shape = batch_shape(split, config)[:-1]
+    examples = [_decode(split.source[i], label, shape) for i in rows]
+    return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+
+
 class _HostPart(grain.MapDataset):
     """Positions of this host's contiguous part of every global batch, in order."""
 

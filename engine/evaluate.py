@@ -1,6 +1,7 @@
 """From a state and a split to the prediction table: every image of the split, exactly once."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from engine import data, mesh, models, optim
+from engine import data, mesh, models, optim, rng, saliency
 from engine.checkpoint import Checkpoints, Damaged
 from engine.config import Run, UserError, fingerprint
 from engine.metrics import frame as metric_frame
-from engine.metrics.table import Schema, write_table
-from engine.step import TaskKind, TrainState, init_state, make_predict_step
+from engine.metrics.table import UNKNOWN, Schema
+from engine.step import TaskKind, TrainState, init_state, make_predict_step, make_preprocess
 from engine.writers import read_rows
 
 
@@ -94,6 +95,91 @@ class Program:
         return pd.concat([head, attributes], axis=1), float(np.concatenate(losses).mean())
 
 
+    def saliency(
+        self, state: TrainState, split: data.Split, groups: dict[str, list[int]], num_samples: int = 20, noise: float = 0.2
+    ) -> dict[str, np.ndarray]:
+        """Mean SmoothGrad map of the true class's logit in every group of images.
+
+        Args:
+          state: to explain.
+          split: that the images are from.
+          groups: name -> rows of the split, as from :func:`correct_groups`.
+          num_samples: noisy copies of each image.
+          noise: standard deviation as a fraction of the image's range.
+
+        Returns:
+          ``mean_NAME`` [*spatial] and ``count_NAME`` of each group, and ``template``, the mean of all their images.
+        """
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        preprocess = make_preprocess(self.config)
+        stream = rng.key(self.config.seed, "saliency")
+
+        @jax.jit
+        def one_sample(variables: Any, images: jax.Array, targets: jax.Array, keys: jax.Array) -> jax.Array:
+            def logits(x: jax.Array) -> jax.Array:
+                return self.model.apply(variables, x, train=False)[0]
+
+            return saliency.smooth_grad(logits, images, targets, keys, num_samples=1, noise=noise)
+
+        size = max(map(len, groups.values()))
+        maps, template = saliency.GroupMeans(), saliency.GroupMeans()
+        for name, rows in groups.items():
+            padded = (rows * size)[:size]  # one compiled shape for every group
+            batch = data.read(split, padded, self.config.data, self.config.task.label)
+            images = preprocess(jax.tree.map(jax.numpy.asarray, batch))
+            keys = rng.example_keys(stream, jax.numpy.asarray(padded))
+            total = 0.0
+            for number in range(num_samples):
+                drawn = jax.vmap(lambda k, number=number: jax.random.fold_in(k, number))(keys)
+                total = total + one_sample(variables, images, batch["target"], drawn)
+            maps.add(np.asarray(total)[: len(rows)] / num_samples, [name] * len(rows))
+            template.add(np.asarray(images)[: len(rows)].mean(-1), ["template"] * len(rows))
+        means = {f"mean_{k}": v.astype(np.float32) for k, v in maps.means().items()}
+        counts = {f"count_{k}": np.int32(n) for k, n in maps.count.items()}
+        return means | counts | {"template": template.means()["template"].astype(np.float32)}
+
+
+def correct_groups(
+    frame: pd.DataFrame, task: TaskKind, attribute: str, per_group: int, seed: int
+) -> dict[str, list[int]]:
+    """Rows of correctly classified images, up to ``per_group`` of each class and level, drawn by a hash of the scan.
+
+    Args:
+      frame: stamped predictions, one row per image of the split in storage order.
+      task: of the run.
+      attribute: whose levels form the groups; ``unknown`` forms none.
+      per_group: images of each.
+      seed: of the draw.
+
+    Raises:
+      UserError: when no image at all is classified correctly.
+    """
+    predicted = task.decide(frame)
+    draw = frame["scan_id"].map(lambda s: hashlib.sha256(f"{seed}/{s}".encode()).hexdigest())
+    ordered = frame.assign(draw=draw)[predicted == frame["target"].to_numpy()].sort_values("draw")
+    groups = {}
+    for (target, level), rows in ordered.groupby(["target", attribute], sort=True):
+        if level != UNKNOWN:
+            groups[f"{task.classes[target]}_{level}"] = rows.index[:per_group].tolist()
+    if not groups:
+        raise UserError("no image is classified correctly: there is nothing to map")
+    return groups
+
+
+def choose_attribute(split: data.Split, wanted: str | None) -> str:
+    """The attribute that forms groups: the one asked for, else the first that has levels.
+
+    Raises:
+      UserError: when there is none, or it is a number.
+    """
+    words = [k for k, levels in split.vocabulary("attributes").items() if levels is not None]
+    if wanted is None and words:
+        return words[0]
+    if wanted not in words:
+        raise UserError(f"cohort {split.cohort!r} has no attribute {wanted!r} with levels; it has: {', '.join(words) or 'none'}")
+    return wanted
+
+
 def schema(config: Run, task: TaskKind, split: data.Split) -> Schema:
     """What a reader must know of a table's columns."""
     return Schema(
@@ -126,6 +212,11 @@ def stamp(frame: pd.DataFrame, config: Run, step: int, threshold: float, thresho
 def table_path(workdir: pathlib.Path, cohort: str, split: str, step: int) -> pathlib.Path:
     """Where ``launch.evaluate`` keeps the predictions of one checkpoint on one split."""
     return workdir / "evaluations" / cohort.replace("/", "--") / split / f"{step:08d}.parquet"
+
+
+def saliency_path(workdir: pathlib.Path, cohort: str, step: int) -> pathlib.Path:
+    """Where ``launch.evaluate --saliency`` keeps mean maps."""
+    return workdir / "saliency" / cohort.replace("/", "--") / f"{step:08d}.npz"
 
 
 def validation_path(workdir: pathlib.Path, step: int) -> pathlib.Path:

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from absl import logging

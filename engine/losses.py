@@ -58,7 +58,7 @@ def sigmoid_cross_entropy(
     if known is None:
         known = jnp.ones(logits.shape, bool)
     targets = jnp.where(known, targets, 0)
-    each = jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    each = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
     count = known.sum(axes)
     total = jnp.where(known, each, 0).sum(axes)
     return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)

@@ -48,6 +48,7 @@ def smooth_grad(
     images: Float[Array, "b *spatial c"],
     targets: Int[Array, " b"],
     keys: Key[Array, " b"],
+    *,
     num_samples: int = 20,
     noise: float = 0.2,
     absolute: bool = True,

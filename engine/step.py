@@ -6,7 +6,9 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import pandas as pd
 from flax import struct
 from jaxtyping import Array, Int
 
@@ -15,15 +17,34 @@ from engine.config import Run
 
 
 class TaskKind(Protocol):
-    """What the engine must know of a task; the kinds live in ``tasks/``."""
+    """What the engine must know of a task; the kinds live in ``tasks/``.
+
+    Attributes:
+      num_outputs: of the model.
+      classes: names of the classes; empty where the target is a number.
+      positive: the class that a binary score speaks of, or None.
+      score_columns: of the prediction table.
+    """
 
     num_outputs: int
+    classes: tuple[str, ...]
+    positive: str | None
+    score_columns: tuple[str, ...]
 
     def loss(self, output: Array, batch: dict[str, Array]) -> Array:
         """Per-example loss [b] of the model's output."""
 
     def scores(self, output: Array) -> Array:
         """What the prediction table stores, from the model's output."""
+
+    def choose_threshold(self, rule: str, validation: pd.DataFrame) -> tuple[float, str]:
+        """The operating threshold and the name of the split it was chosen on."""
+
+    def decide(self, frame: pd.DataFrame) -> np.ndarray:
+        """The class index that each row of a stamped table is called."""
+
+    def metrics(self, frame: pd.DataFrame) -> dict[str, float]:
+        """What training reports of a stamped table."""
 
 
 @struct.dataclass
@@ -66,12 +87,16 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
 
 
-def _images(config: Run, batch: dict[str, Array], preprocess: Callable) -> Array:
-    """Stored integers to real units, then the deterministic transforms, in the run's floating type."""
+def make_preprocess(config: Run) -> Callable[[dict[str, Array]], Array]:
+    """A function of a batch: stored integers to real units, then the deterministic transforms."""
+    chain = transforms.chain(config.data.preprocess, allow_random=False)
     dtype = jnp.promote_types(config.model.dtype, jnp.float32)
-    spread = (-1,) + (1,) * (batch["image"].ndim - 1)
-    slope, intercept = batch["scale"][:, 0].reshape(spread), batch["scale"][:, 1].reshape(spread)
-    return preprocess(batch["image"].astype(dtype) * slope.astype(dtype) + intercept.astype(dtype))
+
+    def preprocess(batch: dict[str, Array]) -> Array:
+        scale = batch["scale"].astype(dtype).reshape(-1, 2, *(1,) * (batch["image"].ndim - 1))
+        return chain(batch["image"].astype(dtype) * scale[:, 0] + scale[:, 1])
+
+    return preprocess
 
 
 def make_train_step(
@@ -85,7 +110,7 @@ def make_train_step(
     Returns:
       (state, batch) -> (new state, {"loss", "grad_norm"} as scalars over the global batch).
     """
-    preprocess = transforms.chain(config.data.preprocess, allow_random=False)
+    preprocess = make_preprocess(config)
     augment = transforms.chain(config.data.augment)
 
     def total(x: Array) -> Array:
@@ -96,7 +121,7 @@ def make_train_step(
             name: rng.example_keys(rng.key(config.seed, name, state.step), batch["position"])
             for name in ("augment", "dropout")
         }
-        images = augment(_images(config, batch, preprocess), keys["augment"])
+        images = augment(preprocess(batch), keys["augment"])
         norm = total(batch["weight"].sum())
 
         def loss_fn(params: Any) -> tuple[Array, Any]:
@@ -119,10 +144,10 @@ def make_train_step(
 
 def make_predict_step(config: Run, model: nn.Module, task: TaskKind) -> Callable[[Any, dict[str, Array]], dict]:
     """The pure prediction step: (variables, batch) -> {"score": [b, ...], "loss": [b]}, nothing summed."""
-    preprocess = transforms.chain(config.data.preprocess, allow_random=False)
+    preprocess = make_preprocess(config)
 
     def predict_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        output, _ = model.apply(variables, _images(config, batch, preprocess), train=False)
+        output, _ = model.apply(variables, preprocess(batch), train=False)
         return {"score": task.scores(output), "loss": task.loss(output, batch)}
 
     return predict_step

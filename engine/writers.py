@@ -133,7 +133,7 @@ class Console:
             self._loss = values["loss"]
         else:
             text = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
-            self._console.print(f"step {step:>6}  {split}  {text}")
+            self._console.print(f"step {step:>6}  {split}  {text}", soft_wrap=True)
 
     def timing(self, step: int, values: dict[str, float]) -> None:
         """Moves the bar; without a terminal, prints a line at most every 10 seconds."""
@@ -145,7 +145,7 @@ class Console:
             self._last_line = now
             began, first = self._started
             left = (now - began) / max(step - first, 1) * (self._num_steps - step)
-            self._console.print(f"step {step:>6}/{self._num_steps}  {info}  {left:.0f} s left")
+            self._console.print(f"step {step:>6}/{self._num_steps}  {info}  {left:.0f} s left", soft_wrap=True)
 
     def close(self) -> None:
         """Stops the bar."""

@@ -38,9 +38,10 @@ def main() -> None:
     config = run_config.load(workdir)
     config.parallel.num_devices = _NUM_DEVICES.value
 
+    import numpy as np
     import rich.progress
 
-    from engine import data, evaluate, saliency
+    from engine import data, evaluate
     from engine.metrics.table import read_table, write_table
     from tasks import make_task
 
@@ -67,10 +68,11 @@ def main() -> None:
         summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
         print(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
         if _SALIENCY.value:
-            path = saliency.saliency_path(workdir, split.cohort, step)
-            attribute = saliency.choose_attribute(split, _SALIENCY_GROUP.value)
-            groups = saliency.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
-            saliency.write_maps(path, saliency.group_maps(machine, state, split, groups))
+            path = evaluate.saliency_path(workdir, split.cohort, step)
+            attribute = evaluate.choose_attribute(split, _SALIENCY_GROUP.value)
+            groups = evaluate.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(path, **machine.saliency(state, split, groups))
             print(f"  {path}")
     print(f"next: equipoise report --workdir={workdir} --cohort={split.cohort} --split={split.name}")
 

@@ -55,11 +55,17 @@ class Classification:
         """Whether each row's target is the positive class."""
         return frame["target"].to_numpy() == self.classes.index(self.positive)
 
+    def decide(self, frame: pd.DataFrame) -> np.ndarray:
+        """The class index that each row of a stamped table is called."""
+        if not self.positive:
+            return frame[list(self.score_columns)].to_numpy().argmax(1)
+        positive = self.classes.index(self.positive)
+        return np.where(frame["score"] >= frame["threshold"], positive, 1 - positive)
+
     def metrics(self, frame: pd.DataFrame) -> dict[str, float]:
         """What training reports of the validation split."""
         if not self.positive:
-            best = frame[list(self.score_columns)].to_numpy().argmax(1)
-            return {"accuracy": float((best == frame["target"]).mean())}
+            return {"accuracy": float((self.decide(frame) == frame["target"]).mean())}
         truth, score = self.outcome(frame), frame["score"].to_numpy()
         names = ("auroc", "accuracy", "sensitivity", "specificity")
         threshold = float(frame["threshold"].iloc[0])

@@ -49,7 +49,11 @@ class Metric:
     @property
     def is_proportion(self) -> bool:
         """Whether it is the share of some images among others."""
-        return len(self.ratios) == 1 and set(self.ratios[0][0]) <= set(self.ratios[0][1]) <= set(_ALL) and self.name != "f1"
+        return (
+            len(self.ratios) == 1
+            and set(self.ratios[0][0]) <= set(self.ratios[0][1]) <= set(_ALL)
+            and self.name != "f1"
+        )
 
 
 _NO_POSITIVE, _NO_NEGATIVE = "no image is truly positive", "no image is truly negative"
@@ -149,7 +153,9 @@ def auroc(truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> floa
     return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def compute(name: str, truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], threshold: float = 0.5) -> float:
+def compute(
+    name: str, truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], threshold: float = 0.5
+) -> float:
     """One score of one set of images.
 
     Args:
@@ -200,12 +206,18 @@ def choose_threshold(
             raise UserError(f"threshold rule {rule!r}: write fixed:NUMBER, such as fixed:0.5") from error
     if rule not in ("youden", "max_accuracy"):
         known = ("fixed:0.5", "youden", "max_accuracy")
-        raise UserError(f"no threshold rule {rule!r}.{did_you_mean(rule, known)} There are: {', '.join(known)}")
+        raise UserError(
+            f"no threshold rule {rule!r}.{did_you_mean(rule, known)} There are: {', '.join(known)}"
+        )
     if split != "validation" and reported in (None, split):
-        raise UserError(f"a threshold chosen on {split!r} would be judged on the same images: choose it on 'validation'")
+        raise UserError(
+            f"a threshold chosen on {split!r} would be judged on the same images: choose it on 'validation'"
+        )
     truth, score = np.asarray(truth, bool), np.asarray(score, np.float64)
     if truth.all() or not truth.any():
-        raise UserError(f"threshold rule {rule!r} needs both classes, but split {split!r} has {len(truth)} images of one")
+        raise UserError(
+            f"threshold rule {rule!r} needs both classes, but split {split!r} has {len(truth)} images of one"
+        )
     cuts, place = np.unique(score, return_inverse=True)
     above = np.append(cuts, np.nextafter(cuts[-1], np.inf))  # the last calls nobody positive
     positives = np.bincount(place, truth, len(cuts))

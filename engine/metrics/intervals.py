@@ -112,10 +112,17 @@ def proportion(success: Bool[np.ndarray, " n"], code: Int[np.ndarray, " n"], num
         low, high = wilson_limits(p, effective)
         se = (high - low) / (2 * float(stats.norm.ppf(0.975)))
     limits = lambda confidence: wilson_limits(p, effective, confidence)  # noqa: E731
-    return Estimate(p, n, patients, int(success.sum()), se, "Wilson, clustered by patient", limits, residual / n)
+    return Estimate(
+        p, n, patients, int(success.sum()), se, "Wilson, clustered by patient", limits, residual / n
+    )
 
 
-def area(truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], code: Int[np.ndarray, " n"], num_subjects: int) -> Estimate:
+def area(
+    truth: Bool[np.ndarray, " n"],
+    score: Float[np.ndarray, " n"],
+    code: Int[np.ndarray, " n"],
+    num_subjects: int,
+) -> Estimate:
     """AUROC clustered by patient (Obuchowski, Biometrics 1997;53:567); DeLong's where each patient has one image.
 
     Limits stand on the logit scale with t quantiles of min(I10, I01) − 1 degrees of freedom, I10 and I01 being the
@@ -135,13 +142,17 @@ def area(truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], code: In
     i10, i01 = len(np.unique(code[truth])), len(np.unique(code[~truth]))
     if min(i10, i01) < 2:
         reason = "a class has a single patient: no interval"
-        return dataclasses.replace(undefined(reason, m + n, patients, m), value=value, influence=a / m + b / n)
+        return dataclasses.replace(
+            undefined(reason, m + n, patients, m), value=value, influence=a / m + b / n
+        )
     variance = i10 / (i10 - 1) * (a**2).sum() / m**2 + i01 / (i01 - 1) * (b**2).sum() / n**2
     variance += 2 * patients / (patients - 1) * (a * b).sum() / (m * n)
     se = float(np.sqrt(max(variance, 0.0)))
     if not 0 < value < 1 or se == 0:
         reason = "the classes' scores do not overlap: the variance is 0 and gives no interval"
-        return dataclasses.replace(undefined(reason, m + n, patients, m), value=value, influence=a / m + b / n)
+        return dataclasses.replace(
+            undefined(reason, m + n, patients, m), value=value, influence=a / m + b / n
+        )
     centre, spread, freedom = np.log(value / (1 - value)), se / (value * (1 - value)), min(i10, i01) - 1
 
     def limits(confidence: float) -> tuple[float, float]:
@@ -160,7 +171,9 @@ def _correlation(a: Estimate, b: Estimate) -> float:
     return both / size if size else 0.0
 
 
-def _mover(a: tuple[float, float, float], b: tuple[float, float, float], correlation: float) -> tuple[float, float]:
+def _mover(
+    a: tuple[float, float, float], b: tuple[float, float, float], correlation: float
+) -> tuple[float, float]:
     """Limits of a + b from (value, low, high) of each (Zou and Donner 2008, section 2)."""
 
     def distance(x: float, y: float) -> float:
@@ -185,7 +198,16 @@ def average(a: Estimate, b: Estimate) -> Estimate:
     influence = (a.influence + b.influence) / 2
     patients = int(np.count_nonzero((a.influence != 0) | (b.influence != 0)))
     patients = max(patients, a.n_subjects, b.n_subjects)
-    return Estimate((a.value + b.value) / 2, a.n + b.n, patients, a.n, se, "MOVER on Wilson, clustered by patient", limits, influence)
+    return Estimate(
+        (a.value + b.value) / 2,
+        a.n + b.n,
+        patients,
+        a.n,
+        se,
+        "MOVER on Wilson, clustered by patient",
+        limits,
+        influence,
+    )
 
 
 def resample(sums: Float[np.ndarray, "i k"], resamples: int, seed: int) -> Float[np.ndarray, "b k"]:
@@ -201,13 +223,20 @@ def resample(sums: Float[np.ndarray, "i k"], resamples: int, seed: int) -> Float
     chunk = max(1, 8_000_000 // max(patients, 1))  # bounds the memory of the counts to 64 MB
     totals = []
     for start in range(0, resamples, chunk):
-        counts = generator.multinomial(patients, np.full(patients, 1 / patients), size=min(chunk, resamples - start))
+        counts = generator.multinomial(
+            patients, np.full(patients, 1 / patients), size=min(chunk, resamples - start)
+        )
         totals.append(counts @ sums)
     return np.concatenate(totals)
 
 
 def bootstrap(
-    name: str, sums: Float[np.ndarray, " 6"], totals: Float[np.ndarray, "b 6"], n: int, n_subjects: int, events: int
+    name: str,
+    sums: Float[np.ndarray, " 6"],
+    totals: Float[np.ndarray, "b 6"],
+    n: int,
+    n_subjects: int,
+    events: int,
 ) -> Estimate:
     """Percentile bootstrap over patients of a smooth score.
 
@@ -222,7 +251,10 @@ def bootstrap(
     Raises:
       ValueError: for extremes, of which a bootstrap interval does not cover, and for ranks.
     """
-    if any(word in name for word in ("worst", "max_min", "range", "ratio", "equity", "sd")) and name not in classification.METRICS:
+    if (
+        any(word in name for word in ("worst", "max_min", "range", "ratio", "equity", "sd"))
+        and name not in classification.METRICS
+    ):
         raise ValueError(
             f"no bootstrap interval for {name!r}: of a minimum, range or other extreme over groups it covers 0 to 30 % where it "
             "says 95 %; use intervals.worst_group or intervals.max_min (Bonferroni constructions)"
@@ -234,7 +266,9 @@ def bootstrap(
     replicates = classification.from_sums(name, totals)
     finite = replicates[np.isfinite(replicates)]
     missing = len(replicates) - len(finite)
-    reason = f"{missing} of {len(replicates)} resamples are undefined ({metric.undefined})" if missing else None
+    reason = (
+        f"{missing} of {len(replicates)} resamples are undefined ({metric.undefined})" if missing else None
+    )
 
     def limits(confidence: float) -> tuple[float, float]:
         if n_subjects < 2 or len(finite) < _MIN_VALID * len(replicates):
@@ -244,7 +278,18 @@ def bootstrap(
 
     if n_subjects < 2:
         reason = "a single patient: no interval"
-    return Estimate(value, n, n_subjects, events, float("nan"), "percentile bootstrap by patient", limits, None, replicates, reason)
+    return Estimate(
+        value,
+        n,
+        n_subjects,
+        events,
+        float("nan"),
+        "percentile bootstrap by patient",
+        limits,
+        None,
+        replicates,
+        reason,
+    )
 
 
 def difference(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -270,7 +315,7 @@ def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
         gaps = gaps[np.isfinite(gaps)]
         if np.isnan(low) or not len(gaps):
             return float("nan"), test
-        return min(1.0, 2 * (1 + min((gaps <= 0).sum(), (gaps >= 0).sum())) / (len(gaps) + 1)), test
+        return min(1.0, float(2 * (1 + min((gaps <= 0).sum(), (gaps >= 0).sum())) / (len(gaps) + 1))), test
     test = "inverted MOVER interval"
     if np.isnan(low) or np.isnan(high):
         return float("nan"), test
@@ -328,19 +373,18 @@ def max_min(estimates: Sequence[Estimate]) -> tuple[float, float, float]:
     return max(values) - min(values), float(low), float(np.abs(gaps[:, 1:]).max())
 
 
-def range_null(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """(95th percentile of max-min were all groups equal, p) from bootstrap replicates centred on each group's value.
+def range_null(values: Sequence[float], replicates: Float[np.ndarray, "g b"]) -> tuple[float, float]:
+    """(95th percentile of max-min were all groups equal, p): the range of replicates centred on each group's value.
 
-    NaN for both where a group has no replicates.
+    Args:
+      values: of each group.
+      replicates: of each group, drawn together; a resample that leaves a group undefined is not counted.
     """
-    if any(e.replicates is None for e in estimates):
-        return _NAN
-    centred = np.stack([e.replicates - e.value for e in estimates])
+    centred = replicates - np.asarray(values)[:, None]
     centred = centred[:, np.isfinite(centred).all(axis=0)]
     if not centred.shape[1]:
         return _NAN
     ranges = centred.max(axis=0) - centred.min(axis=0)
-    values = [e.value for e in estimates]
     observed = max(values) - min(values)
     return float(np.quantile(ranges, 0.95)), float((1 + (ranges >= observed).sum()) / (len(ranges) + 1))
 
@@ -370,7 +414,9 @@ class PairedChange:
     lost: int
 
 
-def paired_change(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confidence: float = 0.95) -> PairedChange:
+def paired_change(
+    first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confidence: float = 0.95
+) -> PairedChange:
     """Change of a proportion, subject by subject, with the paired score interval (Newcombe, Stat Med 1998;17:2635, method 10).
 
     Args:

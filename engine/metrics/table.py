@@ -21,7 +21,15 @@ from engine.config import UserError
 
 _KEY = b"equipoise"
 _VERSION = 1
-_TEXT = ("scan_id", "subject_id", "cohort", "split", "threshold_split", "checkpoint_fingerprint", "config_fingerprint")
+_TEXT = (
+    "scan_id",
+    "subject_id",
+    "cohort",
+    "split",
+    "threshold_split",
+    "checkpoint_fingerprint",
+    "config_fingerprint",
+)
 _REQUIRED = (*_TEXT, "target", "threshold", "checkpoint_step")
 UNKNOWN = "unknown"
 
@@ -87,7 +95,9 @@ def _refuse(where: str, column: str, bad: Any, problem: str, remedy: str) -> Non
 def _check_scores(frame: pd.DataFrame, schema: Schema, where: str) -> None:
     for name in schema.scores:
         values = frame[name].to_numpy()
-        _refuse(where, name, np.isnan(values), "no score (NaN)", "score every image, or remove the row knowingly")
+        _refuse(
+            where, name, np.isnan(values), "no score (NaN)", "score every image, or remove the row knowingly"
+        )
         if schema.task == "classification":
             bad = (values < 0) | (values > 1)
             _refuse(where, name, bad, "score outside [0, 1]", "give probabilities, not logits")
@@ -120,16 +130,31 @@ def validate(frame: pd.DataFrame, schema: Schema, where: str) -> pd.DataFrame:
     needed = (*_REQUIRED, *schema.scores, *schema.attributes)
     missing = [c for c in needed if c not in frame]
     if missing:
-        raise UserError(f"{where}: no column {', '.join(map(repr, missing))}; it has: {', '.join(map(repr, frame.columns))}")
+        raise UserError(
+            f"{where}: no column {', '.join(map(repr, missing))}; it has: {', '.join(map(repr, frame.columns))}"
+        )
     if schema.positive is not None and schema.positive not in schema.classes:
-        raise UserError(f"{where}: positive class {schema.positive!r} is none of the classes {list(schema.classes)}")
+        raise UserError(
+            f"{where}: positive class {schema.positive!r} is none of the classes {list(schema.classes)}"
+        )
     frame = frame.reset_index(drop=True)
-    frame = frame.assign(**{c: frame[c].map(lambda x: x.decode() if isinstance(x, bytes) else x) for c in ("scan_id", "subject_id")})
+    frame = frame.assign(
+        **{
+            c: frame[c].map(lambda x: x.decode() if isinstance(x, bytes) else x)
+            for c in ("scan_id", "subject_id")
+        }
+    )
     for name in _TEXT:
         empty = frame[name].isna() | (frame[name].astype(str) == "")
         _refuse(where, name, empty, "nothing", "every row needs a value")
         frame[name] = frame[name].astype(str)
-    _refuse(where, "scan_id", frame["scan_id"].duplicated(keep=False), "the same id twice", "keep one row per image")
+    _refuse(
+        where,
+        "scan_id",
+        frame["scan_id"].duplicated(keep=False),
+        "the same id twice",
+        "keep one row per image",
+    )
     numbers = ["threshold", *schema.scores, *(k for k, levels in schema.attributes.items() if levels is None)]
     for name in (*numbers, "target", "checkpoint_step"):
         try:
@@ -140,7 +165,9 @@ def validate(frame: pd.DataFrame, schema: Schema, where: str) -> pd.DataFrame:
     _check_scores(frame, schema, where)
     _check_targets(frame, schema, where)
     steps = frame["checkpoint_step"].to_numpy()
-    _refuse(where, "checkpoint_step", ~np.isfinite(steps) | (steps % 1 != 0), "no whole number", "give the update")
+    _refuse(
+        where, "checkpoint_step", ~np.isfinite(steps) | (steps % 1 != 0), "no whole number", "give the update"
+    )
     if schema.positive is not None:
         _refuse(where, "threshold", frame["threshold"].isna(), "no threshold", "a binary task needs one")
     whole = ["checkpoint_step", *(["target"] if schema.classes else [])]
@@ -188,9 +215,13 @@ def read_table(path: pathlib.Path) -> Table:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path.name} is not a readable Parquet file: write it again with `equipoise evaluate`") from error
+        raise UserError(
+            f"{path.name} is not a readable Parquet file: write it again with `equipoise evaluate`"
+        ) from error
     text = (table.schema.metadata or {}).get(_KEY)
     if text is None:
-        raise UserError(f"{path.name} is a Parquet file without Equipoise's schema: it was not written by `equipoise evaluate`")
+        raise UserError(
+            f"{path.name} is a Parquet file without Equipoise's schema: it was not written by `equipoise evaluate`"
+        )
     schema = Schema.from_json(text)
     return Table(validate(table.to_pandas(), schema, path.name), schema)

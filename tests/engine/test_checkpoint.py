@@ -54,6 +54,14 @@ def test_restored_is_what_was_saved(saved):
     assert extra == {"window": [{"loss": 4 / 3}]}
 
 
+def test_the_best_is_still_kept_after_a_restart(saved):
+    again = opened(saved)
+    for step in (5, 6, 7):
+        again.save(state(step, step), {}, 0.1 * step)
+        again.wait()
+    assert again.steps() == [2, 6, 7]
+
+
 def test_lower_can_be_better(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1, higher_is_better=False)
     for step, metric in ((1, 0.5), (2, 0.9), (3, float("nan"))):

@@ -1,0 +1,1 @@
+"""The fairness report: one page that stands alone, its figures, and ``metrics.json`` with its schema."""

@@ -1,0 +1,82 @@
+"""Deformations of 3D volumes: displacements in voxels, stationary velocity fields, and what is done with them.
+
+A displacement ``u`` [3, d, h, w] stands for the map x -> x + u(x); an image is pulled back along it. Values between
+voxels are linear, outside the grid those of its edge.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+
+def _grid(shape: tuple[int, ...], dtype: jnp.dtype) -> list[Array]:
+    """Voxel coordinates along each axis, shaped to broadcast."""
+    return [jnp.arange(n, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape)]
+
+
+def sample(volumes: Float[Array, "c d h w"], points: list[Float[Array, "..."]]) -> Float[Array, "c ..."]:
+    """Linear interpolation of several volumes at the same points.
+
+    One gather per corner and volume from flat memory: on a CPU, gathering vectors is thirty times slower.
+
+    Args:
+      volumes: on one grid.
+      points: coordinates along d, h and w, in voxels.
+    """
+    shape = volumes.shape[1:]
+    clipped = [jnp.clip(p, 0, n - 1) for p, n in zip(points, shape, strict=True)]
+    low = [jnp.clip(c.astype(jnp.int32), 0, max(n - 2, 0)) for c, n in zip(clipped, shape, strict=True)]
+    above = [c - i for c, i in zip(clipped, low, strict=True)]
+    base = (low[0] * shape[1] + low[1]) * shape[2] + low[2]
+    steps = (shape[1] * shape[2], shape[2], 1)
+    corners = []
+    for corner in np.ndindex(2, 2, 2):
+        weight, offset = 1.0, 0
+        for axis, bit in enumerate(corner):
+            weight = weight * (above[axis] if bit else 1 - above[axis])
+            offset += steps[axis] * bit
+        corners.append((weight, base + offset))
+    flat = volumes.reshape(volumes.shape[0], -1)
+    return jnp.stack([sum(w * jnp.take(v, at, mode="clip") for w, at in corners) for v in flat])
+
+
+def warp(image: Float[Array, "d h w"], displacement: Float[Array, "3 d h w"]) -> Float[Array, "d h w"]:
+    """``image`` pulled back: out(x) = image(x + u(x))."""
+    return sample(image[None], [g + u for g, u in zip(_grid(image.shape, displacement.dtype), displacement, strict=True)])[0]
+
+
+def warp_labels(labels: Shaped[Array, "d h w"], displacement: Float[Array, "3 d h w"]) -> Shaped[Array, "d h w"]:
+    """A label map pulled back, each voxel taking the label nearest to where it looks."""
+    places = [
+        jnp.clip(jnp.round(g + u).astype(jnp.int32), 0, n - 1)
+        for g, u, n in zip(_grid(labels.shape, displacement.dtype), displacement, labels.shape, strict=True)
+    ]
+    return labels[tuple(jnp.broadcast_to(p, labels.shape) for p in places)]
+
+
+def compose(outer: Float[Array, "3 d h w"], inner: Float[Array, "3 d h w"]) -> Float[Array, "3 d h w"]:
+    """The displacement of ``outer ∘ inner``: inner(x) + outer(x + inner(x))."""
+    points = [g + u for g, u in zip(_grid(inner.shape[1:], inner.dtype), inner, strict=True)]
+    return inner + sample(outer, points)
+
+
+def exponential(velocity: Float[Array, "3 d h w"], num_squarings: int = 6) -> Float[Array, "3 d h w"]:
+    """The displacement of exp(v), by scaling and squaring (Arsigny et al. 2006, doi 10.1007/11866565_113).
+
+    The inverse is ``exponential(-velocity)``. The squarings are a compiled loop: unrolled, XLA would fuse each gather into
+    the next and compute it over and over.
+
+    Args:
+      velocity: stationary, in voxels per unit time.
+      num_squarings: v is first divided by 2 to this power; a step should then move less than half a voxel.
+    """
+    return jax.lax.fori_loop(0, num_squarings, lambda _, u: compose(u, u), velocity / 2**num_squarings)
+
+
+def jacobian_determinant(displacement: Float[Array, "3 d h w"]) -> Float[Array, "d h w"]:
+    """Local change of volume of x + u(x), by central differences; a fold shows as a value of 0 or below."""
+    rows = [jnp.stack(jnp.gradient(u)) for u in displacement]
+    jacobian = jnp.stack(rows).transpose(2, 3, 4, 0, 1) + jnp.eye(3, dtype=displacement.dtype)
+    (a, b, c), (d, e, f), (g, h, i) = (tuple(jacobian[..., r, k] for k in range(3)) for r in range(3))
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -1,0 +1,109 @@
+"""Losses against values worked by hand, optax, and plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from engine import losses
+
+LN2 = np.log(2)
+
+
+def test_weighted_mean_is_a_pair_that_adds_up():
+    total, norm = losses.weighted_mean(jnp.asarray([1.0, 2, 4]), jnp.asarray([1.0, 0, 2]))
+    assert (total, norm) == (9, 3)
+    assert losses.weighted_mean(jnp.asarray([5.0, jnp.nan]), jnp.zeros(2)) == (0, 0)
+
+
+def test_a_value_of_weight_zero_may_be_nan_in_value_and_gradient():
+    def mean(x):
+        known = jnp.asarray([[True], [False]])
+        total, norm = losses.weighted_mean(
+            losses.sigmoid_cross_entropy(x, x * 0, known), jnp.asarray([2.0, 0])
+        )
+        return total / norm
+
+    value, gradient = jax.value_and_grad(mean)(jnp.zeros((2, 1)))
+    np.testing.assert_allclose(value, LN2, rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[0.5], [0]])
+
+
+def test_softmax_cross_entropy(rng):
+    logits = jnp.asarray(rng.normal(size=(5, 4)), jnp.float32)
+    labels = jnp.asarray([0, 3, 1, 1, 2])
+    np.testing.assert_allclose(
+        losses.softmax_cross_entropy(jnp.zeros((1, 2)), jnp.asarray([1])), [LN2], rtol=1e-6
+    )
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(losses.softmax_cross_entropy(logits, labels), expected, rtol=1e-5)
+    smooth = optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.2))
+    np.testing.assert_allclose(losses.softmax_cross_entropy(logits, labels, 0.2), smooth, rtol=1e-5)
+    assert losses.softmax_cross_entropy(jnp.asarray([[1e4, 0.0]]), jnp.asarray([1])) == 1e4
+
+
+def test_sigmoid_cross_entropy(rng):
+    logits = jnp.asarray(rng.normal(size=(3, 2)) * 30, jnp.float32)
+    targets = jnp.asarray([[0, 1], [1, 1], [0, 0.5]])
+    expected = optax.sigmoid_binary_cross_entropy(logits, targets)
+    np.testing.assert_allclose(losses.sigmoid_cross_entropy(logits, targets), expected.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.sigmoid_cross_entropy(logits[:, 0], targets[:, 0]), expected[:, 0], rtol=1e-5
+    )
+    known = jnp.asarray([[True, False], [True, True], [False, False]])
+    masked = losses.sigmoid_cross_entropy(logits, jnp.where(known, targets, jnp.nan), known)
+    np.testing.assert_allclose(masked, [expected[0, 0], expected[1].mean(), np.nan], rtol=1e-5)
+
+
+def test_focal():
+    # p_y = 1/4: 0.75^2 log 4 = 0.7798; doubled by the class weight.
+    logits = jnp.log(jnp.asarray([[0.75, 0.25]]))
+    np.testing.assert_allclose(losses.focal(logits, jnp.asarray([1])), [0.5625 * np.log(4)], rtol=1e-5)
+    weighted = losses.focal(logits, jnp.asarray([1]), class_weights=jnp.asarray([1.0, 2.0]))
+    np.testing.assert_allclose(weighted, [1.125 * np.log(4)], rtol=1e-5)
+    np.testing.assert_allclose(losses.focal(logits, jnp.asarray([1]), gamma=0.0), [np.log(4)], rtol=1e-6)
+    certain = jax.grad(lambda x: losses.focal(x, jnp.asarray([0])).sum())(jnp.asarray([[200.0, 0.0]]))
+    np.testing.assert_array_equal(certain, [[0, 0]])
+    with pytest.raises(ValueError, match=r"gamma=0\.5"):
+        losses.focal(logits, jnp.asarray([1]), gamma=0.5)
+
+
+def test_regression_errors():
+    output, target = jnp.asarray([[1.0], [4.0]]), jnp.asarray([3.0, 3.5])
+    np.testing.assert_array_equal(losses.squared_error(output, target), [4, 0.25])
+    np.testing.assert_array_equal(losses.absolute_error(output, target), [2, 0.5])
+    two = jnp.asarray([[1.0, 2.0]])
+    np.testing.assert_array_equal(losses.squared_error(two, two + jnp.asarray([1.0, 3.0])), [5])
+    with pytest.raises(ValueError, match="differ in shape"):
+        losses.squared_error(jnp.zeros((2, 3)), jnp.zeros((2,)))
+
+
+def test_soft_dice_by_hand():
+    # Four positions, classes 0, 1, 2; class 2 is nowhere. Class 1: 2 * (0.5 + 1) / (2 + 2).
+    probabilities = jnp.asarray([[[0.5, 0.5, 0], [0, 1, 0], [0.75, 0.25, 0], [0.75, 0.25, 0]]])
+    labels = jnp.asarray([[1, 1, 0, 0]])
+    np.testing.assert_allclose(losses.soft_dice(probabilities, labels), [[0.75, 0.75, np.nan]], rtol=1e-6)
+
+
+def test_dice_loss_averages_present_classes_only_and_compiles():
+    labels = jnp.asarray([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])
+    perfect = 100 * jax.nn.one_hot(labels, 3)
+    loss = jax.jit(losses.dice, static_argnames="first_class")
+    np.testing.assert_allclose(loss(perfect, labels), [0, 0], atol=1e-6)
+    np.testing.assert_allclose(loss(perfect, labels, first_class=1), [0, np.nan], atol=1e-6)
+    uniform = loss(jnp.zeros((2, 2, 2, 3)), labels)  # 2 * 2/3 / (4/3 + 2) = 0.4; 2 * 4/3 / (4/3 + 4) = 0.5
+    np.testing.assert_allclose(uniform, [0.6, 0.5], rtol=1e-6)
+
+
+def test_dice_gradient_is_finite_where_a_class_is_absent():
+    labels = jnp.asarray([[0, 1, 1], [0, 0, 0]])
+
+    def mean(logits):
+        total, norm = losses.weighted_mean(losses.dice(logits, labels, 1), jnp.asarray([1.0, 0.0]))
+        return total / norm
+
+    gradient = jax.grad(mean)(jnp.zeros((2, 3, 3)))
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient[0]).max() > 0
+    np.testing.assert_array_equal(gradient[1], 0)
