@@ -41,10 +41,10 @@ LAYERS = [  # batch, spatial shape, channels in, channels out
 ]
 NETWORKS = {  # model, its fields, batch, spatial shape
     "cnn 16-32-64-64": ("cnn", {"features": (16, 32, 64, 64)}, 16, (40, 48, 40)),
-    "cnn 32-64-128-256-256": ("cnn", {"features": (32, 64, 128, 256, 256)}, 4, (64, 64, 64)),
+    "cnn 16-32-64-128-256": ("cnn", {"features": (16, 32, 64, 128, 256)}, 4, (64, 64, 64)),
     "sfcn": ("sfcn", {"dropout": 0.0}, 4, (64, 64, 64)),
 }
-HEADLINE = "cnn 32-64-128-256-256"
+HEADLINE = "cnn 16-32-64-128-256"
 
 
 class Plain(nn.Module):

@@ -138,26 +138,36 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @classmethod
     def configure(cls, config: str, **options: Any) -> Any:
         """The builder config for ``prepare --options``; cohorts that have settings override this."""
-        raise UserError(f"cohort {config or cls.name!r} has no settings: leave out --options={','.join(options)}")
+        raise UserError(
+            f"cohort {config or cls.name!r} has no settings: leave out --options={','.join(options)}"
+        )
 
     def _info(self) -> tfds.core.DatasetInfo:
         schema = self.schema()
         num_spatial = len(schema.image_shape) - 1
 
         def feature(levels: Sequence[str] | None) -> Any:
-            return tfds.features.Scalar(np.float32) if levels is None else tfds.features.ClassLabel(names=list(levels))
+            return (
+                tfds.features.Scalar(np.float32)
+                if levels is None
+                else tfds.features.ClassLabel(names=list(levels))
+            )
 
         features = {
             "image": tfds.features.Tensor(shape=schema.image_shape, dtype=schema.dtype, encoding="zlib"),
             "labels": {name: feature(classes) for name, classes in schema.labels.items()},
-            "attributes": {name: feature(_with_unknown(levels)) for name, levels in schema.attributes.items()},
+            "attributes": {
+                name: feature(_with_unknown(levels)) for name, levels in schema.attributes.items()
+            },
             "subject_id": tfds.features.Text(),
             "scan_id": tfds.features.Text(),
             "spacing": tfds.features.Tensor(shape=(num_spatial,), dtype=np.float32),
             "scale": tfds.features.Tensor(shape=(2,), dtype=np.float32),
         }
         if schema.has_mask:
-            features["mask"] = tfds.features.Tensor(shape=schema.image_shape[:-1], dtype=np.uint8, encoding="zlib")
+            features["mask"] = tfds.features.Tensor(
+                shape=schema.image_shape[:-1], dtype=np.uint8, encoding="zlib"
+            )
         metadata = {
             "cohort": self.name,
             "config": self.builder_config.name if self.builder_config else None,
@@ -177,10 +187,21 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         scans = sorted(self.scans(), key=lambda s: s.scan_id)
         if not scans:
             where = f" in {self.source_dir}" if self.source_dir else ""
-            raise UserError(f"cohort {self.name!r}: no scan found{where}. Is --source_dir the folder that the cohort's own layout has at its top?")
+            raise UserError(
+                f"cohort {self.name!r}: no scan found{where}. Is --source_dir the folder that the cohort's own layout has at its top?"
+            )
         repeated = [k for k, n in collections.Counter(s.scan_id for s in scans).items() if n > 1]
         if repeated:
-            raise UserError(f"cohort {self.name!r}: {len(repeated)} scan id(s) appear more than once, e.g. {repeated[0]!r}")
+            raise UserError(
+                f"cohort {self.name!r}: {len(repeated)} scan id(s) appear more than once, e.g. {repeated[0]!r}"
+            )
+        for scan in scans:
+            for field, value in (("scan_id", scan.scan_id), ("subject_id", scan.subject_id)):
+                # A path may hold a name or a date of birth, and differs between machines.
+                if not value or set(value) & set("/\\"):
+                    raise UserError(
+                        f"cohort {self.name!r}: {field} {value!r} is empty or a path; use the cohort's own identifier"
+                    )
         schema = self.schema()
         kept = []
         for scan in scans:
@@ -189,6 +210,8 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 self._skip(scan, f"label {missing[0]!r} is missing")
             else:
                 kept.append(self._checked(scan, schema))
+        if not kept:
+            raise self._nothing_left(f"all {len(scans)} scans")
         self._assigned = self.assign_splits(kept)
         by_split: dict[str, list[Scan]] = {name: [] for name in self.FRACTIONS}
         for scan in kept:
@@ -225,13 +248,20 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     try:
                         value = float(value)
                     except (TypeError, ValueError):
-                        raise UserError(f"scan {scan.scan_id!r}, {kind} {name!r}: {value!r} is not a number") from None
+                        raise UserError(
+                            f"scan {scan.scan_id!r}, {kind} {name!r}: {value!r} is not a number"
+                        ) from None
                 values[name] = value
             checked.append(values)
         return dataclasses.replace(scan, labels=checked[0], attributes=checked[1])
 
     def _skip(self, scan: Scan, reason: str) -> None:
         self._skipped.append({"scan_id": scan.scan_id, "reason": reason})
+
+    def _nothing_left(self, what: str) -> UserError:
+        reasons = collections.Counter(s["reason"] for s in self._skipped).most_common(3)
+        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons)
+        return UserError(f"cohort {self.name!r}: {what} were skipped: {listed}")
 
     def _generate_examples(self, split: str, scans: Sequence[Scan]) -> Iterator[tuple[str, dict[str, Any]]]:
         schema = self.schema()
@@ -258,18 +288,31 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 del example["attributes"]
             yield scan.scan_id, example
         if not kept:
-            reasons = collections.Counter(s["reason"] for s in self._skipped).most_common(3)
-            listed = "; ".join(f"{reason} ({count})" for reason, count in reasons)
-            raise UserError(f"cohort {self.name!r}: all {len(scans)} scans of split {split!r} were skipped: {listed}")
+            raise self._nothing_left(f"all {len(scans)} scans of split {split!r}")
         self._counts[split] = _count(kept, schema)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the cohort, unless it is there; then writes ``splits.json`` and ``cohort_report.json``."""
+        """Builds the cohort, unless it is there, with its ``splits.json`` and ``cohort_report.json``.
+
+        Raises:
+          UserError: when the folder holds a dataset without its report, or when the raw cohort does not fit.
+        """
         folder = pathlib.Path(self.data_path)
         if (folder / "cohort_report.json").exists():
             return
+        if folder.exists():
+            raise UserError(
+                f"{folder} has no cohort_report.json: it was not built by `equipoise prepare`. Remove the folder, then prepare again."
+            )
+        self._skipped, self._counts, self._assigned = [], {}, {}
         tfds.disable_progress_bar()
         super().download_and_prepare(**kwargs)
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        # TFDS calls this on a temporary folder that it renames when all is there: a build cut short leaves nothing
+        # that looks complete but lacks its report.
+        super()._download_and_prepare(*args, **kwargs)
+        folder = pathlib.Path(self.data_path)
         report = {
             "cohort": self.name,
             "config": self.builder_config.name if self.builder_config else None,
@@ -305,23 +348,28 @@ def _misfit(pixels: Pixels, schema: Schema) -> str | None:
 
 
 def _count(scans: Sequence[Scan], schema: Schema) -> dict[str, Any]:
-    """Scans and subjects by level, and how many subjects carry two known levels of one attribute."""
+    """Scans and subjects by level, and how many subjects carry two known levels of one label or attribute."""
 
     def levels(names: Iterable[str], field: str) -> dict[str, dict[str, int]]:
-        return {k: dict(sorted(collections.Counter(str(getattr(s, field)[k]) for s in scans).items())) for k in names}
+        return {
+            k: dict(sorted(collections.Counter(str(getattr(s, field)[k]) for s in scans).items()))
+            for k in names
+        }
 
     words = [k for k, v in schema.attributes.items() if v is not None]
+    classes = [k for k, v in schema.labels.items() if v is not None]
     inconsistent = {}
-    for name in words:
+    for field, name in [*(("labels", k) for k in classes), *(("attributes", k) for k in words)]:
         seen: dict[str, set[str]] = collections.defaultdict(set)
         for scan in scans:
-            if scan.attributes[name] != UNKNOWN:
-                seen[scan.subject_id].add(scan.attributes[name])
-        inconsistent[name] = sum(len(v) > 1 for v in seen.values())
+            value = getattr(scan, field)[name]
+            if value != UNKNOWN:
+                seen[scan.subject_id].add(value)
+        inconsistent[f"{field}/{name}"] = sum(len(v) > 1 for v in seen.values())
     return {
         "scans": len(scans),
         "subjects": len({s.subject_id for s in scans}),
-        "labels": levels([k for k, v in schema.labels.items() if v is not None], "labels"),
+        "labels": levels(classes, "labels"),
         "attributes": levels(words, "attributes"),
         "subjects_with_two_levels": {k: n for k, n in inconsistent.items() if n},
     }
@@ -337,12 +385,17 @@ class Listed:
 
 
 def _modules() -> list[str]:
-    parts = {"cohort", "splits", "readers"}
-    return [m.name for m in pkgutil.iter_modules(data_builders.__path__) if m.name not in parts and "_" not in m.name]
+    """Modules that hold a cohort: all but the shared ones, and parts of another (``simba_template`` of ``simba``)."""
+    names = {m.name for m in pkgutil.iter_modules(data_builders.__path__)} - {"cohort", "splits", "readers"}
+    return sorted(name for name in names if not any(name.startswith(f"{other}_") for other in names))
 
 
 def _class_in(module: Any) -> type[Cohort]:
-    found = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Cohort) and c.__module__ == module.__name__]
+    found = [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, Cohort) and c.__module__ == module.__name__
+    ]
     return found[0]
 
 
@@ -382,10 +435,14 @@ def find_builder(
     elif base in _modules():
         cls = _class_in(importlib.import_module(f"data_builders.{base}"))
     else:
-        raise UserError(f"no cohort {base!r}.{did_you_mean(base, _modules())} See `equipoise prepare --list`.")
+        raise UserError(
+            f"no cohort {base!r}.{did_you_mean(base, _modules())} See `equipoise prepare --list`."
+        )
     known = [c.name for c in cls.BUILDER_CONFIGS]
     if options:
         return cls(data_dir=data_dir, source_dir=source_dir, config=cls.configure(config, **options))
     if known and config not in known:
-        raise UserError(f"cohort {base!r} has no configuration {config!r}.{did_you_mean(config, known)} There are: {', '.join(known)}")
+        raise UserError(
+            f"cohort {base!r} has no configuration {config!r}.{did_you_mean(config, known)} There are: {', '.join(known)}"
+        )
     return cls(data_dir=data_dir, source_dir=source_dir, **({"config": config} if config else {}))

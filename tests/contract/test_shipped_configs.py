@@ -15,14 +15,17 @@ def every_run():
             yield pytest.param(runs, name, id=f"{study}:{name}")
 
 
-@pytest.mark.parametrize(("runs", "name"), every_run())
+EVERY_RUN = list(every_run())
+
+
+@pytest.mark.parametrize(("runs", "name"), EVERY_RUN)
 def test_resolves_and_opens_with_its_command_cost_and_expectation(runs, name):
     run_config.validate(runs.get_config(name))
     text = runs.__doc__
     assert "equipoise train" in text and "Cost:" in text and "To expect:" in text
 
 
-@pytest.mark.parametrize(("runs", "name"), every_run())
+@pytest.mark.parametrize(("runs", "name"), EVERY_RUN)
 def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
     from engine import data, loop
     from tasks import make_task

@@ -1,0 +1,170 @@
+import html.parser
+import json
+import pathlib
+
+import jsonschema
+import pandas as pd
+import pytest
+from absl import flags
+
+import launch.report
+from engine import data
+from engine.config import UserError
+from engine.report import page
+from tests import launching
+from tests.engine.report import fake_run
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Outline(html.parser.HTMLParser):
+    """What a page loads, the numbers it keys, and whether every element is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.numbers, self.open, self._key = [], [], [], None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.loads += [given[k] for k in ("src", "srcset", "data", "poster", "action") if k in given]
+        self.loads += [given["href"]] if tag == "link" else []
+        assert tag != "script"
+        assert tag != "a" or given["href"].startswith("#")
+        self._key = given.get("data-key")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self._key:
+            self.numbers.append((self._key, text.strip()))
+            self._key = None
+
+
+def run(workdir, *words):
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["report", f"--workdir={workdir}", "--resamples=200", *words])
+    try:
+        launch.report.main()
+    finally:
+        flags.FLAGS.unparse_flags()
+        for name in ("workdir", "cohort", "split", "step", "output", "resamples", "seed"):
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["test"])
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """(run folder, report folder) of a complete fake run."""
+    root = tmp_path_factory.mktemp("fake")
+    builder = fake_run.make(root / "run", root / "data", 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "open_builder", lambda cohort, data_dir: builder)
+        run(root / "run")
+    return root / "run", root / "run" / "report"
+
+
+def value_at(document, key):
+    """``groups.bias.with.fpr`` -> that cell; score names may hold dots nowhere else."""
+    for part in key.split("."):
+        document = document[part]
+    return document["value"]
+
+
+def test_the_page_stands_alone_and_is_well_formed(reported):
+    outline = Outline((reported[1] / "report.html").read_text())
+    assert not outline.open
+    assert len(outline.loads) >= 9 and all(address.startswith("data:") for address in outline.loads)
+    style = (reported[1] / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_the_page_names_nobody_and_no_place(reported):
+    written = [p.read_text() for p in reported[1].iterdir() if p.is_file()]
+    assert len(written) == 3
+    for text in written:
+        assert "person-" not in text and "scan-0" not in text and "scan-7" not in text
+        assert str(reported[0]) not in text and "/home" not in text and "/tmp" not in text
+
+
+def test_every_number_on_the_page_is_that_of_metrics_json(reported):
+    document = json.loads((reported[1] / "metrics.json").read_text())
+    numbers = Outline((reported[1] / "report.html").read_text()).numbers
+    assert len(numbers) > 60
+    assert {key.split(".")[0] for key, _ in numbers} == {"overall", "groups", "disparities"}
+    for key, text in numbers:
+        value = value_at(document, key)
+        signed = "difference:" in key
+        assert text == page.number(value, 3, signed), key
+        if value is not None:
+            assert float(text.replace("−", "-")) == pytest.approx(value, abs=0.0005001)
+
+
+def test_metrics_files_agree_and_fit_the_schema(reported):
+    document = json.loads((reported[1] / "metrics.json").read_text())
+    schema = pathlib.Path(page.__file__).parent / "metrics.schema.json"
+    jsonschema.validate(document, json.loads(schema.read_text()))
+    flat = pd.read_csv(reported[1] / "metrics.csv")
+    row = flat.query("part == 'group' and level == 'with' and score == 'fpr'").iloc[0]
+    cell = document["groups"]["bias"]["with"]["fpr"]
+    assert (row["value"], row["low"], row["n"]) == pytest.approx((cell["value"], cell["low"], cell["n"]))
+    assert document["settings"]["threshold_split"] == "fixed"
+    assert document["models"]["cnn"]["overall"] == document["overall"]
+
+
+def test_every_section_and_figure_is_there(reported):
+    text = (reported[1] / "report.html").read_text()
+    for words in (
+        "What this is", "best validation auroc", "2 scans could not be used", "Scores, overall and by group", "Gaps between groups",
+        "perfect shortcut user", "The same subjects, with and without the bias", "Rendering the bias into the very same subjects changes",
+        "Training", "Where the model looks", "disease region (right insula)", "What this report can and cannot see",
+        "smallest detectable", "Definitions", "(TP + TN) / n", "Versions and fingerprints", "0123456789ab",
+    ):  # fmt: skip
+        assert words in text, words
+    names = {p.stem for p in (reported[1] / "figures").glob("*.png")}
+    assert names == {
+        "composition", "scores_by_bias", "roc_by_bias", "gaps_by_bias", "gaps_and_theory", "paired_effect", "training", "saliency"
+    }  # fmt: skip
+
+
+def test_missing_parts_become_notes_with_their_command(tmp_path, monkeypatch):
+    builder = fake_run.make(tmp_path / "run", tmp_path / "data", 120, counterfactual=False)
+    for path in (tmp_path / "run" / "saliency").rglob("*.npz"):
+        path.unlink()
+    monkeypatch.setattr(data, "open_builder", lambda cohort, data_dir: builder)
+    run(tmp_path / "run", f"--output={tmp_path / 'elsewhere'}", "--step=600")
+    text = (tmp_path / "elsewhere" / "report.html").read_text()
+    assert "equipoise evaluate --workdir=... --cohort=simba/near_4mm_counterfactual --split=test" in text
+    assert "--saliency" in text
+    assert not list((tmp_path / "elsewhere").rglob(".*.tmp"))
+
+
+def test_mistakes_get_a_command_to_run(tmp_path):
+    fake_run.make(tmp_path / "run", tmp_path / "data", 40)
+    with pytest.raises(UserError, match="give best or one of 600"):
+        run(tmp_path / "run", "--step=7")
+    with pytest.raises(UserError, match="equipoise evaluate .*--cohort=simba/far_4mm --split=test"):
+        run(tmp_path / "run", "--cohort=simba/far_4mm")
+    with pytest.raises(UserError, match="holds no run"):
+        run(tmp_path / "nothing")
+
+
+def test_a_real_run_of_another_cohort_is_reported(tiny_run, tiny_data_dir):
+    _, workdir = tiny_run
+    done = launching.equipoise(
+        "evaluate", f"--workdir={workdir}", "--saliency", f"--data_dir={tiny_data_dir}"
+    )
+    assert done.returncode == 0, done.stderr
+    done = launching.equipoise("report", f"--workdir={workdir}", f"--data_dir={tiny_data_dir}")
+    assert done.returncode == 0, done.stderr
+    text = (workdir / "report" / "report.html").read_text()
+    Outline(text)
+    assert (
+        "sex: F" in text and "sex: M" in text and "Attributes that are numbers are not grouped: age" in text
+    )
+    assert "subject-" not in text and "shortcut" not in text
+    assert not done.stderr
