@@ -98,7 +98,7 @@ class Program:
     def saliency(
         self, state: TrainState, split: data.Split, groups: dict[str, list[int]], num_samples: int = 20, noise: float = 0.2
     ) -> dict[str, np.ndarray]:
-        """Mean SmoothGrad map of the true class's logit in every group of images.
+        """Mean SmoothGrad map of the true class's logit in every group of images, each map scaled to [0, 1] first.
 
         Args:
           state: to explain.
@@ -132,7 +132,7 @@ class Program:
             for number in range(num_samples):
                 drawn = jax.vmap(lambda k, number=number: jax.random.fold_in(k, number))(keys)
                 total = total + one_sample(variables, images, batch["target"], drawn)
-            maps.add(np.asarray(total)[: len(rows)] / num_samples, [name] * len(rows))
+            maps.add(saliency.normalise(total[: len(rows)]), [name] * len(rows))
             template.add(np.asarray(images)[: len(rows)].mean(-1), ["template"] * len(rows))
         means = {f"mean_{k}": v.astype(np.float32) for k, v in maps.means().items()}
         counts = {f"count_{k}": np.int32(n) for k, n in maps.count.items()}

@@ -57,11 +57,10 @@ def test_draws_do_not_depend_on_the_precision_of_the_process():
     assert np.abs(usual - wide).max() <= 1  # rounding of one grey level
 
 
-@pytest.mark.parametrize("resolution", [1, 2])
-def test_subjects_may_be_exponentiated_on_the_control_grid(resolution):
-    """At the shipped smoothness, with every amplitude near its limit, the coarse grid errs by far less than 0.1 voxel."""
-    config = simba.Simba.configure("near_4mm", resolution=resolution)
-    every = 4 // resolution
+def test_subjects_may_be_exponentiated_on_the_control_grid():
+    """At 1 mm, the one resolution that has a coarser grid, with every amplitude near its limit."""
+    config = simba.Simba.configure("near_1mm")
+    every = simba._CONTROL_MM
     shape = (57, 49, 53)
     modes = simba.subject_modes(config, shape)
     for seed in range(3):
