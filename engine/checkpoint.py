@@ -41,7 +41,9 @@ class Checkpoints:
     whatever the loop must know to go on as if never stopped.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 2, higher_is_better: bool = True, read_only: bool = False):
+    def __init__(
+        self, workdir: pathlib.Path, *, keep: int = 2, higher_is_better: bool = True, read_only: bool = False
+    ):
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         self._sign = 1 if higher_is_better else -1
         if not read_only:
@@ -117,7 +119,9 @@ class Checkpoints:
         for line in str(error).splitlines():
             if "No space left" in line:
                 reason = "no space left on device"
-        last = f"the last whole checkpoint is step {max(whole)}" if whole else "no checkpoint was written before"
+        last = (
+            f"the last whole checkpoint is step {max(whole)}" if whole else "no checkpoint was written before"
+        )
         return UserError(
             f"could not write a checkpoint to {self.folder}: {reason}; {last}. Free some space and run the same command again."
         )
@@ -135,7 +139,9 @@ class Checkpoints:
         try:
             got = self._manager.restore(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+                ),
             )
             state, meta = got["state"], got["meta"]
             expected, found = meta["checksums"], checksums(state)
@@ -144,7 +150,9 @@ class Checkpoints:
             raise Damaged(f"step {step} does not read: {type(error).__name__}: {reason}") from error
         wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         if wrong:
-            raise Damaged(f"step {step} fails its checksum in {len(wrong)} of {len(expected)} arrays, e.g. {wrong[0]}")
+            raise Damaged(
+                f"step {step} fails its checksum in {len(wrong)} of {len(expected)} arrays, e.g. {wrong[0]}"
+            )
         return state, meta["extra"]
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:

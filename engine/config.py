@@ -55,7 +55,9 @@ class Model:
 
     name: str = "cnn"
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    dtype: str = "float32"  # of the computation: float32, bfloat16 or float64; parameters stay float32 or wider
+    dtype: str = (
+        "float32"  # of the computation: float32, bfloat16 or float64; parameters stay float32 or wider
+    )
 
 
 @dataclasses.dataclass
@@ -162,7 +164,9 @@ def from_dict(values: Mapping[str, Any]) -> Run:
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for name in given:
             if name not in fields:
-                raise UserError(f"config has no field {name!r} in {cls.__name__}.{did_you_mean(name, fields)}")
+                raise UserError(
+                    f"config has no field {name!r} in {cls.__name__}.{did_you_mean(name, fields)}"
+                )
         made = {}
         for name, value in given.items():
             kind = fields[name].type
@@ -235,7 +239,9 @@ def load(workdir: pathlib.Path) -> Run:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise UserError(f"{workdir} holds no run (no config.json): train one there with `equipoise train --workdir=...`")
+        raise UserError(
+            f"{workdir} holds no run (no config.json): train one there with `equipoise train --workdir=...`"
+        )
     return from_dict(json.loads(path.read_text()))
 
 

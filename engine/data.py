@@ -31,7 +31,12 @@ def open_builder(cohort: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilde
     root = pathlib.Path(data_dir) / cohort
     versions = [p.parent for p in root.glob("*.*.*/dataset_info.json")]
     if not versions:
-        prepared = sorted({str(p.parent.parent.relative_to(data_dir)) for p in pathlib.Path(data_dir).glob("**/dataset_info.json")})
+        prepared = sorted(
+            {
+                str(p.parent.parent.relative_to(data_dir))
+                for p in pathlib.Path(data_dir).glob("**/dataset_info.json")
+            }
+        )
         raise UserError(
             f"cohort {cohort!r} is not prepared in {data_dir}.{did_you_mean(cohort, prepared)} "
             f"Prepare it with `equipoise prepare --cohort={cohort}`, or point --data_dir (or EQUIPOISE_DATA) elsewhere. "
@@ -105,7 +110,9 @@ def open_split(cohort: str, split: str, data_dir: pathlib.Path) -> Split:
     builder = open_builder(cohort, data_dir)
     if split not in builder.info.splits:
         names = list(builder.info.splits)
-        raise UserError(f"cohort {cohort!r} has no split {split!r}.{did_you_mean(split, names)} It has: {', '.join(names)}")
+        raise UserError(
+            f"cohort {cohort!r} has no split {split!r}.{did_you_mean(split, names)} It has: {', '.join(names)}"
+        )
     return Split(cohort, split, builder.as_data_source(split=split), builder)
 
 
@@ -131,7 +138,11 @@ def _decode(example: dict[str, Any], label: str, shape: tuple[int, ...]) -> dict
     if image.shape[:-1] != tuple(shape):
         image = spatial.crop_or_pad(image, shape)
     target = np.asarray(example["labels"][label])
-    return {"image": image, "scale": example["scale"], "target": target.astype(np.int32 if target.dtype.kind in "iu" else np.float32)}
+    return {
+        "image": image,
+        "scale": example["scale"],
+        "target": target.astype(np.int32 if target.dtype.kind in "iu" else np.float32),
+    }
 
 
 def read(split: Split, rows: list[int], config: Data, label: str) -> dict[str, np.ndarray]:
@@ -163,7 +174,15 @@ class TrainBatches:
     ``batches.at(step)`` is a pure function of (seed, step); :meth:`iterate` yields the same batches, read ahead.
     """
 
-    def __init__(self, split: Split, config: Data, label: str, seed: int, host: int | None = None, hosts: int | None = None):
+    def __init__(
+        self,
+        split: Split,
+        config: Data,
+        label: str,
+        seed: int,
+        host: int | None = None,
+        hosts: int | None = None,
+    ):
         """Describes the stream; reads nothing yet.
 
         Args:
@@ -182,7 +201,9 @@ class TrainBatches:
         if not len(split):
             raise UserError(f"split {split.name!r} of {split.cohort!r} is empty")
         if config.batch_size % hosts:
-            raise UserError(f"--config.data.batch_size={config.batch_size} does not divide among {hosts} hosts")
+            raise UserError(
+                f"--config.data.batch_size={config.batch_size} does not divide among {hosts} hosts"
+            )
         shape = batch_shape(split, config)[:-1]
         shuffled = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat()
         part = _HostPart(shuffled, config.batch_size, host, hosts)
@@ -192,7 +213,9 @@ class TrainBatches:
             return _decode(example, label, shape) | {"position": np.int32(position), "weight": np.float32(1)}
 
         self._batches = part.map(one).batch(config.batch_size // hosts)
-        self._options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+        self._options = grain.ReadOptions(
+            num_threads=config.num_threads, prefetch_buffer_size=config.prefetch
+        )
 
     def at(self, step: int) -> dict[str, np.ndarray]:
         """The batch of update ``step`` (counted from 0)."""
@@ -217,7 +240,9 @@ def check_classes(split: Split, label: str, classes: tuple[str, ...]) -> None:
     check_label(split, label)
     there = split.vocabulary("labels")[label]
     if tuple(there or ()) != tuple(classes):
-        raise UserError(f"label {label!r} is {there} in {split.cohort!r}, but the run was trained on {list(classes)}")
+        raise UserError(
+            f"label {label!r} is {there} in {split.cohort!r}, but the run was trained on {list(classes)}"
+        )
 
 
 def eval_batches(split: Split, config: Data, label: str, multiple: int) -> Iterator[dict[str, np.ndarray]]:

@@ -94,9 +94,13 @@ class Program:
         attributes = columns[[c for c in columns if c in split.vocabulary("attributes")]]
         return pd.concat([head, attributes], axis=1), float(np.concatenate(losses).mean())
 
-
     def saliency(
-        self, state: TrainState, split: data.Split, groups: dict[str, list[int]], num_samples: int = 20, noise: float = 0.2
+        self,
+        state: TrainState,
+        split: data.Split,
+        groups: dict[str, list[int]],
+        num_samples: int = 20,
+        noise: float = 0.2,
     ) -> dict[str, np.ndarray]:
         """Mean SmoothGrad map of the true class's logit in every group of images, each map scaled to [0, 1] first.
 
@@ -176,7 +180,9 @@ def choose_attribute(split: data.Split, wanted: str | None) -> str:
     if wanted is None and words:
         return words[0]
     if wanted not in words:
-        raise UserError(f"cohort {split.cohort!r} has no attribute {wanted!r} with levels; it has: {', '.join(words) or 'none'}")
+        raise UserError(
+            f"cohort {split.cohort!r} has no attribute {wanted!r} with levels; it has: {', '.join(words) or 'none'}"
+        )
     return wanted
 
 
@@ -192,7 +198,9 @@ def schema(config: Run, task: TaskKind, split: data.Split) -> Schema:
     )
 
 
-def stamp(frame: pd.DataFrame, config: Run, step: int, threshold: float, threshold_split: str) -> pd.DataFrame:
+def stamp(
+    frame: pd.DataFrame, config: Run, step: int, threshold: float, threshold_split: str
+) -> pd.DataFrame:
     """Adds where the numbers come from: threshold and the split it was chosen on, checkpoint, fingerprints."""
     mark = fingerprint(config)
     where = list(frame.columns).index("target") + 1 + sum(c.startswith("score") for c in frame.columns)
@@ -238,7 +246,9 @@ def best_step(workdir: pathlib.Path, config: Run, available: list[int]) -> int:
         if r["split"] == "validation" and r["step"] in available and r.get(metric) is not None
     ]
     if not rows:
-        raise UserError(f"no checkpoint in {workdir} has a validation {metric}: choose one with --step=last or --step=N")
+        raise UserError(
+            f"no checkpoint in {workdir} has a validation {metric}: choose one with --step=last or --step=N"
+        )
     return max(rows, key=lambda r: (sign * r[metric], -r["step"]))["step"]
 
 
@@ -276,5 +286,3 @@ def restore(program: Program, workdir: pathlib.Path, step: int) -> TrainState:
         raise UserError(f"checkpoint {error}. Choose another with --step, e.g. --step=last.") from error
     finally:
         checkpoints.close()
-
-

@@ -64,7 +64,11 @@ class _Window:
             bad = [k for k, v in values.items() if not math.isfinite(v)]
             if bad:
                 end = self._start + len(fresh)
-                kept = f"the last good checkpoint is step {last_good}" if last_good else "no checkpoint had been saved"
+                kept = (
+                    f"the last good checkpoint is step {last_good}"
+                    if last_good
+                    else "no checkpoint had been saved"
+                )
                 raise Diverged(
                     f"{' and '.join(bad)} not finite at update {number} (steps {self._start + 1} to {end} were looked at "
                     f"together); {kept}. Try a lower --config.optimizer.learning_rate or --config.optimizer.clip_norm=1."
@@ -80,7 +84,9 @@ class _Window:
         return {k: sum(v[k] for v in values) / len(values) for k in values[0]}
 
 
-def _evaluate(program: Program, state: TrainState, split: data.Split, workdir: pathlib.Path) -> dict[str, float]:
+def _evaluate(
+    program: Program, state: TrainState, split: data.Split, workdir: pathlib.Path
+) -> dict[str, float]:
     """Scores the validation split, keeps its predictions, returns its metrics."""
     config, task = program.config, program.task
     frame, loss = program.predict(state, split)
@@ -119,7 +125,9 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     program = Program(config, task, data.batch_shape(training, config.data))
     runner = program.runner
     if config.data.batch_size % runner.num_devices:
-        raise UserError(f"--config.data.batch_size={config.data.batch_size} does not divide among {runner.num_devices} devices")
+        raise UserError(
+            f"--config.data.batch_size={config.data.batch_size} does not divide among {runner.num_devices} devices"
+        )
     batches = data.TrainBatches(training, config.data, config.task.label, config.seed)
     run_config.claim(workdir, config)
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
@@ -132,7 +140,9 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
             path.unlink()
     logging.info("training on %s, from step %d to %d", mesh.describe(), start, config.num_steps)
 
-    train_step = runner.train(make_train_step(config, program.model, task, program.optimizer, runner.axis_name))
+    train_step = runner.train(
+        make_train_step(config, program.model, task, program.optimizer, runner.axis_name)
+    )
     writer = writers.make(config.writers, workdir, start, config.num_steps, is_main=mesh.host_index() == 0)
     stream = data.Waiting(mesh.prefetch(batches.iterate(start), runner.shard))
     window = _Window(extra["window"], start)
@@ -177,5 +187,3 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     if stop and not is_last:
         raise Preempted(f"asked to stop: saved step {step} in {workdir}; the same command goes on from there")
     return state
-
-

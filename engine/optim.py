@@ -16,7 +16,8 @@ def path_mask(pattern: str) -> Callable[[Any], Any]:
 
     def mark(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: bool(expression.search(jax.tree_util.keystr(path, simple=True, separator="/"))), tree
+            lambda path, _: bool(expression.search(jax.tree_util.keystr(path, simple=True, separator="/"))),
+            tree,
         )
 
     return mark
@@ -46,7 +47,8 @@ def make(config: Optimizer) -> optax.GradientTransformation:
         core = optax.adamw(rate, weight_decay=config.weight_decay, mask=decayed)
     else:
         core = optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask=decayed), optax.sgd(rate, config.momentum or None)
+            optax.add_decayed_weights(config.weight_decay, mask=decayed),
+            optax.sgd(rate, config.momentum or None),
         )
     chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), core) if config.clip_norm else core
     if config.freeze:

@@ -78,7 +78,9 @@ def init_state(
     dtype = jnp.dtype(config.model.dtype)
 
     def init() -> tuple[Any, Any]:
-        variables = model.init(rng.key(config.seed, "params"), jnp.zeros((1, *image_shape), dtype), train=False)
+        variables = model.init(
+            rng.key(config.seed, "params"), jnp.zeros((1, *image_shape), dtype), train=False
+        )
         return variables["params"], variables.get("batch_stats", {})
 
     params, batch_stats = jax.jit(init)()
@@ -100,7 +102,11 @@ def make_preprocess(config: Run) -> Callable[[dict[str, Array]], Array]:
 
 
 def make_train_step(
-    config: Run, model: nn.Module, task: TaskKind, optimizer: optax.GradientTransformation, axis_name: str | None = None
+    config: Run,
+    model: nn.Module,
+    task: TaskKind,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None = None,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The pure training step.
 
@@ -142,7 +148,9 @@ def make_train_step(
     return train_step
 
 
-def make_predict_step(config: Run, model: nn.Module, task: TaskKind) -> Callable[[Any, dict[str, Array]], dict]:
+def make_predict_step(
+    config: Run, model: nn.Module, task: TaskKind
+) -> Callable[[Any, dict[str, Array]], dict]:
     """The pure prediction step: (variables, batch) -> {"score": [b, ...], "loss": [b]}, nothing summed."""
     preprocess = make_preprocess(config)
 

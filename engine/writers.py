@@ -145,7 +145,9 @@ class Console:
             self._last_line = now
             began, first = self._started
             left = (now - began) / max(step - first, 1) * (self._num_steps - step)
-            self._console.print(f"step {step:>6}/{self._num_steps}  {info}  {left:.0f} s left", soft_wrap=True)
+            self._console.print(
+                f"step {step:>6}/{self._num_steps}  {info}  {left:.0f} s left", soft_wrap=True
+            )
 
     def close(self) -> None:
         """Stops the bar."""

@@ -29,7 +29,10 @@ def main() -> None:
         print(__doc__.strip())
         sys.exit(0 if words else 2)
     if words[0] not in COMMANDS:
-        print(f"error: no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} See `equipoise --help`.", file=sys.stderr)
+        print(
+            f"error: no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} See `equipoise --help`.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     from launch import program
 

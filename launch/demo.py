@@ -53,9 +53,14 @@ def main() -> int:
     for number, (text, command) in enumerate(todo, start=1):
         print(f"\n[{number}/{len(todo)}] {text}\n  $ equipoise {shlex.join(command)}", flush=True)
         start = time.perf_counter()
-        code = subprocess.run([sys.executable, "-m", "launch", *command, data_dir], env=environment, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", "launch", *command, data_dir], env=environment, check=False
+        ).returncode
         if code:
-            print(f"stage {number} stopped with exit code {code}; the same command goes on from here", file=sys.stderr)
+            print(
+                f"stage {number} stopped with exit code {code}; the same command goes on from here",
+                file=sys.stderr,
+            )
             return code
         print(f"  done in {time.perf_counter() - start:.0f} s", flush=True)
     report = pathlib.Path(workdir).absolute() / "report" / "report.html"

@@ -18,12 +18,16 @@ from absl import flags
 from launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_COHORT = flags.DEFINE_string("cohort", None, "Prepared cohort to score. Default: the one the run was trained on.")
+_COHORT = flags.DEFINE_string(
+    "cohort", None, "Prepared cohort to score. Default: the one the run was trained on."
+)
 _SPLIT = flags.DEFINE_string("split", "test", "Split of that cohort.")
 _STEP = flags.DEFINE_string("step", "best", "best (by the run's validation metric), last, all, or a number.")
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices to use; 0: every one.")
 _SALIENCY = flags.DEFINE_bool("saliency", False, "Also average SmoothGrad maps by class and group.")
-_SALIENCY_GROUP = flags.DEFINE_string("saliency_attribute", None, "Attribute that defines the groups. Default: the first.")
+_SALIENCY_GROUP = flags.DEFINE_string(
+    "saliency_attribute", None, "Attribute that defines the groups. Default: the first."
+)
 _SALIENCY_IMAGES = flags.DEFINE_integer("saliency_images", 10, "Images per class and group.", lower_bound=1)
 
 
@@ -56,12 +60,16 @@ def main() -> None:
         if kept.exists():
             validation = read_table(kept).frame
         else:
-            validation_split = data.open_split(config.data.cohort, config.data.validation_split, program.data_dir())
+            validation_split = data.open_split(
+                config.data.cohort, config.data.validation_split, program.data_dir()
+            )
             validation = machine.predict(state, validation_split)[0]
         threshold, chosen_on = task.choose_threshold(config.task.threshold, validation)
         with rich.progress.Progress(transient=True) as progress:
             bar = progress.add_task(f"scoring {split.cohort} {split.name}", total=len(split))
-            frame, loss = machine.predict(state, split, lambda done, _, bar=bar: progress.update(bar, completed=done))
+            frame, loss = machine.predict(
+                state, split, lambda done, _, bar=bar: progress.update(bar, completed=done)
+            )
         frame = evaluate.stamp(frame, config, step, threshold, chosen_on)
         path = evaluate.table_path(workdir, split.cohort, split.name, step)
         write_table(path, frame, evaluate.schema(config, task, split))

@@ -16,10 +16,14 @@ from absl import flags
 
 from launch import program
 
-_COHORT = flags.DEFINE_string("cohort", None, "NAME, NAME/CONFIG, or my_pkg.module:Builder for a builder of your own.")
+_COHORT = flags.DEFINE_string(
+    "cohort", None, "NAME, NAME/CONFIG, or my_pkg.module:Builder for a builder of your own."
+)
 _LIST = flags.DEFINE_bool("list", False, "List the cohorts and their configurations.")
 _OPTIONS = flags.DEFINE_list("options", [], "Settings of a synthetic cohort, e.g. subjects=400,seed=1.")
-_SOURCE_DIR = flags.DEFINE_string("source_dir", None, "Folder of the raw cohort, for cohorts that are read from disk.")
+_SOURCE_DIR = flags.DEFINE_string(
+    "source_dir", None, "Folder of the raw cohort, for cohorts that are read from disk."
+)
 
 
 def main() -> None:
@@ -29,7 +33,9 @@ def main() -> None:
 
     if _LIST.value:
         for entry in cohort.list_cohorts():
-            print(f"{entry.name:12} {entry.description}\n{'':12} configurations: {', '.join(entry.configs) or 'none'}")
+            print(
+                f"{entry.name:12} {entry.description}\n{'':12} configurations: {', '.join(entry.configs) or 'none'}"
+            )
         return
     if not _COHORT.value:
         raise UserError("no --cohort: name one, or see --list")

@@ -16,7 +16,9 @@ from absl import flags, logging
 from engine.config import Run, UserError, did_you_mean, validate
 
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared cohorts. Default: environment variable EQUIPOISE_DATA, else the user's cache."
+    "data_dir",
+    None,
+    "Folder of prepared cohorts. Default: environment variable EQUIPOISE_DATA, else the user's cache.",
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of one line.")
 
@@ -35,7 +37,11 @@ def _help(module: types.ModuleType) -> str:
     common = values.find_module_id_defining_flag("data_dir") and [values["data_dir"], values["debug"]]
     lines = [(module.__doc__ or "").strip(), "", "flags:"]
     for flag in sorted({f.name: f for f in [*own, *common]}.values(), key=lambda f: f.name):
-        default = "" if flag.default is None or flag.name.startswith("config") else f" (default: {flag.default_as_str})"
+        default = (
+            ""
+            if flag.default is None or flag.name.startswith("config")
+            else f" (default: {flag.default_as_str})"
+        )
         lines.append(f"  --{flag.name}: {' '.join((flag.help or '').split())}{default}")
     return "\n".join(lines)
 
@@ -125,7 +131,9 @@ def _config_fields() -> list[str]:
 def _explain(error: Exception) -> str:
     """A flag or configuration error in one line, with the nearest known name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else type(error).__name__  # a run file's own error comes last, after its traceback
+    text = (
+        lines[-1] if lines else type(error).__name__
+    )  # a run file's own error comes last, after its traceback
     for word in sys.argv[1:]:
         name = word.lstrip("-").split("=", 1)[0]
         if not name.startswith("config."):
@@ -159,7 +167,10 @@ def _catch(main: Callable[[], int | None]) -> int:
             return 75
         if _DEBUG.value:
             raise
-        print(f"error: {type(error).__name__}: {error} (run again with --debug for the traceback)", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {error} (run again with --debug for the traceback)",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -186,7 +197,10 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         print(f"error: {_explain(error)}", file=sys.stderr)
         sys.exit(2)
     if rest[1:]:
-        print(f"error: unexpected argument {rest[1]!r}; flags are written --name=value (see --help)", file=sys.stderr)
+        print(
+            f"error: unexpected argument {rest[1]!r}; flags are written --name=value (see --help)",
+            file=sys.stderr,
+        )
         sys.exit(2)
     logging.use_absl_handler()
     if not flags.FLAGS["verbosity"].present:

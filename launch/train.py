@@ -40,7 +40,9 @@ def main() -> None:
     from tasks import make_task
 
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
-    print(f"training {config.model.name} on {len(training)} images of {config.data.cohort}, {mesh.describe()}, in {workdir}")
+    print(
+        f"training {config.model.name} on {len(training)} images of {config.data.cohort}, {mesh.describe()}, in {workdir}"
+    )
     state = loop.train(config, make_task(config, training), program.data_dir(), workdir)
     print(f"trained to step {int(state.step)}. Next: equipoise evaluate --workdir={workdir} --split=test")
 

@@ -23,5 +23,7 @@ def make_task(config: Run, split: data.Split) -> TaskKind:
     """
     kind = config.task.kind
     if kind not in KINDS:
-        raise UserError(f"--config.task.kind={kind!r} is none of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+        raise UserError(
+            f"--config.task.kind={kind!r} is none of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}"
+        )
     return importlib.import_module(f"tasks.{kind}").make(config, split)

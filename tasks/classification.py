@@ -49,7 +49,9 @@ class Classification:
         """The operating threshold and the split it came from; NaN for more than two classes (argmax decides)."""
         if not self.positive:
             return float("nan"), "argmax"
-        return classification.choose_threshold(rule, self.outcome(validation), validation["score"], "validation")
+        return classification.choose_threshold(
+            rule, self.outcome(validation), validation["score"], "validation"
+        )
 
     def outcome(self, frame: pd.DataFrame) -> np.ndarray:
         """Whether each row's target is the positive class."""
@@ -81,7 +83,9 @@ def make(config: Run, split: data.Split) -> Classification:
     data.check_label(split, config.task.label)
     classes = split.vocabulary("labels")[config.task.label]
     if classes is None:
-        raise UserError(f"label {config.task.label!r} of {split.cohort!r} is a number: classification needs classes")
+        raise UserError(
+            f"label {config.task.label!r} of {split.cohort!r} is a number: classification needs classes"
+        )
     positive = split.metadata.get("positive", {}).get(config.task.label)
     if len(classes) == 2 and positive is None:
         positive = classes[1]

@@ -47,10 +47,14 @@ def train_words(workdir: pathlib.Path, data_dir: pathlib.Path, *more: str, run: 
     return ["train", f"--config={RUNS}:{run}", f"--workdir={workdir}", f"--data_dir={data_dir}", *more]
 
 
-def train_until(workdir: pathlib.Path, data_dir: pathlib.Path, seen: str, send: signal.Signals, *more: str) -> int:
+def train_until(
+    workdir: pathlib.Path, data_dir: pathlib.Path, seen: str, send: signal.Signals, *more: str
+) -> int:
     """Trains until the glob ``seen`` matches under ``workdir``, sends a signal, returns the exit code."""
     words = [sys.executable, "-m", "launch", *train_words(workdir, data_dir, *more)]
-    with subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    with subprocess.Popen(
+        words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
         end = time.monotonic() + 120
         while not any(workdir.glob(seen)):
             assert run.poll() is None, f"the run ended with {run.returncode} before {seen} appeared"
@@ -60,7 +64,9 @@ def train_until(workdir: pathlib.Path, data_dir: pathlib.Path, seen: str, send: 
         return run.wait(timeout=120)
 
 
-def parameters(workdir: pathlib.Path, step: int, out: pathlib.Path, data_dir: pathlib.Path) -> dict[str, np.ndarray]:
+def parameters(
+    workdir: pathlib.Path, step: int, out: pathlib.Path, data_dir: pathlib.Path
+) -> dict[str, np.ndarray]:
     """Every array of a checkpoint's state, restored by a process that may use 64 bits."""
     code = (
         "import sys, pathlib, jax, numpy as np\n"

@@ -52,19 +52,25 @@ def parse(text: str, *, allow_random: bool = True) -> list[tuple[Callable, dict]
         except (SyntaxError, ValueError, AttributeError):
             raise UserError(f"transform {part!r} does not read as name or name(argument=value)") from None
         if name not in OPERATIONS:
-            raise UserError(f"no transform {name!r}.{did_you_mean(name, OPERATIONS)} There are: {', '.join(OPERATIONS)}")
+            raise UserError(
+                f"no transform {name!r}.{did_you_mean(name, OPERATIONS)} There are: {', '.join(OPERATIONS)}"
+            )
         operation = OPERATIONS[name]
         known = [p for p in inspect.signature(operation).parameters if p not in ("image", "key")]
         for argument in kwargs:
             if argument not in known:
-                raise UserError(f"transform {name} has no argument {argument!r}; it has: {', '.join(known) or 'none'}")
+                raise UserError(
+                    f"transform {name} has no argument {argument!r}; it has: {', '.join(known) or 'none'}"
+                )
         if is_random(operation) and not allow_random:
             raise UserError(f"transform {name} is random: it belongs in data.augment, not in data.preprocess")
         steps.append((operation, kwargs))
     return steps
 
 
-def chain(text: str, *, allow_random: bool = True) -> Callable[[Float[Array, "b ..."], Key[Array, " b"] | None], Array]:
+def chain(
+    text: str, *, allow_random: bool = True
+) -> Callable[[Float[Array, "b ..."], Key[Array, " b"] | None], Array]:
     """The batched function of (images, per-example keys) that ``text`` stands for."""
     steps = parse(text, allow_random=allow_random)
 

@@ -46,7 +46,9 @@ def test_imports_flow_one_way(path):
     for name in imports(path):
         if name.split(".")[0] in (*ROOMS, "tests", "benchmarks"):
             allowed = any(name == ok or name.startswith(ok + ".") for ok in MAY_IMPORT[room])
-            assert allowed, f"{path.relative_to(ROOT)} imports {name}; {room} may import {sorted(MAY_IMPORT[room])}"
+            assert allowed, (
+                f"{path.relative_to(ROOT)} imports {name}; {room} may import {sorted(MAY_IMPORT[room])}"
+            )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
@@ -64,7 +66,12 @@ def test_retired_apis_are_absent(path):
 
 def test_the_engine_names_no_study_and_no_cohort():
     studies = [p.name for p in (ROOT / "tasks").iterdir() if (p / "runs.py").exists()]
-    cohorts = {p.stem for p in (ROOT / "data_builders").glob("*.py")} - {"__init__", "cohort", "splits", "readers"}
+    cohorts = {p.stem for p in (ROOT / "data_builders").glob("*.py")} - {
+        "__init__",
+        "cohort",
+        "splits",
+        "readers",
+    }
     assert studies and cohorts
     words = re.compile(r"\b(" + "|".join(sorted({*studies, *cohorts})) + r")\b")
     for path in (ROOT / "engine").rglob("*.py"):
@@ -72,9 +79,16 @@ def test_the_engine_names_no_study_and_no_cohort():
         docs = {id(n.body[0].value) for n in ast.walk(tree) if _is_documented(n)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
-                assert not words.search(node.value), f"{path.relative_to(ROOT)}:{node.lineno} names {node.value!r}"
+                assert not words.search(node.value), (
+                    f"{path.relative_to(ROOT)}:{node.lineno} names {node.value!r}"
+                )
 
 
 def _is_documented(node):
     holds = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-    return holds and node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
+    return (
+        holds
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+        and isinstance(node.body[0].value, ast.Constant)
+    )

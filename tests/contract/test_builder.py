@@ -89,7 +89,9 @@ def test_examples_are_canonical(tmp_path):
     assert len(examples) == 16
     first = next(e for e in examples if e["scan_id"] == b"b00")
     assert first["image"].dtype == np.int16 and first["image"].shape == (4, 5, 6, 1)
-    np.testing.assert_array_equal(first["image"][..., 0], np.random.default_rng(0).integers(0, 999, (4, 5, 6)))
+    np.testing.assert_array_equal(
+        first["image"][..., 0], np.random.default_rng(0).integers(0, 999, (4, 5, 6))
+    )
     np.testing.assert_array_equal(first["spacing"], [1, 1, 2])
     np.testing.assert_array_equal(first["scale"], [1, 0])
     assert split[0].vocabulary("attributes") == {"age": None, "sex": ["F", "M", "unknown"]}
@@ -120,14 +122,19 @@ def test_every_skipped_scan_is_listed_with_its_reason(tmp_path):
 def test_counts_are_by_split_and_level(tmp_path):
     counts = report(build(write(tmp_path / "raw", b00="b00,absent,,"), tmp_path / "a"))["counts"]
     assert {k: c["scans"] for k, c in counts.items()} == {"train": 8, "validation": 4, "test": 4}
-    total = sum((np.array([c["attributes"]["sex"].get(k, 0) for k in ("F", "M", "unknown")]) for c in counts.values()))
+    total = sum(
+        np.array([c["attributes"]["sex"].get(k, 0) for k in ("F", "M", "unknown")]) for c in counts.values()
+    )
     assert total.tolist() == [7, 8, 1]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("b03,present,Female,40", r"scan 'b03', attribute 'sex': 'Female' is not one of \['F', 'M', 'unknown'\]"),
+        (
+            "b03,present,Female,40",
+            r"scan 'b03', attribute 'sex': 'Female' is not one of \['F', 'M', 'unknown'\]",
+        ),
         ("b03,sick,F,40", r"scan 'b03', label 'disease': 'sick' is not one of"),
         ("b04,present,F,40", "1 scan id.s. appear more than once, e.g. 'b04'"),
     ],

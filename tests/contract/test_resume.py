@@ -28,7 +28,9 @@ def _same(unbroken, workdir, tmp_path, data_dir):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_a_random_step(tiny_data_dir, tmp_path, unbroken, seed):
     workdir = tmp_path / "run"
-    seen = random.Random(seed).choice(["checkpoints/4*", "validation/00000008*", "checkpoints/8", "validation/00000004*"])
+    seen = random.Random(seed).choice(
+        ["checkpoints/4*", "validation/00000008*", "checkpoints/8", "validation/00000004*"]
+    )
     code = launching.train_until(workdir, tiny_data_dir, seen, signal.SIGKILL)
     assert code == -signal.SIGKILL
     launching.train(workdir, tiny_data_dir)

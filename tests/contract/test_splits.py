@@ -23,7 +23,9 @@ def test_a_prepared_cohort_has_no_subject_in_two_splits(tiny_data_dir):
 
 def test_subjects_with_two_scans_stay_together(tiny_data_dir):
     scans = [data.open_split("tiny", s, tiny_data_dir).columns.assign(split=s) for s in FRACTIONS]
-    pairs = collections.Counter(len(c[c["subject_id"] == f"subject-{i:03d}"]) for c in scans for i in range(10))
+    pairs = collections.Counter(
+        len(c[c["subject_id"] == f"subject-{i:03d}"]) for c in scans for i in range(10)
+    )
     assert set(pairs) == {0, 2}
 
 

@@ -20,7 +20,9 @@ def test_volumes_come_out_in_ras_whatever_their_axes(tmp_path):
     reference = nib.Nifti1Image(ras, affine)
     for code in ("RAS", "LPI", "PIR", "SLA"):
         turned = reference.as_reoriented(
-            nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(code))
+            nib.orientations.ornt_transform(
+                nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(code)
+            )
         )
         nib.save(turned, tmp_path / "x.nii")
         pixels = read_nifti(tmp_path / "x.nii")
@@ -35,7 +37,9 @@ def test_integers_stay_integers_with_their_scale(tmp_path):
     pixels = read_nifti(tmp_path / "x.nii")
     assert pixels.image.dtype == np.uint8
     slope, intercept = pixels.scale
-    np.testing.assert_allclose(pixels.image[..., 0] * slope + intercept, nib.load(tmp_path / "x.nii").get_fdata())
+    np.testing.assert_allclose(
+        pixels.image[..., 0] * slope + intercept, nib.load(tmp_path / "x.nii").get_fdata()
+    )
 
 
 def test_a_trailing_axis_of_one_is_dropped_and_big_endian_is_turned(tmp_path):
@@ -70,7 +74,10 @@ def test_a_singular_affine_is_refused(tmp_path):
 
 def test_pictures_keep_their_depth(tmp_path):
     rng = np.random.default_rng(0)
-    grey8, grey16 = rng.integers(0, 255, (3, 4)).astype(np.uint8), rng.integers(0, 65535, (3, 4)).astype(np.uint16)
+    grey8, grey16 = (
+        rng.integers(0, 255, (3, 4)).astype(np.uint8),
+        rng.integers(0, 65535, (3, 4)).astype(np.uint16),
+    )
     colour = rng.integers(0, 255, (3, 4, 3)).astype(np.uint8)
     for name, values in (("a.png", grey8), ("b.png", grey16), ("c.png", colour)):
         Image.fromarray(values).save(tmp_path / name)

@@ -41,7 +41,11 @@ def abstract():
 
 
 def data_files(folder, step):
-    return sorted(p for p in (folder / "checkpoints" / str(step) / "state").rglob("*") if p.is_file() and "/d/" in str(p))
+    return sorted(
+        p
+        for p in (folder / "checkpoints" / str(step) / "state").rglob("*")
+        if p.is_file() and "/d/" in str(p)
+    )
 
 
 def test_newest_and_best_are_kept(saved):

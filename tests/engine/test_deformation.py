@@ -27,7 +27,9 @@ def test_warp_is_scipys_linear_interpolation(rng):
 def test_labels_take_the_nearest(rng):
     labels = rng.integers(0, 9, SHAPE)
     displacement = rng.normal(0, 2, (3, *SHAPE)).astype(np.float32)
-    places = [np.clip(np.rint(p), 0, n - 1).astype(int) for p, n in zip(GRID + displacement, SHAPE, strict=True)]
+    places = [
+        np.clip(np.rint(p), 0, n - 1).astype(int) for p, n in zip(GRID + displacement, SHAPE, strict=True)
+    ]
     np.testing.assert_array_equal(deformation.warp_labels(labels, displacement), labels[tuple(places)])
 
 
@@ -83,7 +85,9 @@ def test_a_control_grid_covers_the_volume(every, expected):
 @pytest.mark.parametrize("every", [1, 2, 3, 4])
 def test_a_linear_displacement_is_brought_from_the_control_grid_exactly(every):
     matrix = np.array([[0.1, 0.2, 0.0], [-0.1, 0.05, 0.3], [0.0, 0.1, -0.2]])
-    coarse_grid = np.stack(np.meshgrid(*map(np.arange, deformation.control_shape(SHAPE, every)), indexing="ij"))
+    coarse_grid = np.stack(
+        np.meshgrid(*map(np.arange, deformation.control_shape(SHAPE, every)), indexing="ij")
+    )
     coarse = jnp.asarray(np.einsum("ij,j...->i...", matrix, coarse_grid), jnp.float32)
     np.testing.assert_allclose(
         deformation.upsample(coarse, SHAPE, every), np.einsum("ij,j...->i...", matrix, GRID), atol=1e-5

@@ -42,7 +42,10 @@ def test_clipping_bounds_the_global_norm():
     [
         (Optimizer(learning_rate=2.0), {0: 2.0, 100: 2.0}),
         (Optimizer(learning_rate=2.0, schedule="cosine", decay_steps=10), {0: 2.0, 5: 1.0, 10: 0.0, 99: 0.0}),
-        (Optimizer(learning_rate=2.0, schedule="exponential", decay_steps=10, decay_rate=0.1), {10: 0.2, 20: 0.02}),
+        (
+            Optimizer(learning_rate=2.0, schedule="exponential", decay_steps=10, decay_rate=0.1),
+            {10: 0.2, 20: 0.02},
+        ),
         (Optimizer(learning_rate=2.0, warmup_steps=4), {0: 0.0, 2: 1.0, 4: 2.0, 50: 2.0}),
     ],
 )

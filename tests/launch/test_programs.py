@@ -28,14 +28,26 @@ def test_the_command_line_lists_its_commands():
     [
         (["train", "--config=simbaa:near"], 2, "Did you mean 'simba'"),
         (["train", "--config=simba:nearr"], 2, "there are: none, near, far"),
-        (["train", "--config=simba:near", "--config.optimizer.learning_rat=1"], 2, "Did you mean 'optimizer.learning_rate'"),
+        (
+            ["train", "--config=simba:near", "--config.optimizer.learning_rat=1"],
+            2,
+            "Did you mean 'optimizer.learning_rate'",
+        ),
         (["train", "--config=simba:near", "--config.num_steps=many", "--workdir=x"], 2, "num_steps"),
-        (["train", "--config=simba:near", "--config.optimizer.name=adm", "--workdir=x"], 1, "Did you mean 'adam'"),
+        (
+            ["train", "--config=simba:near", "--config.optimizer.name=adm", "--workdir=x"],
+            1,
+            "Did you mean 'adam'",
+        ),
         (["train", "--config=simba:near", "extra"], 2, "unexpected argument 'extra'"),
         (["train", "--config=simba:near"], 1, "no --workdir"),
         (["train", "--config=no/such/file.py:x"], 2, "no file"),
         (["train", "--workdir=x"], 1, "no --config"),
-        (["train", "--config=simba:near", "--workdir=x", "--data_dir=/nowhere"], 1, "equipoise prepare --cohort=simba/near_4mm"),
+        (
+            ["train", "--config=simba:near", "--workdir=x", "--data_dir=/nowhere"],
+            1,
+            "equipoise prepare --cohort=simba/near_4mm",
+        ),
         (["evaluate", "--workdir=/nowhere"], 1, "holds no run"),
         (["prepare", "--cohort=simbaa/near_4mm"], 1, "Did you mean"),
         (["prepare", "--cohrt=simba"], 2, "cohrt"),
@@ -51,7 +63,9 @@ def test_mistakes_get_one_clear_line(words, code, message, tmp_path):
 
 
 def test_print_config_shows_overrides():
-    done = launching.equipoise("train", f"--config={RUNS}:float32", "--config.data.batch_size=99", "--print_config")
+    done = launching.equipoise(
+        "train", f"--config={RUNS}:float32", "--config.data.batch_size=99", "--print_config"
+    )
     assert done.returncode == 0
     assert '"batch_size": 99' in done.stdout
 
@@ -80,10 +94,14 @@ def test_evaluate_writes_one_row_per_image(tiny_run, tiny_data_dir):
     from engine.metrics.table import read_table
 
     _, workdir = tiny_run
-    done = launching.equipoise("evaluate", f"--workdir={workdir}", "--step=all", "--saliency", f"--data_dir={tiny_data_dir}")
+    done = launching.equipoise(
+        "evaluate", f"--workdir={workdir}", "--step=all", "--saliency", f"--data_dir={tiny_data_dir}"
+    )
     assert done.returncode == 0, done.stderr
     tables = sorted((workdir / "evaluations" / "tiny" / "test").glob("*.parquet"))
-    assert [int(t.stem) for t in tables] == sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert [int(t.stem) for t in tables] == sorted(
+        int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()
+    )
     frame = read_table(tables[-1]).frame
     assert frame["scan_id"].is_unique
     assert set(frame["threshold_split"]) == {"fixed"}
