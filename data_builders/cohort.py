@@ -308,6 +308,12 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         tfds.disable_progress_bar()
         super().download_and_prepare(**kwargs)
 
+    def _log_download_bytes(self) -> None:
+        """Keeps TFDS from announcing a download: there is none, and our own bars tell the progress."""
+
+    def _log_download_done(self) -> None:
+        """As above; the program says where the cohort is."""
+
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         # TFDS calls this on a temporary folder that it renames when all is there: a build cut short leaves nothing
         # that looks complete but lacks its report.

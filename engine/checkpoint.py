@@ -61,6 +61,7 @@ class Checkpoints:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if read_only else preserve,
+                best_fn=self._goodness,  # without it Orbax stores no metric, and a restart forgets which was best
                 read_only=read_only,
                 create=False,
                 enable_async_checkpointing=not read_only,
@@ -95,7 +96,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-                metrics=None if best is None else {"best": best},
+                metrics={"best": best},
                 force=True,
             )
         except Exception as error:
