@@ -3,9 +3,11 @@
 Exit codes: 0 done, 1 error, 2 usage, 3 policy violated, 75 preempted and saved.
 """
 
+import ast
 import importlib.util
 import os
 import pathlib
+import re
 import signal
 import sys
 import types
@@ -21,6 +23,7 @@ _DATA_DIR = flags.DEFINE_string(
     "Folder of prepared cohorts. Default: environment variable EQUIPOISE_DATA, else the user's cache.",
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of one line.")
+_MODEL_ARGUMENT = re.compile(r"^--?config\.model\.args\.")
 
 
 def data_dir() -> pathlib.Path:
@@ -85,6 +88,11 @@ def define_config() -> flags.FlagHolder[Run]:
     from ml_collections import config_flags
 
     flags.DEFINE_bool("print_config", False, "Print the configuration with its overrides, and stop.")
+    flags.DEFINE_multi_string(
+        "model_args",
+        [],
+        "name=value, an argument of the network as a Python literal; --config.model.args.name=value is the same.",
+    )
     return config_flags.DEFINE_config_file(
         "config",
         None,
@@ -105,12 +113,24 @@ def read_config(holder: flags.FlagHolder[Run]) -> Run:
         raise UserError("no --config: name a run, e.g. --config=simba:near")
     if not isinstance(config, Run):
         raise UserError(f"--config: get_config returned {type(config).__name__}, not an engine.config.Run")
+    for given in flags.FLAGS.model_args:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise UserError(f"--config.model.args.{name} needs a value: --config.model.args.{name}=VALUE")
+        try:
+            config.model.args[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            config.model.args[name] = value
     validate(config)
     return config
 
 
 def _prepare_arguments(argv: Sequence[str]) -> list[str]:
-    """Rewrites ``--config study:name`` and ``--config=study:name`` to the file they stand for."""
+    """Rewrites ``--config study:name`` to the file it stands for, and arguments of the network to their own flag.
+
+    The latter depend on the network, so a run's fields cannot list them, and the flags library refuses what they do
+    not list.
+    """
     done, rest = [], list(argv)
     while rest:
         word = rest.pop(0)
@@ -118,7 +138,7 @@ def _prepare_arguments(argv: Sequence[str]) -> list[str]:
             word = f"--config={rest.pop(0)}"
         if word.startswith(("--config=", "-config=")):
             word = f"--config={locate_config(word.split('=', 1)[1])}"
-        done.append(word)
+        done.append(_MODEL_ARGUMENT.sub("--model_args=", word))
     return done
 
 
@@ -140,9 +160,9 @@ def _explain(error: Exception) -> str:
             continue
         field = name.removeprefix("config.")
         known = _config_fields()
-        if field not in known and not field.startswith("model.args."):
+        if field not in known:
             return f"no config field {field!r}.{did_you_mean(field, known)} --print_config lists them all."
-    return text
+    return text.removeprefix("ValueError: ")
 
 
 def _catch(main: Callable[[], int | None]) -> int:
@@ -187,7 +207,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         print(_help(module))
         sys.exit(0)
     try:
-        rest = flags.FLAGS(_prepare_arguments(argv))
+        sys.argv = _prepare_arguments(argv)  # where config_flags looks for overrides
+        rest = flags.FLAGS(sys.argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
