@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
+from engine import mesh
 from engine.config import UserError
 from engine.step import TrainState
 
@@ -117,14 +118,14 @@ class Checkpoints:
     def _write_error(self, error: Exception) -> UserError:
         whole = [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()]
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        for line in str(error).splitlines():
-            if "No space left" in line:
-                reason = "no space left on device"
+        remedy = "Run the same command again with --debug to see more"
+        if "No space left" in str(error):
+            reason, remedy = "no space left on device", "Free some space and run the same command again"
         last = (
             f"the last whole checkpoint is step {max(whole)}" if whole else "no checkpoint was written before"
         )
         return UserError(
-            f"could not write a checkpoint to {self.folder}: {reason}; {last}. Free some space and run the same command again."
+            f"could not write a checkpoint to {self.folder}: {reason}; {last}. {remedy}."
         )
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -169,12 +170,14 @@ class Checkpoints:
             except Damaged as error:
                 damaged += 1
                 aside = self.folder.parent / "damaged"
-                aside.mkdir(exist_ok=True)
                 name = f"{step}"
                 while (aside / name).exists():
                     name += "_"
                 logging.warning("checkpoint %s; set aside in %s, trying the one before", error, aside / name)
-                (self.folder / str(step)).rename(aside / name)
+                if mesh.is_main():
+                    aside.mkdir(exist_ok=True)
+                    (self.folder / str(step)).rename(aside / name)
+                mesh.wait_for_hosts(f"set aside {step}")
                 self._manager.reload()
         if damaged:
             raise UserError(

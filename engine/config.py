@@ -75,6 +75,7 @@ class Optimizer:
     freeze: str = ""  # parameter paths that are not trained
     momentum: float = 0.9  # sgd
     clip_norm: float = 0.0  # 0: no clipping
+    accumulate: int = 1  # microbatches whose gradients make one update; batch statistics are per microbatch
 
 
 @dataclasses.dataclass
@@ -132,7 +133,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float64"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "exponential"),
-    "parallel.mode": ("jit",),
+    "parallel.mode": ("jit", "pmap"),
 }
 _POSITIVE = (
     "num_steps",
@@ -141,6 +142,7 @@ _POSITIVE = (
     "data.num_threads",
     "data.prefetch",
     "optimizer.learning_rate",
+    "optimizer.accumulate",
     "evaluation.every_steps",
     "checkpoint.every_steps",
     "checkpoint.keep",
@@ -245,13 +247,17 @@ def load(workdir: pathlib.Path) -> Run:
     return from_dict(json.loads(path.read_text()))
 
 
-def claim(workdir: pathlib.Path, config: Run) -> None:
+def claim(workdir: pathlib.Path, config: Run, write: bool = True) -> None:
     """Writes ``config.json``, or checks that the run already there is this one.
+
+    Args:
+      workdir: the run's folder.
+      config: the run.
+      write: whether this process is the one that writes.
 
     Raises:
       UserError: when the folder holds a run of another configuration; every difference is listed.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     if path.exists():
         old, new = identity(load(workdir)), identity(config)
@@ -262,6 +268,9 @@ def claim(workdir: pathlib.Path, config: Run) -> None:
                 f"{workdir} holds a run with another configuration:\n{lines}\n"
                 "Continue it with its own values, or give a new --workdir."
             )
+    if not write:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
     temporary.replace(path)

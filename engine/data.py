@@ -245,33 +245,45 @@ def check_classes(split: Split, label: str, classes: tuple[str, ...]) -> None:
         )
 
 
-def eval_batches(split: Split, config: Data, label: str, multiple: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in storage order, the last batch padded; ``index`` is -1 in padding, else the row.
+def eval_batches(
+    split: Split,
+    config: Data,
+    label: str,
+    multiple: int,
+    host: int | None = None,
+    hosts: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This host's part of batches of every example once; the last is padded; ``index`` is -1 in padding, else the row.
 
     Args:
       split: to read.
       config: evaluation batch size, shape, threads.
       label: which label is the target.
       multiple: batches hold a multiple of this many examples (the number of devices).
+      host: index of this process, by default the real one.
+      hosts: number of processes.
 
     Yields:
       Batches as in training, with ``index`` [b] and ``weight`` [b] 0 in padding.
     """
+    host, hosts = (mesh.host_index() if host is None else host), (hosts or mesh.num_hosts())
     check_label(split, label)
     shape = batch_shape(split, config)[:-1]
     size = -(-min(config.eval_batch_size, len(split)) // multiple) * multiple
     count = -(-len(split) // size)
 
-    def one(position: int) -> dict[str, np.ndarray]:
-        real = position < len(split)
-        arrays = _decode(split.source[min(position, len(split) - 1)], label, shape)
+    def one(item: tuple[int, int]) -> dict[str, np.ndarray]:
+        position, row = item
+        real = row < len(split)
+        arrays = _decode(split.source[min(row, len(split) - 1)], label, shape)
         return arrays | {
-            "index": np.int32(position if real else -1),
-            "position": np.int32(position % size),
+            "index": np.int32(row if real else -1),
+            "position": np.int32(position),
             "weight": np.float32(real),
         }
 
-    dataset = grain.MapDataset.range(count * size).map(one).batch(size)
+    part = _HostPart(grain.MapDataset.range(count * size), size, host, hosts)
+    dataset = part.map(one).batch(size // hosts)
     options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
     return iter(dataset.to_iter_dataset(options))
 

@@ -68,16 +68,13 @@ class Program:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         batches = data.eval_batches(split, self.config.data, self.config.task.label, self.runner.num_devices)
 
-        def place(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, Any]:
-            return batch.pop("index"), self.runner.shard(batch)
-
         rows: list[np.ndarray] = []
         scores: list[np.ndarray] = []
         losses: list[np.ndarray] = []
-        for index, batch in mesh.prefetch(batches, place):
+        for batch in mesh.prefetch(batches, self.runner.shard):
             out = jax.device_get(self._predict(variables, batch))
-            real = index >= 0
-            rows.append(index[real])
+            real = out["index"] >= 0
+            rows.append(out["index"][real])
             scores.append(out["score"][real])
             losses.append(out["loss"][real])
             if progress:
@@ -130,8 +127,9 @@ class Program:
         for name, rows in groups.items():
             padded = (rows * size)[:size]  # one compiled shape for every group
             batch = data.read(split, padded, self.config.data, self.config.task.label)
-            images = preprocess(jax.tree.map(jax.numpy.asarray, batch))
-            keys = rng.example_keys(stream, jax.numpy.asarray(padded))
+            batch = self.runner.replicate(batch | {"row": np.array(padded)})
+            images = preprocess(batch)
+            keys = rng.example_keys(stream, batch["row"])
             total = 0.0
             for number in range(num_samples):
                 drawn = jax.vmap(lambda k, number=number: jax.random.fold_in(k, number))(keys)

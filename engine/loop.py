@@ -93,7 +93,7 @@ def _evaluate(
     threshold, chosen_on = task.choose_threshold(config.task.threshold, frame)
     frame = stamp(frame, config, int(state.step), threshold, chosen_on)
     described = schema(config, task, split)
-    if mesh.host_index() == 0:
+    if mesh.is_main():
         write_table(validation_path(workdir, int(state.step)), frame, described)
     values = {"loss": loss} | task.metrics(frame)
     best = config.checkpoint.best_metric
@@ -124,29 +124,27 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     higher = metric_frame.higher_is_better(config.checkpoint.best_metric)
     program = Program(config, task, data.batch_shape(training, config.data))
     runner = program.runner
-    if config.data.batch_size % runner.num_devices:
-        raise UserError(
-            f"--config.data.batch_size={config.data.batch_size} does not divide among {runner.num_devices} devices"
-        )
     batches = data.TrainBatches(training, config.data, config.task.label, config.seed)
-    run_config.claim(workdir, config)
+    run_config.claim(workdir, config, write=mesh.is_main())
+    mesh.wait_for_hosts("claimed")
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
 
     restored = checkpoints.restore_newest(program.abstract())
     state, extra = restored if restored else (program.init(), {"window": []})
     start = int(state.step)
     for path in (workdir / "validation").glob("*.parquet"):
-        if int(path.stem) > start:
+        if int(path.stem) > start and mesh.is_main():
             path.unlink()
     logging.info("training on %s, from step %d to %d", mesh.describe(), start, config.num_steps)
 
     train_step = runner.train(
         make_train_step(config, program.model, task, program.optimizer, runner.axis_name)
     )
-    writer = writers.make(config.writers, workdir, start, config.num_steps, is_main=mesh.host_index() == 0)
+    writer = writers.make(config.writers, workdir, start, config.num_steps, is_main=mesh.is_main())
     stream = data.Waiting(mesh.prefetch(batches.iterate(start), runner.shard))
     window = _Window(extra["window"], start)
     last_good: int | None = start if restored else None
+    is_alone = mesh.num_hosts() == 1  # several hosts need time to agree to stop, so they ask now and then
     clock, clock_step, clock_wait = time.perf_counter(), start, 0.0
 
     try:
@@ -163,7 +161,7 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
                     values = _evaluate(program, state, validation, workdir)
                     best = values[config.checkpoint.best_metric]
                     writer.write(step, "validation", values)
-                stop = asked.is_set()
+                stop = (is_alone or step % config.writers.every_steps == 0) and mesh.any_host(asked.is_set())
                 if step > start and (is_last or stop or step % config.checkpoint.every_steps == 0):
                     extra = {"window": window.fetch(last_good)}
                     checkpoints.save(state, extra, best)

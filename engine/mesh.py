@@ -5,11 +5,13 @@ batch is split and where the state lives, and must not change a single number by
 """
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from engine.config import Run, UserError
@@ -30,7 +32,12 @@ class JitRunner:
         if num_devices > len(devices):
             raise UserError(f"--config.parallel.num_devices={num_devices}, but only {len(devices)} are here")
         self.num_devices = num_devices or len(devices)
-        mesh = Mesh(np.array(devices[: self.num_devices]), ("data",))
+        if num_hosts() > 1 and self.num_devices < len(devices):
+            raise UserError(
+                f"{num_hosts()} hosts use all their devices: leave --config.parallel.num_devices at 0"
+            )
+        self._devices = devices[: self.num_devices]
+        mesh = Mesh(np.array(self._devices), ("data",))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -56,11 +63,94 @@ class JitRunner:
         return jax.jit(step, in_shardings=(self._replicated, self._split), out_shardings=self._replicated)
 
 
+class PmapRunner(JitRunner):
+    """One program per device: each sees its part of the batch, and the step itself sums over ``axis_name``.
+
+    A state lives on the devices as under :class:`JitRunner`, so checkpoints of either go on under the other.
+    """
+
+    axis_name = "data"
+
+    def shard(self, batch: Any) -> Any:
+        """Places a host batch as [devices, examples of a device, ...]."""
+        here = self.num_devices // num_hosts()
+        return super().shard(jax.tree.map(lambda x: x.reshape(here, -1, *x.shape[1:]), batch))
+
+    def _map(self, step: Callable, **options: Any) -> Callable:
+        mapped = jax.pmap(
+            step, self.axis_name, in_axes=(None, 0), out_axes=None, devices=self._devices, **options
+        )
+        if num_hosts() == 1:
+            return mapped
+        return lambda state, batch: jax.tree.map(self._as_global, mapped(state, batch))
+
+    def _as_global(self, x: jax.Array) -> jax.Array:
+        """Names a value that every host holds as one of the whole mesh, as which it can be saved; copies nothing."""
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, self._replicated, parts)
+
+    def train(self, step: Callable) -> Callable:
+        """As in :class:`JitRunner`, for a step that sums over ``axis_name``."""
+        return self._map(step, donate_argnums=0)
+
+    def predict(self, step: Callable) -> Callable:
+        """As in :class:`JitRunner`."""
+        gather = functools.partial(jax.lax.all_gather, axis_name=self.axis_name, tiled=True)
+        return self._map(lambda variables, batch: jax.tree.map(gather, step(variables, batch)))
+
+
+RUNNERS = {"jit": JitRunner, "pmap": PmapRunner}
+
+
 def make_runner(config: Run) -> JitRunner:
-    """The runner that a configuration asks for; switches 64-bit arithmetic on where the model needs it."""
+    """The runner that a configuration asks for; switches 64-bit arithmetic on where the model needs it.
+
+    Raises:
+      UserError: when there are not as many devices as asked for, or a batch does not divide among them.
+    """
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    return {"jit": JitRunner}[config.parallel.mode](config.parallel.num_devices)
+    runner = RUNNERS[config.parallel.mode](config.parallel.num_devices)
+    parts = runner.num_devices * config.optimizer.accumulate
+    if config.data.batch_size % parts:
+        raise UserError(
+            f"--config.data.batch_size={config.data.batch_size} does not divide among {runner.num_devices} devices"
+            + f" x {config.optimizer.accumulate} microbatches" * (config.optimizer.accumulate > 1)
+        )
+    return runner
+
+
+def join_hosts(coordinator: str | None, num_hosts: int | None, host: int | None) -> None:
+    """Makes this process one of several that compute together; call before anything touches a device.
+
+    Args:
+      coordinator: ``address:port`` of host 0; None: as the cluster says (Slurm, Open MPI, TPU pods, Kubernetes).
+      num_hosts: processes in the job; None: as the cluster says.
+      host: index of this one; None: as the cluster says.
+
+    Raises:
+      UserError: when the cluster does not say, or the others do not come.
+    """
+    try:
+        jax.distributed.initialize(coordinator, num_hosts, host)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cannot join the other processes: {str(error).strip().splitlines()[0]} Outside a cluster that JAX knows, "
+            "give --coordinator=HOST:PORT --num_processes=N --process_id=I to each process."
+        ) from error
+
+
+def any_host(flag: bool) -> bool:
+    """Whether the flag is set on any host; every host must ask at the same step."""
+    if num_hosts() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns when every host has come here."""
+    if num_hosts() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def num_hosts() -> int:
@@ -69,8 +159,13 @@ def num_hosts() -> int:
 
 
 def host_index() -> int:
-    """Which of them this is; only host 0 writes."""
+    """Which of them this is."""
     return jax.process_index()
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return host_index() == 0
 
 
 def describe() -> str:

@@ -23,6 +23,7 @@ _COHORT = flags.DEFINE_string(
 )
 _SPLIT = flags.DEFINE_string("split", "test", "Split of that cohort.")
 _STEP = flags.DEFINE_string("step", "best", "best (by the run's validation metric), last, all, or a number.")
+program.define_hosts()
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices to use; 0: every one.")
 _SALIENCY = flags.DEFINE_bool("saliency", False, "Also average SmoothGrad maps by class and group.")
 _SALIENCY_GROUP = flags.DEFINE_string(
@@ -45,10 +46,12 @@ def main() -> None:
     import numpy as np
     import rich.progress
 
-    from engine import data, evaluate
+    from engine import data, evaluate, mesh
     from engine.metrics.table import read_table, write_table
     from tasks import make_task
 
+    program.join_hosts()
+    tell = print if mesh.is_main() else lambda _: None
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
     split = data.open_split(_COHORT.value or config.data.cohort, _SPLIT.value, program.data_dir())
     task = make_task(config, training)
@@ -65,24 +68,27 @@ def main() -> None:
             )
             validation = machine.predict(state, validation_split)[0]
         threshold, chosen_on = task.choose_threshold(config.task.threshold, validation)
-        with rich.progress.Progress(transient=True) as progress:
+        with rich.progress.Progress(transient=True, disable=not mesh.is_main()) as progress:
             bar = progress.add_task(f"scoring {split.cohort} {split.name}", total=len(split))
             frame, loss = machine.predict(
                 state, split, lambda done, _, bar=bar: progress.update(bar, completed=done)
             )
         frame = evaluate.stamp(frame, config, step, threshold, chosen_on)
         path = evaluate.table_path(workdir, split.cohort, split.name, step)
-        write_table(path, frame, evaluate.schema(config, task, split))
+        if mesh.is_main():
+            write_table(path, frame, evaluate.schema(config, task, split))
         summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
-        print(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
+        tell(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
         if _SALIENCY.value:
             path = evaluate.saliency_path(workdir, split.cohort, step)
             attribute = evaluate.choose_attribute(split, _SALIENCY_GROUP.value)
             groups = evaluate.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, **machine.saliency(state, split, groups))
-            print(f"  {path}")
-    print(f"next: equipoise report --workdir={workdir} --cohort={split.cohort} --split={split.name}")
+            maps = machine.saliency(state, split, groups)
+            if mesh.is_main():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.savez_compressed(path, **maps)
+            tell(f"  {path}")
+    tell(f"next: equipoise report --workdir={workdir} --cohort={split.cohort} --split={split.name}")
 
 
 if __name__ == "__main__":

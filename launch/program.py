@@ -37,9 +37,9 @@ def _help(module: types.ModuleType) -> str:
     """The module's text, its own flags, then the common ones."""
     values = flags.FLAGS
     own = values.get_key_flags_for_module(module)
-    common = values.find_module_id_defining_flag("data_dir") and [values["data_dir"], values["debug"]]
+    shared = values.flags_by_module_dict()[__name__] + ([values["config"]] if "config" in values else [])
     lines = [(module.__doc__ or "").strip(), "", "flags:"]
-    for flag in sorted({f.name: f for f in [*own, *common]}.values(), key=lambda f: f.name):
+    for flag in sorted({f.name: f for f in [*own, *shared]}.values(), key=lambda f: f.name):
         default = (
             ""
             if flag.default is None or flag.name.startswith("config")
@@ -123,6 +123,29 @@ def read_config(holder: flags.FlagHolder[Run]) -> Run:
             config.model.args[name] = value
     validate(config)
     return config
+
+
+def define_hosts() -> None:
+    """Defines the flags by which several processes compute together."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This is one of several processes, started by Slurm, Open MPI, a TPU pod or Kubernetes, that share the work.",
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, to join processes that no cluster started."
+    )
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.", lower_bound=0)
+
+
+def join_hosts() -> None:
+    """Joins the other processes of the job, where the flags say that there are others."""
+    from engine import mesh
+
+    values = flags.FLAGS
+    if values.distributed or values.coordinator:
+        mesh.join_hosts(values.coordinator, values.num_processes, values.process_id)
 
 
 def _prepare_arguments(argv: Sequence[str]) -> list[str]:

@@ -3,11 +3,14 @@
   equipoise train --config=simba:near --workdir=runs/near
   equipoise train --config=simba:near --workdir=runs/slow --config.optimizer.learning_rate=1e-4
   equipoise train --config=path/to/my_runs.py:baseline --workdir=runs/mine
+  equipoise train --config=simba:near --workdir=runs/wide --config.parallel.mode=pmap --config.optimizer.accumulate=2
   equipoise train --config=simba:near --print_config
+  srun equipoise train --config=simba:near --workdir=/shared/near --distributed
 
 The same command continues where the newest checkpoint stands, after a crash, a kill or SIGTERM (which saves first and
 exits with 75, so that a scheduler can requeue). A folder that holds a run of another configuration is refused, with
-the difference shown; only length, devices, workers and writers may change.
+the difference shown; only length, devices, workers and writers may change. Several processes (--distributed, or
+--coordinator with --num_processes and --process_id) share a batch, and a --workdir that all of them see.
 
 In --workdir: config.json, checkpoints/, metrics.jsonl (losses and validation metrics), timing.jsonl (examples per
 second, share of time spent waiting for data), tensorboard/, validation/ (predictions of every evaluation).
@@ -22,6 +25,7 @@ from launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, created or continued.")
 _CONFIG = program.define_config()
+program.define_hosts()
 
 
 def main() -> None:
@@ -39,12 +43,14 @@ def main() -> None:
     from engine import data, loop, mesh
     from tasks import make_task
 
+    program.join_hosts()
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
-    print(
+    tell = print if mesh.is_main() else lambda _: None
+    tell(
         f"training {config.model.name} on {len(training)} images of {config.data.cohort}, {mesh.describe()}, in {workdir}"
     )
     state = loop.train(config, make_task(config, training), program.data_dir(), workdir)
-    print(f"trained to step {int(state.step)}. Next: equipoise evaluate --workdir={workdir} --split=test")
+    tell(f"trained to step {int(state.step)}. Next: equipoise evaluate --workdir={workdir} --split=test")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Running the real programs in processes of their own, and reading what they left."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,10 +37,28 @@ def equipoise(*words: str, devices: int = 1, timeout: float = 300) -> subprocess
     )
 
 
-def train(workdir: pathlib.Path, data_dir: pathlib.Path, *more: str, run: str = "float32", devices: int = 1):
-    """Trains a tiny run; fails the test with the program's own words if it does."""
-    done = equipoise(*train_words(workdir, data_dir, *more, run=run), devices=devices)
-    assert done.returncode == 0, done.stderr + done.stdout
+def train(
+    workdir: pathlib.Path,
+    data_dir: pathlib.Path,
+    *more: str,
+    run: str = "float32",
+    devices: int = 1,
+    processes: int = 1,
+) -> list[subprocess.CompletedProcess]:
+    """Trains a tiny run in one or several processes; fails the test with the program's own words if it does."""
+    words = train_words(workdir, data_dir, *more, run=run)
+    if processes == 1:
+        done = [equipoise(*words, devices=devices)]
+    else:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        shared = [*words, f"--coordinator={address}", f"--num_processes={processes}"]
+        with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+            one = lambda i: equipoise(*shared, f"--process_id={i}", devices=devices)  # noqa: E731
+            done = list(pool.map(one, range(processes)))
+    for process in done:
+        assert process.returncode == 0, process.stderr + process.stdout
     return done
 
 

@@ -150,7 +150,11 @@ def paired(both, gained, lost, neither):
     [
         ((36, 12, 2, 0), 0.0569, 0.3404),  # Newcombe 1998, table II, method 10
         ((18, 12, 2, 18), 0.0562, 0.3290),
-        ((53, 0, 0, 1), -0.0729, 0.0729),  # no discordant pair (worked by hand): no change, and an honest width
+        (
+            (53, 0, 0, 1),
+            -0.0729,
+            0.0729,
+        ),  # no discordant pair (worked by hand): no change, and an honest width
     ],
 )
 def test_paired_change_equals_published_intervals(cells, low, high):
