@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@touch $@
 
-demo: install  ## prepare, train, evaluate and report on real input (about 8 minutes on 2 cores)
+demo: install  ## prepare, train, evaluate and report on real input (about 5 minutes on 2 cores)
 	@$(BIN)/python -m launch.demo --workdir=$(WORKDIR)
 
 test: install  ## the default test suite

@@ -124,9 +124,7 @@ class Checkpoints:
         last = (
             f"the last whole checkpoint is step {max(whole)}" if whole else "no checkpoint was written before"
         )
-        return UserError(
-            f"could not write a checkpoint to {self.folder}: {reason}; {last}. {remedy}."
-        )
+        return UserError(f"could not write a checkpoint to {self.folder}: {reason}; {last}. {remedy}.")
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """Restores one step onto this run's shardings.

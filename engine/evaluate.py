@@ -97,7 +97,7 @@ class Program:
         split: data.Split,
         groups: dict[str, list[int]],
         num_samples: int = 20,
-        noise: float = 0.2,
+        noise: float = 0.05,
     ) -> dict[str, np.ndarray]:
         """Mean SmoothGrad map of the true class's logit in every group of images, each map scaled to [0, 1] first.
 
@@ -106,7 +106,8 @@ class Program:
           split: that the images are from.
           groups: name -> rows of the split, as from :func:`correct_groups`.
           num_samples: noisy copies of each image.
-          noise: standard deviation as a fraction of the image's range.
+          noise: standard deviation as a fraction of the image's range. Volumes are mostly smooth, so that the tenth or
+            fifth usual for photographs drowns what the model sees.
 
         Returns:
           ``mean_NAME`` [*spatial] and ``count_NAME`` of each group, and ``template``, the mean of all their images.

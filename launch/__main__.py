@@ -4,7 +4,7 @@
   equipoise train      train a model
   equipoise evaluate   score a cohort with a checkpoint: one row per image
   equipoise report     turn predictions into a fairness report
-  equipoise demo       all four on a real brain, in about 8 minutes on a laptop
+  equipoise demo       all four on a real brain, in about 5 minutes on a laptop
 
 `equipoise COMMAND --help` teaches each. A first session:
 

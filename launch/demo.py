@@ -1,4 +1,4 @@
-"""The whole way, on a real brain: prepare, train, evaluate, report. About 8 minutes on 2 CPU cores.
+"""The whole way, on a real brain: prepare, train, evaluate, report. About 5 minutes on 2 CPU cores.
 
   equipoise demo --workdir=runs/demo
 
@@ -27,17 +27,17 @@ COHORT = "simba/near_4mm"
 def stages(workdir: str) -> list[tuple[str, list[str]]]:
     """(what it does and how long it takes, command) of every stage."""
     return [
-        ("warp the real MNI152 brain into 2,000 subjects with a near bias: about 2 minutes",
+        ("warp the real MNI152 brain into 2,000 subjects with a near bias: about 70 s",
          ["prepare", f"--cohort={COHORT}"]),
-        ("render the test subjects again with the bias flipped: about 40 seconds",
+        ("render the test subjects again with the bias flipped: about 25 s",
          ["prepare", f"--cohort={COHORT}_counterfactual"]),
         ("train a 3D CNN to see the disease: about 3 minutes",
          ["train", "--config=simba:near", f"--workdir={workdir}"]),
-        ("score every test subject, and map where the model looks: about 40 seconds",
+        ("score every test subject, and map where the model looks: about 25 s",
          ["evaluate", f"--workdir={workdir}", f"--cohort={COHORT}", "--split=test", "--saliency"]),
-        ("score the same subjects with the bias flipped: about 15 seconds",
+        ("score the same subjects with the bias flipped: about 10 s",
          ["evaluate", f"--workdir={workdir}", f"--cohort={COHORT}_counterfactual", "--split=test"]),
-        ("write the report: about 15 seconds",
+        ("write the report: about 10 s",
          ["report", f"--workdir={workdir}", f"--cohort={COHORT}", "--split=test"]),
     ]  # fmt: skip
 

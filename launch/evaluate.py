@@ -30,6 +30,9 @@ _SALIENCY_GROUP = flags.DEFINE_string(
     "saliency_attribute", None, "Attribute that defines the groups. Default: the first."
 )
 _SALIENCY_IMAGES = flags.DEFINE_integer("saliency_images", 10, "Images per class and group.", lower_bound=1)
+_SALIENCY_NOISE = flags.DEFINE_float(
+    "saliency_noise", 0.05, "SmoothGrad's noise, as a fraction of an image's range.", lower_bound=0.0
+)
 
 
 def main() -> None:
@@ -83,7 +86,7 @@ def main() -> None:
             path = evaluate.saliency_path(workdir, split.cohort, step)
             attribute = evaluate.choose_attribute(split, _SALIENCY_GROUP.value)
             groups = evaluate.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
-            maps = machine.saliency(state, split, groups)
+            maps = machine.saliency(state, split, groups, noise=_SALIENCY_NOISE.value)
             if mesh.is_main():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.savez_compressed(path, **maps)

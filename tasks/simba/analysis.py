@@ -213,7 +213,7 @@ def expectation_section(context: Context) -> Section:
 
 
 def _describe(change: PairedChange) -> str:
-    return f"{number(100 * change.value, 1, True)} points (95 % interval {interval(100 * change.low, 100 * change.high, 1, True)})"
+    return f"{number(100 * change.value, 1, True)} points (95\u00a0% interval\u00a0{interval(100 * change.low, 100 * change.high, 1, True)})"
 
 
 def partner(cohort: str) -> str:
