@@ -185,5 +185,12 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for writes and frees threads."""
-        self._manager.close()
+        """Waits for writes and frees threads.
+
+        Raises:
+          UserError: when a write failed.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._write_error(error) from error

@@ -247,6 +247,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         )
         sys.exit(2)
     logging.use_absl_handler()
+    if not _DEBUG.value:  # what Orbax's threads log with tracebacks is raised as well, and told in one line
+        logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     sys.exit(_catch(main))
