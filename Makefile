@@ -5,7 +5,7 @@ WORKDIR ?= runs/demo
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test slow lint bench clean
+.PHONY: help install demo test slow lint docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -35,6 +35,9 @@ slow: install  ## the long tests
 
 lint: install  ## ruff: lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+docs: install  ## write docs/cli.md from the code
+	@$(BIN)/python -m launch.reference > docs/cli.md
 
 bench: install  ## every program in benchmarks/ (peers from the extra [bench] where present)
 	@for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done

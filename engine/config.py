@@ -29,10 +29,10 @@ class Data:
     """Which images a run sees and how they reach the model."""
 
     cohort: str = ""  # prepared cohort, as in `equipoise prepare --cohort=...`
-    train_split: str = "train"
-    validation_split: str = "validation"
+    train_split: str = "train"  # of the cohort
+    validation_split: str = "validation"  # chooses checkpoints and thresholds
     batch_size: int = 16  # global: over all devices and hosts
-    eval_batch_size: int = 64
+    eval_batch_size: int = 64  # global; changes speed alone
     shape: tuple[int, ...] = ()  # centre crop or pad to this many voxels; () keeps the stored shape
     preprocess: str = "minmax"  # deterministic, in training and evaluation: "op|op(arg=1)"
     augment: str = ""  # random, in training only
@@ -44,7 +44,7 @@ class Data:
 class Task:
     """What the model is to learn."""
 
-    kind: str = "classification"
+    kind: str = "classification"  # a module of `tasks`
     label: str = ""  # name under `labels` in the cohort
     threshold: str = "fixed:0.5"  # or chosen on validation: "youden", "max_accuracy"
 
@@ -54,10 +54,8 @@ class Model:
     """Which network: a name in `engine.models`, or `my_pkg.module:Class`."""
 
     name: str = "cnn"
-    args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    dtype: str = (
-        "float32"  # of the computation: float32, bfloat16 or float64; parameters stay float32 or wider
-    )
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)  # the network's own fields
+    dtype: str = "float32"  # of the computation: float32, bfloat16, float64; parameters are float32 or wider
 
 
 @dataclasses.dataclass
@@ -65,9 +63,9 @@ class Optimizer:
     """Gradient transformation and learning-rate schedule (optax)."""
 
     name: str = "adam"  # adam, adamw, sgd
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # at its highest
     schedule: str = "constant"  # constant, cosine, exponential
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # of linear rise, before the schedule
     decay_steps: int = 0  # horizon of the schedule, separate from num_steps so that a run can be extended
     decay_rate: float = 0.1  # exponential: factor reached after decay_steps
     weight_decay: float = 0.0  # adamw and sgd
@@ -82,14 +80,14 @@ class Optimizer:
 class Evaluation:
     """How often the validation split is scored."""
 
-    every_steps: int = 100
+    every_steps: int = 100  # and at the end
 
 
 @dataclasses.dataclass
 class Checkpoint:
     """What is kept."""
 
-    every_steps: int = 100
+    every_steps: int = 100  # and at the end, and on SIGTERM
     keep: int = 2  # newest checkpoints kept beside the best one
     best_metric: str = "auroc"  # or e.g. "worst_group:sensitivity:sex"; "loss" is the validation loss
 
@@ -98,7 +96,7 @@ class Checkpoint:
 class Parallel:
     """Where the run is computed; never part of what is computed."""
 
-    mode: str = "jit"
+    mode: str = "jit"  # jit (one program over a mesh) or pmap (one per device): the same numbers
     num_devices: int = 0  # 0: every device
 
 
@@ -106,17 +104,17 @@ class Parallel:
 class Writers:
     """What is written while training."""
 
-    every_steps: int = 10
-    console: bool = True
-    tensorboard: bool = True
+    every_steps: int = 10  # training rows of metrics.jsonl; several hosts agree on a stop as often
+    console: bool = True  # progress and scores
+    tensorboard: bool = True  # event files in WORKDIR/tensorboard
 
 
 @dataclasses.dataclass
 class Run:
     """One training run."""
 
-    seed: int = 0
-    num_steps: int = 1000
+    seed: int = 0  # of initial weights, shuffling, augmentation and dropout
+    num_steps: int = 1000  # updates; may be raised later, and the run goes on
     data: Data = dataclasses.field(default_factory=Data)
     task: Task = dataclasses.field(default_factory=Task)
     model: Model = dataclasses.field(default_factory=Model)

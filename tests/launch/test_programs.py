@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from launch import program
+from launch import program, reference
 from launch.__main__ import COMMANDS
 from tests import launching
 from tests.launching import RUNS
@@ -60,6 +62,17 @@ def test_mistakes_get_one_clear_line(words, code, message, tmp_path):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_the_command_line_reference_is_current():
+    written = (launching.ROOT / "docs" / "cli.md").read_text()
+    assert written == reference.text(), "run `make docs`"
+
+
+def test_arguments_of_a_network_are_flags():
+    given = ["--config.model.args.head=gap", "--config.model.args.features=(4, 8)"]
+    done = launching.equipoise("train", "--config=simba:near", *given, "--print_config")
+    assert json.loads(done.stdout)["model"]["args"] == {"features": [4, 8], "head": "gap"}
 
 
 def test_print_config_shows_overrides():

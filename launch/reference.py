@@ -1,0 +1,56 @@
+"""Write docs/cli.md, the reference of every command and of every field of a run, from the code itself.
+
+python -m launch.reference > docs/cli.md
+"""
+
+import dataclasses
+import inspect
+import re
+import subprocess
+import sys
+
+from engine import config as run_config
+from launch.__main__ import COMMANDS
+
+_FIELD = re.compile(r"^    (?P<name>\w+): [^#=]+(= (?P<default>.*?))?(  # (?P<comment>.*))?$")
+
+
+def _help(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", command, "--help"], capture_output=True, text=True, check=True
+    )
+    return f"## equipoise {command}\n\n```text\n{done.stdout.strip()}\n```\n"
+
+
+def _fields(kind: type, prefix: str) -> list[str]:
+    """Table rows of a dataclass, its nested ones after it; meanings are the comments in the source."""
+    lines = {m["name"]: m for m in map(_FIELD.match, inspect.getsource(kind).splitlines()) if m}
+    rows, nested = [], []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            summary = (inspect.getdoc(field.type) or "").splitlines()[0]
+            nested += [f"| **{prefix}{field.name}** | | {summary} |"]
+            nested += _fields(field.type, f"{prefix}{field.name}.")
+        else:
+            found = lines[field.name]
+            meaning = (found["comment"] or "").replace("|", "\\|")
+            default = (
+                "" if field.default is dataclasses.MISSING else f"`{field.default!r}`".replace("|", "\\|")
+            )
+            rows.append(f"| `{prefix}{field.name}` | {default} | {meaning} |")
+    return rows + nested
+
+
+def text() -> str:
+    """The whole reference, in Markdown."""
+    head = "# Command line reference\n\nWritten by `make docs` from the code; a test keeps it true.\n"
+    fields = [
+        "## Fields of a run\n\nOverride any of them: `--config.optimizer.learning_rate=1e-4`. Arguments of a network: "
+        "`--config.model.args.NAME=VALUE`.\n\n| field | default | meaning |\n|---|---|---|",
+        *_fields(run_config.Run, ""),
+    ]
+    return "\n".join([head, *map(_help, COMMANDS), "\n".join(fields)]) + "\n"
+
+
+if __name__ == "__main__":
+    print(text(), end="")
