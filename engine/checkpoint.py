@@ -4,6 +4,7 @@ Orbax writes asynchronously and atomically. It does not notice a flipped bit in 
 our own checksum, taken from memory before saving and checked after restoring.
 """
 
+import copy
 import hashlib
 import math
 import pathlib
@@ -81,7 +82,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, extra: dict[str, Any], best: float | None) -> None:
-        """Starts saving; returns once the state is copied from the devices.
+        """Starts saving; returns once state and ``extra`` are copied, so that the caller may change both.
 
         Args:
           state: to save.
@@ -92,7 +93,7 @@ class Checkpoints:
           UserError: when this or the previous write failed (a full disk, most often).
         """
         step = int(state.step)
-        meta = {"checksums": checksums(state), "extra": extra}
+        meta = {"checksums": checksums(state), "extra": copy.deepcopy(extra)}
         try:
             self._manager.save(
                 step,

@@ -58,6 +58,15 @@ def test_restored_is_what_was_saved(saved):
     assert extra == {"window": [{"loss": 4 / 3}]}
 
 
+def test_what_is_saved_is_what_was_given(tmp_path):
+    """The write is asynchronous; what the caller does to its own list meanwhile must not reach the disk."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    window = [{"loss": 1.0}]
+    checkpoints.save(state(1), {"window": window}, None)
+    window.append({"loss": 2.0})
+    assert checkpoints.restore(abstract(), 1)[1] == {"window": [{"loss": 1.0}]}
+
+
 def test_the_best_is_still_kept_after_a_restart(saved):
     again = opened(saved)
     for step in (5, 6, 7):
