@@ -54,7 +54,7 @@ def test_flip_mirrors_half_of_the_time():
 def test_crop_or_pad_by_hand():
     np.testing.assert_array_equal(spatial.crop_or_pad(np.arange(5), (3,)), [1, 2, 3])
     np.testing.assert_array_equal(spatial.crop_or_pad(np.arange(3), (6,)), [0, 0, 1, 2, 0, 0])
-    both = spatial.crop_or_pad(np.ones((2, 4, 1)), (4, 2), value=7)
+    both = spatial.crop_or_pad(np.ones((2, 4, 1)), (4, 2), value=7.0)
     assert both.shape == (4, 2, 1)
     assert both[0, 0, 0] == 7 and both[1, 0, 0] == 1
 
