@@ -12,7 +12,7 @@ import pandas as pd
 from flax import struct
 from jaxtyping import Array, Int
 
-from engine import rng, transforms
+from engine import losses, rng, transforms
 from engine.config import Run
 
 
@@ -141,8 +141,8 @@ def make_train_step(
             (output, _), updated = model.apply(
                 variables, images, train=True, keys=keys["dropout"], mutable=["batch_stats"]
             )
-            losses = task.loss(output, micro)
-            return (losses * micro["weight"]).sum() / norm, updated.get("batch_stats", {})
+            loss, _ = losses.weighted_mean(task.loss(output, micro), micro["weight"])
+            return loss / norm, updated.get("batch_stats", {})
 
         loss, grads, batch_stats = 0.0, None, state.batch_stats
         for part in range(parts):

@@ -21,7 +21,9 @@ def test_warp_is_scipys_linear_interpolation(rng):
     image = rng.normal(size=SHAPE).astype(np.float32)
     displacement = rng.normal(0, 3, (3, *SHAPE)).astype(np.float32)
     expected = ndimage.map_coordinates(image, GRID + displacement, order=1, mode="nearest")
-    np.testing.assert_allclose(deformation.warp(jnp.asarray(image), jnp.asarray(displacement)), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        deformation.warp(jnp.asarray(image), jnp.asarray(displacement)), expected, atol=1e-4
+    )
 
 
 def test_labels_take_the_nearest(rng):
@@ -30,7 +32,9 @@ def test_labels_take_the_nearest(rng):
     places = [
         np.clip(np.rint(p), 0, n - 1).astype(int) for p, n in zip(GRID + displacement, SHAPE, strict=True)
     ]
-    np.testing.assert_array_equal(deformation.warp_labels(jnp.asarray(labels), jnp.asarray(displacement)), labels[tuple(places)])
+    np.testing.assert_array_equal(
+        deformation.warp_labels(jnp.asarray(labels), jnp.asarray(displacement)), labels[tuple(places)]
+    )
 
 
 def test_exponential_of_a_linear_field_is_the_matrix_exponential():
