@@ -37,6 +37,21 @@ def equipoise(*words: str, devices: int = 1, timeout: float = 300) -> subprocess
     )
 
 
+def together(*words: str, processes: int, devices: int = 1) -> list[subprocess.CompletedProcess]:
+    """Runs ``equipoise WORDS`` in processes that compute together; fails the test with their words if one fails."""
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        words = (*words, f"--coordinator={address}", f"--num_processes={processes}")
+    each = [(*words, f"--process_id={i}") if processes > 1 else words for i in range(processes)]
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+        done = list(pool.map(lambda mine: equipoise(*mine, devices=devices), each))
+    for process in done:
+        assert process.returncode == 0, process.stderr + process.stdout
+    return done
+
+
 def train(
     workdir: pathlib.Path,
     data_dir: pathlib.Path,
@@ -45,21 +60,8 @@ def train(
     devices: int = 1,
     processes: int = 1,
 ) -> list[subprocess.CompletedProcess]:
-    """Trains a tiny run in one or several processes; fails the test with the program's own words if it does."""
-    words = train_words(workdir, data_dir, *more, run=run)
-    if processes == 1:
-        done = [equipoise(*words, devices=devices)]
-    else:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        shared = [*words, f"--coordinator={address}", f"--num_processes={processes}"]
-        with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-            one = lambda i: equipoise(*shared, f"--process_id={i}", devices=devices)  # noqa: E731
-            done = list(pool.map(one, range(processes)))
-    for process in done:
-        assert process.returncode == 0, process.stderr + process.stdout
-    return done
+    """Trains a tiny run in one or several processes; fails the test if it fails."""
+    return together(*train_words(workdir, data_dir, *more, run=run), processes=processes, devices=devices)
 
 
 def train_words(workdir: pathlib.Path, data_dir: pathlib.Path, *more: str, run: str = "float32") -> list[str]:

@@ -5,6 +5,8 @@ import pytest
 
 from engine import data
 from engine.config import Data
+from engine.metrics.table import read_table
+from tests import launching
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 16, 64, 1000])
@@ -35,3 +37,17 @@ def test_the_table_holds_each_image_once(tiny_run, tiny_data_dir):
         if size == 1:
             reference = frame
         np.testing.assert_allclose(frame["score"], reference["score"], rtol=1e-5)
+
+
+def test_several_processes_write_the_table_of_one(tiny_run, tiny_data_dir):
+    _, workdir = tiny_run
+    tables = []
+    for processes, devices in ((1, 1), (2, 2)):
+        words = ("evaluate", f"--workdir={workdir}", f"--data_dir={tiny_data_dir}", "--saliency")
+        first, *others = launching.together(*words, processes=processes, devices=devices)
+        assert "step" in first.stdout and not any("step" in other.stdout for other in others)
+        (path,) = (workdir / "evaluations").rglob("*.parquet")
+        tables.append(read_table(path).frame)
+    one, two = tables
+    assert one.drop(columns="score").equals(two.drop(columns="score"))
+    np.testing.assert_allclose(two["score"], one["score"], rtol=1e-5)
