@@ -1,6 +1,7 @@
 """Running the real programs in processes of their own, and reading what they left."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -37,14 +39,21 @@ def equipoise(*words: str, devices: int = 1, timeout: float = 300) -> subprocess
     )
 
 
+@contextlib.contextmanager
+def free_address() -> Iterator[str]:
+    """``localhost:PORT`` of a port that is free; leave the context just before it is used."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        yield f"localhost:{free.getsockname()[1]}"
+
+
 def together(*words: str, processes: int, devices: int = 1) -> list[subprocess.CompletedProcess]:
     """Runs ``equipoise WORDS`` in processes that compute together; fails the test with their words if one fails."""
+    each = [words]
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        words = (*words, f"--coordinator={address}", f"--num_processes={processes}")
-    each = [(*words, f"--process_id={i}") if processes > 1 else words for i in range(processes)]
+        with free_address() as address:
+            shared = (*words, f"--coordinator={address}", f"--num_processes={processes}")
+        each = [(*shared, f"--process_id={i}") for i in range(processes)]
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
         done = list(pool.map(lambda mine: equipoise(*mine, devices=devices), each))
     for process in done:
@@ -69,21 +78,34 @@ def train_words(workdir: pathlib.Path, data_dir: pathlib.Path, *more: str, run: 
     return ["train", f"--config={RUNS}:{run}", f"--workdir={workdir}", f"--data_dir={data_dir}", *more]
 
 
+def start(*words: str) -> subprocess.Popen:
+    """Starts ``equipoise WORDS`` and does not wait."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch", *map(str, words)],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(workdir: pathlib.Path, seen: str, run: subprocess.Popen) -> None:
+    """Returns when the glob ``seen`` matches under ``workdir``."""
+    end = time.monotonic() + 120
+    while not any(workdir.glob(seen)):
+        assert run.poll() is None, f"the run ended with {run.returncode} before {seen} appeared"
+        assert time.monotonic() < end, f"{seen} did not appear in 120 s"
+        time.sleep(0.005)
+
+
 def train_until(
     workdir: pathlib.Path, data_dir: pathlib.Path, seen: str, send: signal.Signals, *more: str
 ) -> int:
     """Trains until the glob ``seen`` matches under ``workdir``, sends a signal, returns the exit code."""
-    words = [sys.executable, "-m", "launch", *train_words(workdir, data_dir, *more)]
-    with subprocess.Popen(
-        words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as run:
-        end = time.monotonic() + 120
-        while not any(workdir.glob(seen)):
-            assert run.poll() is None, f"the run ended with {run.returncode} before {seen} appeared"
-            assert time.monotonic() < end, f"{seen} did not appear in 120 s"
-            time.sleep(0.005)
-        run.send_signal(send)
-        return run.wait(timeout=120)
+    run = start(*train_words(workdir, data_dir, *more))
+    wait_for(workdir, seen, run)
+    run.send_signal(send)
+    return run.wait(timeout=120)
 
 
 def parameters(

@@ -59,3 +59,16 @@ def test_another_configuration_is_refused_with_the_difference(tiny_data_dir, unb
     done = launching.equipoise(*words)
     assert done.returncode == 1
     assert "optimizer.learning_rate: 0.01 there, 0.5 asked" in done.stderr
+
+
+def test_a_sigterm_to_one_process_stops_all(tiny_data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    words = launching.train_words(workdir, tiny_data_dir, "--config.num_steps=300")
+    with launching.free_address() as address:
+        shared = [*words, f"--coordinator={address}", "--num_processes=2"]
+    runs = [launching.start(*shared, f"--process_id={i}") for i in range(2)]
+    launching.wait_for(workdir, "validation/00000008.parquet", runs[0])
+    runs[1].send_signal(signal.SIGTERM)
+    assert [run.wait(timeout=120) for run in runs] == [75, 75]
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert saved >= 8
