@@ -6,7 +6,6 @@ ArrayRecord through TFDS (no TensorFlow needed) and leaves ``cohort_report.json`
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import importlib
 import json
@@ -21,11 +20,12 @@ import rich.progress
 import tensorflow_datasets as tfds
 
 import data_builders
-from data_builders import splits
+from data_builders import cache, splits
 from data_builders.readers import Pixels, UnreadableScan
 from engine.config import UserError, did_you_mean
 
 UNKNOWN = "unknown"
+_SHARED = {"cohort", "splits", "readers", "cache"}  # modules that hold no cohort
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +122,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             except UnreadableScan as reason:
                 return reason
 
-        with concurrent.futures.ThreadPoolExecutor(self.NUM_THREADS) as pool:
-            size = 4 * self.NUM_THREADS  # bounds how many decoded scans wait in memory
-            for start in range(0, len(scans), size):
-                chunk = scans[start : start + size]
-                yield from zip(chunk, pool.map(attempt, chunk), strict=True)
+        yield from cache.in_parallel(attempt, scans, self.NUM_THREADS)
 
     def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
         """Subject -> split. A cohort with official splits overrides this; a subject in two strata keeps the first."""
@@ -392,7 +388,7 @@ class Listed:
 
 def _modules() -> list[str]:
     """Modules that hold a cohort: all but the shared ones, and parts of another (``simba_template`` of ``simba``)."""
-    names = {m.name for m in pkgutil.iter_modules(data_builders.__path__)} - {"cohort", "splits", "readers"}
+    names = {m.name for m in pkgutil.iter_modules(data_builders.__path__)} - _SHARED
     return sorted(name for name in names if not any(name.startswith(f"{other}_") for other in names))
 
 

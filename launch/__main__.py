@@ -15,6 +15,7 @@
 """
 
 import importlib
+import pathlib
 import sys
 
 from engine.config import did_you_mean
@@ -34,6 +35,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    # Modules of the user's own, that flags name, are in the folder they stand in; last, so that none of ours is hidden.
+    sys.path.append(str(pathlib.Path.cwd()))
     from launch import program
 
     command = importlib.import_module(f"launch.{words[0]}")

@@ -1,0 +1,163 @@
+"""Rows of a user's table as text, each with the line at which an editor shows it."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Sequence
+
+import pandas as pd
+
+from engine.config import UserError, did_you_mean
+
+_DELIMITERS = ",;\t|"
+_PARQUET = (".parquet", ".pq")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A table of text.
+
+    Attributes:
+      path: of the file.
+      frame: one row per scan, every cell text, ``""`` where it is empty.
+      lines: of the rows, counted from 1 as an editor does (Parquet: the row, counted from 1).
+      unit: what ``lines`` counts: "line" or "row".
+    """
+
+    path: pathlib.Path
+    frame: pd.DataFrame
+    lines: Sequence[int]
+    unit: str = "line"
+
+    def at(self, *indices: int) -> str:
+        """``my.csv, line 7`` or ``my.csv, lines 7 and 9``."""
+        numbers = [str(self.lines[i]) for i in indices]
+        plural = "s" if len(numbers) > 1 else ""
+        return f"{self.path.name}, {self.unit}{plural} {' and '.join(numbers)}"
+
+    def check_column(self, name: str, flag: str) -> None:
+        """Raises UserError, with the nearest name, when there is no such column."""
+        if name not in self.frame:
+            known = list(self.frame.columns)
+            raise UserError(
+                f"{self.path.name} has no column {name!r} (--{flag}).{did_you_mean(name, known)} "
+                f"It has: {', '.join(known)}"
+            )
+
+
+def read_rows(path: pathlib.Path) -> Rows:
+    """Reads a CSV file (comma, semicolon, tab or bar; UTF-8 with or without BOM) or a Parquet file.
+
+    Raises:
+      UserError: for a file that is missing, of another kind or encoding, empty, with a repeated column name, or with
+        a row of another length than the header.
+    """
+    if not path.is_file():
+        raise UserError(f"--table: no file {path}")
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        raise UserError(f"--table: {path.name} is a spreadsheet: save it as CSV (UTF-8) and give that")
+    rows = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_csv(path)
+    if not len(rows.frame):
+        raise UserError(f"{path.name} has no row below its header")
+    repeated = rows.frame.columns[rows.frame.columns.duplicated()]
+    if len(repeated):
+        raise UserError(
+            f"{path.name} has two columns named {repeated[0]!r}: rename one, so that it is clear which is meant"
+        )
+    return rows
+
+
+def identifiers(rows: Rows, column: str, flag: str) -> list[str]:
+    """The ids of a column, without blanks around them.
+
+    Args:
+      rows: the table.
+      column: that holds them.
+      flag: that names it.
+
+    Raises:
+      UserError: for one that is missing or holds a slash, naming the line.
+    """
+    found = [text.strip() for text in rows.frame[column]]
+    for index, text in enumerate(found):
+        if text.casefold() in ("", "na", "n/a", "nan", "null", "unknown"):
+            raise UserError(
+                f"{rows.at(index)}, column {column!r} (--{flag}): {text!r} names no one. Whose scan it is decides its "
+                "split: fill it in, or remove the row"
+            )
+        if set(text) & set("/\\"):
+            raise UserError(
+                f"{rows.at(index)}, column {column!r} (--{flag}): the id holds a slash, as a path does; "
+                "use the cohort's own identifier"
+            )
+    return found
+
+
+def check_images_differ(rows: Rows, files: Sequence[pathlib.Path | None], subjects: Sequence[str]) -> None:
+    """Checks that no image stands twice.
+
+    Args:
+      rows: the table.
+      files: image of each row.
+      subjects: of each row.
+
+    Raises:
+      UserError: naming both lines.
+    """
+    first: dict[pathlib.Path, int] = {}
+    for index, file in enumerate(files):
+        if file is None:
+            continue
+        before = first.setdefault(file.resolve(), index)
+        if before != index:
+            same = subjects[before] == subjects[index]
+            raise UserError(
+                f"{rows.at(before, index)}: the same image {'twice' if same else 'under two subjects'}: "
+                f"{'remove one row' if same else 'find out whose it is, and remove the other row'}"
+            )
+
+
+def _read_csv(path: pathlib.Path) -> Rows:
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path.name} is not UTF-8 (byte {error.start}): save it as UTF-8 (in Excel: 'CSV UTF-8')"
+        ) from error
+    header = text.partition("\n")[0]
+    # The header alone decides: names rarely hold a delimiter, free text in the rows often does.
+    delimiter = max(_DELIMITERS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = [name.strip() for name in next(reader, [])]
+    cells, lines, end = [], [], reader.line_num
+    try:
+        for cell in reader:
+            line, end = end + 1, reader.line_num
+            if not any(cell):
+                continue
+            if len(cell) != len(names):
+                raise UserError(
+                    f"{path.name}, line {line}: {len(cell)} cells where the header has {len(names)}: "
+                    f"put quotes around a cell that holds {delimiter!r}"
+                )
+            cells.append(cell)
+            lines.append(line)
+    except csv.Error as error:
+        raise UserError(f"{path.name}, line {end + 1}: {error} (a quote that is never closed?)") from error
+    return Rows(path, pd.DataFrame(cells, columns=names, dtype=object), lines)
+
+
+def _read_parquet(path: pathlib.Path) -> Rows:
+    try:
+        frame = pd.read_parquet(path)
+    except Exception as error:
+        raise UserError(f"{path.name} is not a readable Parquet file ({type(error).__name__})") from error
+    text = pd.DataFrame({str(name): _as_text(frame[name]) for name in frame}, dtype=object)
+    return Rows(path, text, range(1, len(text) + 1), "row")
+
+
+def _as_text(column: pd.Series) -> list[str]:
+    """Whole numbers that are stored as floats, because a cell was empty, are written as whole numbers."""
+    whole = column.dtype.kind == "f" and (column.dropna() % 1 == 0).all()
+    return ["" if pd.isna(value) else str(int(value) if whole else value) for value in column]
