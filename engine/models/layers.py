@@ -4,6 +4,8 @@ On a CPU, XLA's own 3D convolution, windowed pooling and their gradients are sev
 here, which compute the same numbers: see ``benchmarks/conv3d.py``.
 """
 
+import functools
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +19,14 @@ from engine.config import UserError
 
 KERNEL_INITS = {"he": nn.initializers.he_normal(), "glorot": nn.initializers.glorot_uniform()}
 
-# The gradient of a kernel is fastest when the folded input fits the second-level caches; beyond eight slabs the copies
-# and the compile time cost more than they save.
+# Convolutions are cut into slabs that touch so many bytes, near what the second-level caches hold. The gradient of a kernel
+# gains most, and is cut finest; beyond so many slabs the copies and the compile time cost more than they save.
 _SLAB_BYTES = 2 << 20
 _MAX_SLABS = 8
+_MAX_KERNEL_SLABS = {2: 16, 3: 32}
+# Few channels fill no vector register: so many neighbours are taken together.
+_BLOCK = 4
+_MAX_THIN = 4
 
 
 def _dimension_numbers(num_spatial: int) -> tuple[str, str, str]:
@@ -31,7 +37,7 @@ def _dimension_numbers(num_spatial: int) -> tuple[str, str, str]:
 def plain_convolution(
     x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c k"], stride: int = 1
 ) -> Float[Array, "b *reduced k"]:
-    """XLA's convolution with SAME padding: the form for accelerators, and for 2D everywhere."""
+    """XLA's convolution with SAME padding: the form for accelerators."""
     num_spatial = x.ndim - 2
     strides = (stride,) * num_spatial
     return jax.lax.conv_general_dilated(
@@ -39,33 +45,39 @@ def plain_convolution(
     )
 
 
+def _slabs(x: Array, kernel: Array, stride: int, most: int) -> list[tuple[int, int]]:
+    """Cuts the first spatial axis of the output into at most so many (first, size)."""
+    length, taps = -(-x.shape[1] // stride), kernel.shape[0] if x.ndim == 5 else 1
+    touched = math.prod(x.shape[:-1]) // stride * (taps * x.shape[-1] + kernel.shape[-1]) * x.dtype.itemsize
+    thickness = -(-length // max(1, min(most, length, touched // _SLAB_BYTES)))
+    return [(first, min(thickness, length - first)) for first in range(0, length, thickness)]
+
+
 def folded_convolution(
-    x: Float[Array, "b d h w c"], kernel: Float[Array, "kd kh kw c k"], stride: int = 1
+    x: Float[Array, "b d h w c"],
+    kernel: Float[Array, "kd kh kw c k"],
+    stride: int = 1,
+    max_slabs: int = _MAX_SLABS,
 ) -> Float[Array, "b e f g k"]:
     """A 3D convolution with SAME padding as 2D convolutions: the depth taps become channels.
 
     [b, d, h, w, c] is gathered to [b * e, h, w, kd * c], where e counts the output's depths, and convolved in 2D with
-    the kernel [kh, kw, kd * c, k]. The depths are cut into slabs whose folded input stays near the cache: the kernel's
-    gradient, one product over every position of a slab, gains most. The slabs are unrolled because XLA's convolution
-    on a CPU is an order of magnitude slower inside a loop.
+    the kernel [kh, kw, kd * c, k], in slabs of depths. The slabs are unrolled because XLA's convolution on a CPU is an
+    order of magnitude slower inside a loop.
 
     Args:
       x: images.
       kernel: with a depth of any size.
       stride: along all three axes.
+      max_slabs: into which the depths are cut.
     """
     b, d, h, w, c = x.shape
     kd, kh, kw, _, k = kernel.shape
     depth_pad, *plane_pads = jax.lax.padtype_to_pads((d, h, w), (kd, kh, kw), (stride,) * 3, "SAME")
-    depth_out = -(-d // stride)
     padded = jnp.pad(x, ((0, 0), depth_pad, (0, 0), (0, 0), (0, 0)))
     plane_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kd * c, k)
-    folded_bytes = b * depth_out * h * w * kd * c * x.dtype.itemsize
-    num_slabs = max(1, min(_MAX_SLABS, depth_out, -(-folded_bytes // _SLAB_BYTES)))
-    thickness = -(-depth_out // num_slabs)
     slabs = []
-    for first in range(0, depth_out, thickness):
-        size = min(thickness, depth_out - first)
+    for first, size in _slabs(x, kernel, stride, max_slabs):
         start, span = first * stride, (size - 1) * stride + 1
         taps = [padded[:, start + i : start + i + span : stride] for i in range(kd)]
         slab = jax.lax.conv_general_dilated(
@@ -79,16 +91,98 @@ def folded_convolution(
     return slabs[0] if len(slabs) == 1 else jnp.concatenate(slabs, 1)
 
 
+def row_convolution(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c k"],
+    stride: int = 1,
+    max_slabs: int = _MAX_SLABS,
+) -> Float[Array, "b f g k"]:
+    """A 2D convolution with SAME padding, slabs of rows by themselves."""
+    height_pad, width_pad = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride,) * 2, "SAME")
+    padded = jnp.pad(x, ((0, 0), height_pad, (0, 0), (0, 0)))
+    slabs = []
+    for first, size in _slabs(x, kernel, stride, max_slabs):
+        start, span = first * stride, (size - 1) * stride + kernel.shape[0]
+        rows, pads = padded[:, start : start + span], ((0, 0), width_pad)
+        slabs.append(
+            jax.lax.conv_general_dilated(
+                rows, kernel, (stride,) * 2, pads, dimension_numbers=_dimension_numbers(2)
+            )
+        )
+    return slabs[0] if len(slabs) == 1 else jnp.concatenate(slabs, 1)
+
+
+def blocked_convolution(
+    x: Float[Array, "b *outer w c"], kernel: Float[Array, "*window 3 c k"]
+) -> Float[Array, "b *outer w k"]:
+    """A 2D or 3D convolution with SAME padding of few channels: blocks along the last axis become channels.
+
+    [b, *outer, w, c] is gathered to [b, *outer, w / n, (n + 2) * c], every block of n positions with a neighbour on
+    each side, and convolved with a kernel [*window, 1, (n + 2) * c, n * k] that holds the given one n times, shifted.
+    That is (n + 2) / 3 times the arithmetic, in a form that fills vector registers.
+    """
+    *lead, w, c = x.shape
+    *window, _, _, k = kernel.shape
+    n = _BLOCK
+    sides = jnp.pad(x, [(0, 0)] * len(lead) + [(1, 1), (0, 0)])
+    blocks = x.reshape(*lead, w // n, n * c)
+    blocks = jnp.concatenate([sides[..., :w:n, :], blocks, sides[..., n + 1 :: n, :]], -1)
+    still = [(0, 0)] * len(window)
+    shifted = [jnp.pad(kernel, [*still, (j, n - 1 - j), (0, 0), (0, 0)]) for j in range(n)]
+    wide = jnp.stack(shifted, -2).reshape(*window, 1, (n + 2) * c, n * k)
+    y = plain_convolution(blocks, wide) if x.ndim == 4 else folded_convolution(blocks, wide, max_slabs=1)
+    return y.reshape(*lead, w, k)
+
+
+def _value(x: Array, kernel: Array, stride: int, max_slabs: int = _MAX_SLABS) -> Array:
+    if x.shape[-1] <= _MAX_THIN and kernel.shape[-3] == 3 and x.shape[-2] % _BLOCK == 0 and stride == 1:
+        return blocked_convolution(x, kernel)
+    if x.ndim == 4:
+        return plain_convolution(x, kernel, stride)
+    return folded_convolution(x, kernel, stride, max_slabs)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def cpu_convolution(
+    x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c k"], stride: int = 1
+) -> Float[Array, "b *reduced k"]:
+    """A convolution with SAME padding whose value and two gradients each have the form that is fastest on a CPU.
+
+    The form of a tangent decides that of its transpose, the gradient.
+    """
+    return _value(x, kernel, stride)
+
+
+def _cpu_convolution_jvp(stride: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    slabs = _MAX_KERNEL_SLABS[x.ndim - 2]
+    y = _value(x, kernel, stride, slabs)  # the kernel's slabs, so that they are gathered once
+    tangent = jnp.zeros_like(y)
+    if not isinstance(dx, jax.custom_derivatives.SymbolicZero):
+        tangent += (
+            plain_convolution(dx, kernel, stride)
+            if x.ndim == 4
+            else folded_convolution(dx, kernel, stride, max_slabs=1)
+        )
+    if not isinstance(dkernel, jax.custom_derivatives.SymbolicZero):
+        form = row_convolution if x.ndim == 4 else folded_convolution
+        tangent += form(x, dkernel, stride, slabs)
+    return y, tangent
+
+
+cpu_convolution.defjvp(_cpu_convolution_jvp, symbolic_zeros=True)
+
+
 def convolution(
     x: Float[Array, "b *spatial c"], kernel: Float[Array, "*window c k"], stride: int = 1
 ) -> Float[Array, "b *reduced k"]:
     """A 2D or 3D convolution with SAME padding, in the fastest form for the platform it is compiled for."""
-    if x.ndim != 5 or kernel.shape[0] == 1:
+    if kernel.shape[0] == 1:
         return plain_convolution(x, kernel, stride)
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: folded_convolution(x, kernel, stride),
+        cpu=lambda x, kernel: cpu_convolution(x, kernel, stride),
         default=lambda x, kernel: plain_convolution(x, kernel, stride),
     )
 

@@ -5,7 +5,7 @@
 
 `near`, `far` and `none` differ in the cohort alone, and those cohorts share every draw but the bias effect: same
 subjects, same splits, same initial weights, same batches. Cost: about 3 minutes on 2 CPU cores each. To expect: under
-`near`, test accuracy 0.82 (the best possible without the shortcut: 0.84), and sensitivity 10 points higher when the bias is
+`near`, test accuracy 0.82 (the best possible without the shortcut: 0.84), and sensitivity 9 points higher when the bias is
 rendered into the same subjects. The table in tasks/simba/README.md has every figure.
 """
 
