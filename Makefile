@@ -14,7 +14,7 @@ install: $(STAMP)  ## create .venv with everything the demo and the tests need
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "Equipoise needs Python 3.11 or 3.12, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
-	@echo "== installing into $(VENV) (about a minute and 1.5 GB of disk)"
+	@echo "== installing into $(VENV) (about a minute and a half, 1.7 GB of disk)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv -q --allow-existing --python $(PYTHON) $(VENV) && \
 	  uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[brain,dev]'; \
@@ -40,7 +40,7 @@ docs: install  ## write docs/cli.md from the code
 	@$(BIN)/python -m launch.reference > docs/cli.md
 
 bench: install  ## every program in benchmarks/ (peers from the extra [bench] where present)
-	@for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+	@for f in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
 clean:  ## remove build products, keep runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -4,7 +4,10 @@ import json
 import os
 import pathlib
 import platform
+import random
+import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 
 import jax
@@ -22,6 +25,27 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}"
 
 
+def require_torch() -> types.ModuleType:
+    """PyTorch, the peer; ends the program with a line that says how to install it where it is missing."""
+    try:
+        import torch
+    except ImportError:
+        sys.exit(
+            "this benchmark runs PyTorch beside ours, and it is not installed: pip install 'equipoise[bench]'"
+        )
+    return torch
+
+
+def restart_on_cpu() -> None:
+    """Starts the program again with JAX on the CPU and large buffers in huge pages, for every side alike.
+
+    Every large intermediate of a step is fresh memory, and huge pages save most of what mapping it costs.
+    """
+    wanted = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "JAX_PLATFORMS": "cpu"}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+
+
 def load() -> str:
     """Load averages over 1 and 5 minutes: above zero before the start, the machine is not ours alone."""
     one, five, _ = os.getloadavg()
@@ -29,23 +53,26 @@ def load() -> str:
 
 
 def fastest(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least seconds of each call over interleaved rounds, after one round of warming up."""
-    best = dict.fromkeys(contestants, float("inf"))
+    """Least seconds of each call over rounds, after one round of warming up.
+
+    Every round takes the contestants in another order: a call pays for the memory and caches that the one before left.
+    """
+    best, order = dict.fromkeys(contestants, float("inf")), random.Random(0)
     for count in range(rounds + 1):
-        for name, call in contestants.items():
+        for name in order.sample(list(contestants), len(contestants)):
             start = time.perf_counter()
-            jax.block_until_ready(call())
+            jax.block_until_ready(contestants[name]())
             if count:
                 best[name] = min(best[name], time.perf_counter() - start)
     return best
 
 
 def report(benchmark: str, ours: float, peer: float, unit: str) -> None:
-    """Prints the closing JSON line; ``ratio`` is peer / ours, above 1 where ours takes less."""
+    """Prints the closing JSON line; ``ratio`` is ours / peer, below 1 where ours takes less."""
     result = {
         "benchmark": benchmark,
         "ours": round(ours, 4),
         "peer": round(peer, 4),
-        "ratio": round(peer / ours, 2),
+        "ratio": round(ours / peer, 3),
     }
     print(json.dumps(result | {"unit": unit, "machine": machine()}))
