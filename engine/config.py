@@ -46,7 +46,7 @@ class Task:
 
     kind: str = "classification"  # a module of `tasks`
     label: str = ""  # name under `labels` in the cohort
-    threshold: str = "fixed:0.5"  # or chosen on validation: "youden", "max_accuracy"
+    threshold: str = "fixed:0.5"  # or chosen on validation: "youden", "max_accuracy", "sens0.9", "spec0.9"
 
 
 @dataclasses.dataclass

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from engine import data, losses
 from engine.config import Run, UserError
-from engine.metrics import classification
+from engine.metrics import registry, thresholds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Classification:
         """The operating threshold and the split it came from; NaN for more than two classes (argmax decides)."""
         if not self.positive:
             return float("nan"), "argmax"
-        return classification.choose_threshold(
-            rule, self.outcome(validation), validation["score"], "validation"
-        )
+        chosen = thresholds.choose(rule, self.outcome(validation), validation["score"], "validation")
+        return chosen.value, chosen.split
 
     def outcome(self, frame: pd.DataFrame) -> np.ndarray:
         """Whether each row's target is the positive class."""
@@ -68,10 +67,14 @@ class Classification:
         """What training reports of the validation split."""
         if not self.positive:
             return {"accuracy": float((self.decide(frame) == frame["target"]).mean())}
-        truth, score = self.outcome(frame), frame["score"].to_numpy()
+        score = frame["score"].to_numpy(np.float64)
+        columns = {
+            "truth": self.outcome(frame),
+            "score": score,
+            "called": score >= frame["threshold"].to_numpy(),
+        }
         names = ("auroc", "accuracy", "sensitivity", "specificity")
-        threshold = float(frame["threshold"].iloc[0])
-        return {name: classification.compute(name, truth, score, threshold) for name in names}
+        return {name: registry.compute(name, columns) for name in names}
 
 
 def make(config: Run, split: data.Split) -> Classification:

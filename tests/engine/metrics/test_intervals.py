@@ -1,26 +1,28 @@
+import functools
+
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.datasets import load_breast_cancer
 
-from engine.metrics import classification, intervals
+from engine.metrics import comparisons, intervals, resample
 from tests import oracles
 
 Z = float(stats.norm.ppf(0.975))
 
 
 def codes(subject):
-    return intervals.subject_codes([str(s) for s in subject])
+    return intervals.subject_codes([str(s) for s in subject])[0]
 
 
 def proportion(success, subject=None):
-    code, number = codes(np.arange(len(success)) if subject is None else subject)
-    return intervals.proportion(np.asarray(success, bool), code, number)
+    code = codes(np.arange(len(success)) if subject is None else subject)
+    return intervals.proportion(np.asarray(success, bool), code)
 
 
 def area(truth, score, subject=None):
-    code, number = codes(np.arange(len(truth)) if subject is None else subject)
-    return intervals.area(np.asarray(truth, bool), np.asarray(score, float), code, number)
+    code = codes(np.arange(len(truth)) if subject is None else subject)
+    return intervals.area(np.asarray(truth, bool), np.asarray(score, float), code)
 
 
 def test_wilson_by_hand():
@@ -51,32 +53,6 @@ def test_design_effect_bounds():
     assert proportion([1] * 8, np.repeat(range(4), 2)).limits(0.95) == pytest.approx(
         intervals.wilson_limits(1.0, 4)
     )
-
-
-def test_mover_on_independent_groups_by_hand():
-    # Newcombe 1998 (independent groups), example (a): 56/70 against 48/80, interval .0524 to .3339.
-    a = np.r_[np.ones(56), np.zeros(14), np.zeros(80)].astype(bool)
-    code, number = codes(np.arange(150))
-    first = intervals.proportion(a[:70], code[:70], number)
-    second = intervals.proportion(np.r_[np.ones(48), np.zeros(32)].astype(bool), code[70:], number)
-    value, low, high = intervals.difference(first, second)
-    assert value == pytest.approx(0.2)
-    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
-    assert intervals.difference(second, first) == pytest.approx((-value, -high, -low))
-
-
-def test_groups_that_share_patients_are_correlated():
-    code, number = codes(np.r_[np.arange(40), np.arange(40)])
-    x = np.random.default_rng(1).random(40) < 0.6
-    first, second = intervals.proportion(x, code[:40], number), intervals.proportion(x, code[40:], number)
-    apart = intervals.proportion(x, np.arange(40, 80), 80), intervals.proportion(x, np.arange(40), 80)
-    value, low, high = intervals.difference(
-        first, second
-    )  # the same images, so that only Wilson's asymmetry is left
-    assert value == 0 and high - low < 0.15 * (
-        intervals.difference(*apart)[2] - intervals.difference(*apart)[1]
-    )
-    assert intervals.detectable(first, second) == pytest.approx(0, abs=1e-9)
 
 
 TOY_TRUTH = [1] * 6 + [0] * 7
@@ -118,16 +94,16 @@ def test_clustered_auroc_equals_its_twin_and_ignores_copies(rng):
         assert thrice.limits(0.95) == pytest.approx(found.limits(0.95))
 
 
-def test_clustered_auroc_is_near_the_patient_bootstrap(rng):
-    subject = np.repeat(np.arange(150), 3)
-    truth = rng.random(450) < np.repeat(rng.choice([0.2, 0.8], 150), 3)
-    score = truth + np.repeat(rng.normal(size=150), 3) + rng.normal(size=450)
-    rows = np.arange(450).reshape(150, 3)
-    draws = []
-    for _ in range(2000):
-        pick = rows[rng.integers(0, 150, 150)].ravel()
-        draws.append(classification.auroc(truth[pick], score[pick]))
-    assert area(truth, score, subject).se == pytest.approx(np.std(draws), rel=0.06)
+def test_clustered_auroc_is_within_3_percent_of_the_patient_bootstrap(rng):
+    code = np.repeat(np.arange(600), 3)
+    truth = rng.random(1800) < np.repeat(rng.choice([0.2, 0.8], 600), 3)
+    score = truth + np.repeat(rng.normal(size=600), 3) + rng.normal(size=1800)
+    drawn = resample.Bootstrap(
+        {"m": {"truth": truth, "score": score}}, ["auroc"], code, 600, [(np.zeros(1800, int), 1)], 20_000, 0
+    )
+    variance = drawn.replicates["m", "auroc"][0].var()
+    assert intervals.area(truth, score, code).se ** 2 == pytest.approx(variance, rel=0.03)
+    assert intervals.area(truth, score, np.arange(1800)).se ** 2 < 0.75 * variance
 
 
 def test_auroc_without_a_usable_variance_says_so():
@@ -173,140 +149,129 @@ def test_paired_change_edges():
     assert (round(mirrored.low, 4), round(mirrored.high, 4)) == (-0.3290, -0.0562)
 
 
-def test_p_is_where_the_interval_touches_zero():
-    code, number = codes(np.arange(150))
-    success = np.r_[np.ones(56), np.zeros(14), np.ones(48), np.zeros(32)].astype(bool)
-    a, b = (
-        intervals.proportion(success[:70], code[:70], number),
-        intervals.proportion(success[70:], code[70:], number),
-    )
-    p, test = intervals.p_value(a, b)
-    assert test == "inverted MOVER interval"
-    assert intervals.difference(a, b, 1 - p)[1] == pytest.approx(0, abs=1e-9)
-    assert intervals.p_value(b, a)[0] == pytest.approx(p)
-    assert intervals.p_value(a, a)[0] == 1
-    assert stats.fisher_exact([[56, 14], [48, 32]])[1] == pytest.approx(p, abs=0.01)
-
-
-def test_holm_by_hand():
-    # .01 x 3, then max(.03, .02 x 2), then max(.04, .5 x 1).
-    assert intervals.holm([0.5, 0.01, float("nan"), 0.02]) == pytest.approx(
-        [0.5, 0.03, np.nan, 0.04], nan_ok=True
-    )
-    assert intervals.holm([]) == []
-
-
-def test_detectable_gap_has_power_of_four_in_five(rng):
-    n, p = 250, 0.7
-    code, number = codes(np.arange(2 * n))
-    base = np.arange(n) < n * p
-    gap = intervals.detectable(
-        intervals.proportion(base, code[:n], number), intervals.proportion(base, code[n:], number)
-    )
-    assert gap == pytest.approx(2.8016 * (2 * p * (1 - p) / n) ** 0.5, rel=1e-3)
-    found = 0
-    for _ in range(2000):
-        a, b = rng.random(n) < p - gap / 2, rng.random(n) < p + gap / 2
-        _, low, _ = intervals.difference(
-            intervals.proportion(b, code[n:], number), intervals.proportion(a, code[:n], number)
-        )
-        found += low > 0
-    assert found / 2000 == pytest.approx(0.8, abs=0.03)
-
-
-def test_extremes_by_hand():
-    estimates = [proportion(np.arange(50) < k) for k in (40, 30, 45)]
-    value, low, high = intervals.worst_group(estimates, higher_is_better=True)
-    assert value == 0.6
-    assert low == pytest.approx(intervals.wilson_limits(0.6, 50)[0])
-    assert high == pytest.approx(intervals.wilson_limits(0.6, 50, 1 - 0.05 / 3)[1])
-    worst = intervals.worst_group(
-        [proportion(np.arange(50) >= k) for k in (40, 30, 45)], higher_is_better=False
-    )
-    assert worst == pytest.approx((1 - value, 1 - high, 1 - low))  # the mirror image
-
-
-def test_range_covers_zero_for_equal_groups_and_not_for_unequal():
-    def disjoint(*counts):
-        code, number = codes(np.arange(100 * len(counts)))
-        return [
-            intervals.proportion(np.arange(100) < k, code[100 * i : 100 * (i + 1)], number)
-            for i, k in enumerate(counts)
-        ]
-
-    value, low, high = intervals.max_min(disjoint(80, 80, 80))
-    assert value == 0 and low == 0 and high > 0.1
-    value, low, high = intervals.max_min(disjoint(90, 60, 80))
-    assert value == pytest.approx(0.3)
-    a, b, _ = disjoint(90, 60, 80)
-    assert (low, high) == pytest.approx(intervals.difference(a, b, 1 - 0.05 / 3)[1:])
-
-
-def test_worst_and_range_cover_under_equal_and_unequal_groups(rng):
-    sizes, covered = (120, 60, 12), np.zeros(4)
-    code, number = codes(np.arange(sum(sizes)))
-    cut = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    for truth, place in (((0.85, 0.85, 0.85), 0), ((0.85, 0.73, 0.85), 2)):
-        for _ in range(300):
-            groups = [
-                intervals.proportion(rng.random(len(c)) < p, code[c], number)
-                for c, p in zip(cut, truth, strict=True)
-            ]
-            _, low, high = intervals.worst_group(groups, True)
-            covered[place] += low <= min(truth) <= high
-            _, low, high = intervals.max_min(groups)
-            covered[place + 1] += low <= max(truth) - min(truth) <= high
-    assert (covered / 300 >= 0.93).all(), covered / 300
-
-
-def sums_of(truth, score, code, number):
-    parts = classification.components(truth, score, 0.5)
-    return np.stack([np.bincount(code, p, number) for p in parts.T], 1), parts.sum(0)
-
-
-def test_bootstrap_equals_an_explicit_resampling(rng):
-    subject, truth, score = np.arange(80) // 2, rng.random(80) < 0.5, rng.random(80)
-    code, number = codes(subject)
-    sums, total = sums_of(truth, score, code, number)
-    found = intervals.bootstrap(
-        "brier", total, intervals.resample(sums, 4000, 0), n=80, n_subjects=40, events=int(truth.sum())
-    )
-    by_patient = [np.flatnonzero(subject == s) for s in range(40)]
-    draws = []
-    for _ in range(4000):
-        pick = np.concatenate([by_patient[i] for i in rng.integers(0, 40, 40)])
-        draws.append(((score[pick] - truth[pick]) ** 2).mean())
-    assert found.value == pytest.approx(((score - truth) ** 2).mean())
-    assert found.limits(0.95) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.006)
-    assert found.b_valid == 4000
-
-
-def test_resamples_in_parts_are_resamples_in_one(monkeypatch):
-    sums = np.arange(12.0).reshape(6, 2)
-    whole = intervals.resample(sums, 50, 3)
-    assert whole.shape == (50, 2) and np.array_equal(whole, intervals.resample(sums, 50, 3))
-    assert not np.array_equal(whole, intervals.resample(sums, 50, 4))
-
-
-def test_undefined_resamples_are_counted():
-    truth, score = np.array([1, 0, 0, 0], bool), np.array([0.2, 0.1, 0.1, 0.1])
-    code, number = codes(range(4))
-    sums, total = sums_of(truth, score, code, number)
-    found = intervals.bootstrap("f1", total, intervals.resample(sums, 1000, 0), n=4, n_subjects=4, events=1)
-    assert 0 < found.b_valid < 1000  # a resample without the only positive has no F1
-    assert f"{1000 - found.b_valid} of 1000" in found.reason
-    assert np.isnan(found.limits(0.95)).all()
-
-
-@pytest.mark.parametrize("name", ["worst_group:sensitivity:sex", "max_min:fpr", "range", "equity_scaled_auc"])
-def test_extremes_are_refused_by_the_bootstrap(name):
-    with pytest.raises(ValueError, match=r"worst_group or intervals\.max_min"):
-        intervals.bootstrap(name, np.zeros(6), np.zeros((10, 6)), n=1, n_subjects=1, events=1)
-    with pytest.raises(ValueError, match="ranks"):
-        intervals.bootstrap("auroc", np.zeros(6), np.zeros((10, 6)), n=1, n_subjects=1, events=1)
-
-
 def test_codes_ignore_row_order():
-    code, number = codes(["b", "a", "b", "c"])
-    again, _ = codes(["c", "b", "a", "b"])
+    code, number = intervals.subject_codes(["b", "a", "b", "c"])
+    again, _ = intervals.subject_codes(["c", "b", "a", "b"])
     assert number == 3 and code.tolist() == [again[1], again[2], again[1], again[0]]
+    assert sorted(set(code.tolist())) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("events", "n"), [(0, 12), (3, 12), (12, 12), (81, 263)])
+def test_clopper_pearson_equals_scipy(events, n):
+    peer = stats.binomtest(events, n).proportion_ci(0.95, "exact")
+    assert intervals.clopper_pearson_limits(events / n, n) == pytest.approx((peer.low, peer.high), abs=1e-9)
+    success = np.arange(n) < events
+    exact = intervals.proportion(success, codes(np.arange(n)), exact=True)
+    assert exact.limits(0.95) == pytest.approx((peer.low, peer.high)) and exact.method.startswith("Clopper")
+    # An effective number of images: each image twice says what it says once.
+    twice = intervals.proportion(np.repeat(success, 2), codes(np.repeat(np.arange(n), 2)), exact=True)
+    assert twice.limits(0.95) == pytest.approx((peer.low, peer.high))
+
+
+@pytest.mark.parametrize(("events", "n"), [(0, 12), (3, 12), (12, 12), (81, 263)])
+def test_wilson_equals_scipy(events, n):
+    peer = stats.binomtest(events, n).proportion_ci(0.95, "wilson")
+    assert intervals.wilson_limits(events / n, n) == pytest.approx((peer.low, peer.high), abs=1e-9)
+
+
+def test_average_of_two_proportions_of_the_same_patients():
+    """The mean of a proportion with itself is that proportion, with the same limits."""
+    once = proportion(np.arange(50) < 30)
+    both = intervals.average(once, once)
+    assert both.value == once.value and both.limits(0.95) == pytest.approx(once.limits(0.95))
+    assert both.se == pytest.approx(once.se) and both.n_subjects == 50
+    assert np.isnan(intervals.average(once, intervals.undefined("no image")).value)
+
+
+def test_a_bootstrap_of_one_patient_has_no_interval():
+    found = intervals.bootstrap(0.3, np.full(100, 0.3), 4, 1, 2)
+    assert (
+        found.value == 0.3
+        and np.isnan(found.limits(0.95)).all()
+        and found.reason == "a single patient: no interval"
+    )
+    assert np.isnan(intervals.bootstrap(np.nan, np.full(100, np.nan), 4, 3, 2, "no image is positive").value)
+
+
+def _coverage(rng, patients, sensitivities, repeats):
+    """Share of data sets in which 95 % limits hold the truth: each group's sensitivity, two gaps, the overall AUROC."""
+    area = stats.norm.cdf(1.5 / 2**0.5)
+    held, tails, tried = np.zeros(9), np.zeros((9, 2)), np.zeros(9)
+    for _ in range(repeats):
+        called, score, truth, code, group = oracles.simulated_patients(rng, patients, sensitivities)
+        cells = [intervals.proportion(called[r], code[r]) for r in (truth & (group == g) for g in range(6))]
+        found = [(*e.limits(0.95), p) for e, p in zip(cells, sensitivities, strict=True)]
+        for other in (1, 5):
+            found.append(
+                (*comparisons.difference(cells[0], cells[other])[1:], sensitivities[0] - sensitivities[other])
+            )
+        found.append((*intervals.area(truth, score, code).limits(0.95), area))
+        low, high, value = np.array(found).T
+        known = np.isfinite(low)
+        tried += known
+        held += known & (low <= value) & (value <= high)
+        tails += np.stack([known & (value < low), known & (value > high)], axis=1)
+    return held / tried, tails / tried[:, None]
+
+
+def test_limits_cover(rng):
+    held, _ = _coverage(rng, 500, [0.85] * 6, 150)
+    assert (held >= 0.90).all() and (held[[0, 1, 6, 8]] <= 0.99).all(), held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [500, 1500])
+@pytest.mark.parametrize("worse", [0.85, 0.73])
+def test_limits_cover_as_they_say(rng, patients, worse):
+    sensitivities = [0.85, 0.85, 0.85, worse, 0.85, 0.85]
+    held, tails = _coverage(rng, patients, sensitivities, 2000)
+    regular = [0, 1, 2, 6, 8]
+    assert (
+        (held[regular] >= 0.93).all() and (held[regular] <= 0.97).all() and (tails[regular] <= 0.04).all()
+    ), (held, tails)
+    assert (held >= 0.93).all(), held  # cells of a few images: never less than said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bca", [False, True])
+def test_bootstrap_limits_cover_as_they_say(rng, bca):
+    """Brier score overall, and its gap between the two largest groups."""
+    sensitivities, held, tails = [0.85, 0.75, *[0.85] * 4], np.zeros(2), np.zeros((2, 2))
+    _, score, truth, _, group = oracles.simulated_patients(rng, 1_000_000, sensitivities)
+    error = (1 / (1 + np.exp(1 - score)) - truth) ** 2 + 0.1 * (group == 1) * truth
+    expected = error.mean(), error[group == 0].mean() - error[group == 1].mean()
+    for _ in range(2000):
+        _, score, truth, code, group = oracles.simulated_patients(rng, 500, sensitivities)
+        error = (1 / (1 + np.exp(1 - score)) - truth) ** 2 + 0.1 * (group == 1) * truth
+        one = np.ones(len(code))
+        parts = {"squared_error": error} | {name: one * (name == "tn") for name in ("tp", "fp", "fn", "tn")}
+        patients = code.max() + 1
+        drawn = resample.Bootstrap(
+            {"m": parts | {"truth": truth, "score": score}},
+            ["brier"],
+            code,
+            patients,
+            [(0 * code, 1), (group, 6)],
+            1000,
+            0,
+        )
+        cells = []
+        for number in range(3):
+            left_out = functools.partial(drawn.leave_one_out, ("m", "brier"), number) if bca else None
+            value, replicates = drawn.values["m", "brier"][number], drawn.replicates["m", "brier"][number]
+            cells.append(intervals.bootstrap(value, replicates, 500, 500, 100, left_out=left_out))
+        found = [cells[0].limits(0.95), comparisons.difference(cells[1], cells[2])[1:]]
+        for which, ((low, high), value) in enumerate(zip(found, expected, strict=True)):
+            held[which] += low <= value <= high
+            tails[which] += value < low, value > high
+    assert (held / 2000 >= 0.93).all() and (held / 2000 <= 0.97).all() and (tails / 2000 <= 0.04).all(), (
+        held,
+        tails,
+    )
+
+
+def test_an_area_of_two_positives_has_the_widest_limits_and_no_overflow():
+    truth = np.array([1, 1, 0, 0, 0, 0], bool)
+    score = np.array([0.9, 0.2, 0.1, 0.3, 0.15, 0.05])
+    low, high = intervals.area(truth, score, np.arange(6)).limits(0.9999)
+    assert low == 0 and high == 1

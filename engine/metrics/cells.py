@@ -1,0 +1,162 @@
+"""The cells of a frame: every metric in every set of rows with the interval that suits it, and their comparisons."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from engine.metrics import disparities, fairness, intervals, multiclass, registry, resample
+from engine.metrics.disparities import Disparity
+from engine.metrics.groupings import Grouping
+from engine.metrics.intervals import Estimate
+from engine.metrics.registry import Metric
+from engine.metrics.table import Table
+
+SMALL = 11  # cells below this in images, events or non-events are flagged
+
+
+class Rows:
+    """A table's rows in an order of their own, so that row order changes no bit of the result, and their patients."""
+
+    def __init__(self, table: Table):
+        code, self.num_subjects = intervals.subject_codes(table.frame["subject_id"])
+        order = np.lexsort((table.frame["scan_id"].to_numpy(str), code))
+        self.table = dataclasses.replace(table, frame=table.frame.iloc[order].reset_index(drop=True))
+        self.frame, self.schema, self.code = self.table.frame, table.schema, code[order]
+
+    def columns(self, model: str | None) -> dict[str, np.ndarray]:
+        """Of one model, with what each image adds to sums."""
+        columns = self.table.columns(model)
+        return columns | registry.components(columns)
+
+
+class Cells:
+    """Estimates of one model in sets of rows, from one bootstrap."""
+
+    def __init__(
+        self, rows: Rows, model: str | None, entries: Mapping[str, Metric], columns: Mapping[str, np.ndarray],
+        bootstrap: resample.Bootstrap, bca: bool,
+    ):  # fmt: skip
+        self._code, self._schema, self._model, self._entries = rows.code, rows.schema, model, entries
+        self._bootstrap, self._bca, self._binary = bootstrap, bca, rows.schema.kind == "binary"
+        self._columns = columns
+
+    def of(self, grouping: Grouping) -> dict[str, dict[str, Estimate]]:
+        """Every metric of every level."""
+        found = {}
+        for number, level in enumerate(grouping.levels):
+            rows, number = np.flatnonzero(grouping.code == number), grouping.first + number
+            columns, code = {name: column[rows] for name, column in self._columns.items()}, self._code[rows]
+            estimates = {
+                name: self._estimate(entry, columns, code, rows, number)
+                for name, entry in self._entries.items()
+            }
+            found[level] = {m: self._flagged(estimate) for m, estimate in estimates.items()}
+        return found
+
+    def compare(
+        self, grouping: Grouping, levels: Mapping[str, Mapping[str, Estimate]], base: Mapping[str, int],
+        overall: Mapping[str, Mapping[str, Estimate]],
+    ) -> dict[str, Disparity]:  # fmt: skip
+        """All comparisons among the levels of a grouping, stratum by stratum.
+
+        Args:
+          grouping: its levels.
+          levels: level -> metric -> estimate.
+          base: stratum -> number of its reference level.
+          overall: stratum -> metric -> estimate of everyone in it.
+        """
+        found: dict[str, Disparity] = {}
+        for name, entry in self._entries.items():
+            if not entry.smooth:  # what chance alone makes of it differs from group to group
+                continue
+            replicates = self._bootstrap.replicates[self._model, name]
+            for stratum, reference in base.items():
+                numbers = {grouping.levels[i]: grouping.first + i for i in grouping.compared[stratum]}
+                by_level = {level: levels[level][name] for level in numbers}
+                found |= disparities.gaps(entry, by_level, grouping.levels[reference])
+                found |= disparities.to_overall(name, by_level, overall[stratum][name])
+                extremes = disparities.extremes(
+                    entry, by_level, {k: replicates[i] for k, i in numbers.items()}
+                )
+                end = f":{stratum}" if stratum else ""
+                found |= {f"{kind}:{name}{end}": extreme for kind, extreme in extremes.items()}
+        return found | self._named(grouping, levels, base, overall, found)
+
+    def _named(
+        self, grouping: Grouping, levels: Mapping[str, Mapping[str, Estimate]], base: Mapping[str, int],
+        overall: Mapping[str, Mapping[str, Estimate]], found: Mapping[str, Disparity],
+    ) -> dict[str, Disparity]:  # fmt: skip
+        """Fairness scores that have a name: of the groups' values, and of the rows of pairs of groups."""
+        strata, pairs, images = {}, {}, np.bincount(grouping.code, minlength=len(grouping.levels))
+        for stratum, reference in base.items():
+            filled = [i for i in grouping.compared[stratum] if grouping.filled[i]]
+            cells = {grouping.levels[i]: levels[grouping.levels[i]] for i in filled}
+            strata[stratum] = cells, overall[stratum], {grouping.levels[i]: int(images[i]) for i in filled}
+            if self._binary and "auroc" in self._entries:
+                rows = {grouping.levels[i]: np.flatnonzero(grouping.code == i) for i in filled}
+                pairs |= disparities.xauc(rows, grouping.levels[reference], self._columns, self._code)
+        scores = fairness.scores(self._schema.kind, self._entries)
+        return disparities.named(scores, strata, found) | pairs
+
+    def _flagged(self, estimate: Estimate) -> Estimate:
+        """Marks a cell too small to lean on."""
+        smallest = estimate.n
+        if self._binary:
+            smallest = min(estimate.n, estimate.events, estimate.n - estimate.events)
+        if estimate.reason or smallest >= SMALL:
+            return estimate
+        reason = f"fewer than {SMALL} images, events or non-events: read with care"
+        return dataclasses.replace(estimate, reason=reason)
+
+    def _estimate(
+        self,
+        metric: Metric,
+        columns: Mapping[str, np.ndarray],
+        code: np.ndarray,
+        rows: np.ndarray,
+        number: int,
+    ) -> Estimate:
+        """By the interval that suits the metric (README.md)."""
+        base, _, part = metric.name.partition(":")
+        if base == "auroc" and part not in multiclass.AVERAGES:
+            if part:
+                columns = multiclass.one_against_rest(columns, self._schema.classes.index(part))
+            return intervals.area(columns["truth"], columns["score"], code)
+        if metric.kind == "proportion":
+            return _proportion(metric, columns, code)
+        if base == "balanced_accuracy" and part not in multiclass.AVERAGES:
+            halves = (half + metric.name.removeprefix(base) for half in ("sensitivity", "specificity"))
+            entries = (registry.get(half, self._schema.classes) for half in halves)
+            return intervals.average(*(_proportion(half, columns, code) for half in entries))
+        n = int(np.isfinite(columns["value"]).sum()) if "value" in columns else len(code)
+        events = int(columns["truth"].sum()) if self._binary else n
+        if not metric.smooth:
+            inside = np.zeros(len(self._code))
+            inside[rows] = 1  # weights, so that bins are of everyone
+            value = registry.compute(metric.name, self._columns, inside, self._schema.classes)
+            reason = (
+                metric.undefined if np.isnan(value) else "moved by chance: no interval, compared with nothing"
+            )
+            return dataclasses.replace(
+                intervals.undefined(reason, n, len(np.unique(code)), events), value=value
+            )
+        key = self._model, metric.name
+        value, replicates = (
+            float(self._bootstrap.values[key][number]),
+            self._bootstrap.replicates[key][number],
+        )
+        left_out = functools.partial(self._bootstrap.leave_one_out, key, number) if self._bca else None
+        return intervals.bootstrap(
+            value, replicates, n, len(np.unique(code)), events, metric.undefined, left_out
+        )
+
+
+def _proportion(metric: Metric, columns: Mapping[str, np.ndarray], code: np.ndarray) -> Estimate:
+    """Of the images that the formula counts: of a single image it is 1 or 0, and NaN where the image is not counted."""
+    value = np.asarray(metric.of_sums({name: columns[name] for name in metric.components}))
+    counted = np.isfinite(value)
+    if not counted.any():
+        return intervals.undefined(metric.undefined)
+    return intervals.proportion(value[counted] > 0, code[counted])
