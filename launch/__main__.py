@@ -4,6 +4,7 @@
   equipoise train      train a model
   equipoise evaluate   score a cohort with a checkpoint: one row per image
   equipoise report     turn predictions into a fairness report
+  equipoise audit      the same for any CSV or Parquet table, from any model
   equipoise demo       all four on a real brain, in about 5 minutes on a laptop
 
 `equipoise COMMAND --help` teaches each. A first session:
@@ -20,7 +21,7 @@ import sys
 
 from engine.config import did_you_mean
 
-COMMANDS = ("prepare", "train", "evaluate", "report", "demo")
+COMMANDS = ("prepare", "train", "evaluate", "report", "audit", "demo")
 
 
 def main() -> None:

@@ -2,14 +2,15 @@
 
   equipoise report --workdir=runs/near
   equipoise report --workdir=runs/near --cohort=simba/far_4mm --split=test
-  equipoise report --workdir=runs/near --step=600 --output=/tmp/report
+  equipoise report --workdir=runs/near --step=600 --output=/tmp/report --group='race,sex,race*sex'
 
 Reads what `equipoise evaluate` and training left in the run's folder, and the cohort's own counts and regions. Writes
-report.html (stands alone; open it in any browser), metrics.json, metrics.csv and figures/*.png, by default to
+report.html (stands alone; open it in any browser), metrics.json, metrics.csv, model_card.md and figures/, by default to
 WORKDIR/report. Every other evaluation of the same checkpoint is there for comparison: with the counterfactual cohort
 evaluated, the report says what the bias does to the same subjects. Neither page nor numbers name a person.
 """
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -27,9 +28,12 @@ _STEP = flags.DEFINE_string(
     "step", "best", "best (by the run's validation metric, among those evaluated) or a number."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to. Default: WORKDIR/report.")
-_RESAMPLES = flags.DEFINE_integer(
-    "resamples", 2000, "Bootstrap resamples for F1, Brier score and log loss.", lower_bound=100
+_GROUP = flags.DEFINE_list(
+    "group",
+    [],
+    "Attributes whose groups are compared; race*sex is an intersection. Default: every attribute.",
 )
+_RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Bootstrap resamples.", lower_bound=100)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 
@@ -88,9 +92,8 @@ def main() -> None:
     import numpy as np
 
     from engine import evaluate
-    from engine.metrics import frame, table
-    from engine.report import content
-    from engine.report.page import Context
+    from engine.metrics import table
+    from engine.report import audit, content
     from engine.writers import read_rows
 
     cohort, split = _COHORT.value or config.data.cohort, _SPLIT.value
@@ -102,12 +105,16 @@ def main() -> None:
     tables = {(f["cohort"].iloc[0], f["split"].iloc[0]): f for f in others if len(f)} | {
         (cohort, split): main_table.frame
     }
+    groups = _GROUP.value or [
+        name for name, levels in main_table.schema.attributes.items() if levels is not None
+    ]
     metadata, cohort_report = _cohort_files(cohort)
     maps = evaluate.saliency_path(workdir, cohort, step)
-    context = Context(
-        workdir, run_config.to_dict(config), cohort, split, step, main_table.schema,
-        frame.evaluate(main_table, resamples=_RESAMPLES.value, seed=_SEED.value), tables,
-        read_rows(workdir / "metrics.jsonl"), metadata, cohort_report, dict(np.load(maps)) if maps.exists() else None,
+    context = dataclasses.replace(
+        audit.context(main_table, groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value),
+        workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables, models={},
+        history=read_rows(workdir / "metrics.jsonl"), metadata=metadata, cohort_report=cohort_report,
+        saliency=dict(np.load(maps)) if maps.exists() else None,
     )  # fmt: skip
     output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdir / "report"
     files = content.write(context, output, _study_sections(context))

@@ -4,37 +4,41 @@ Colours are Okabe and Ito's, which people with any colour vision tell apart; gro
 """
 
 import base64
+import functools
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import matplotlib.font_manager
+import matplotlib.ft2font
+import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from engine.metrics import classification
 from engine.metrics.frame import CONFIDENCE
 from engine.metrics.intervals import Estimate
-from engine.report.page import Figure, interval, number
+from engine.report.page import Figure, entry, interval, number, title
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.")
-_INK, _SOFT, _LINE = "#1b1f24", "#57606a", "#d5dae0"
-_WIDTH = 5.0  # inches; at 400 px the text still reads
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.")
+INK, SOFT, LINE = "#1b1f24", "#57606a", "#d5dae0"
+WIDTH = 5.0  # inches; at 400 px the text still reads
 _STYLE = {
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.labelsize": 10,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.color": _INK,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "svg.hashsalt": "equipoise",  # equal reports are equal bytes
@@ -51,9 +55,10 @@ def finish(
     if pixels:
         source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     else:
+        canvas.set_layout_engine("none")  # everything is in its place already
         canvas.savefig(shown, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
         source = f"data:image/svg+xml;base64,{base64.b64encode(shown.getvalue()).decode()}"
-    return Figure(name, alt, caption, png.getvalue(), source, is_wide)
+    return Figure(name, alt, caption, png.getvalue(), source, is_wide, shown.getvalue())
 
 
 def style() -> matplotlib.rc_context:
@@ -64,7 +69,7 @@ def style() -> matplotlib.rc_context:
 def _rows(axes: Axes, positions: Sequence[float], names: Sequence[str], texts: Sequence[str]) -> None:
     """Names left of a forest plot and numbers right of it."""
     axes.set_yticks(positions, names)
-    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     for y, text in zip(positions, texts, strict=True):
         axes.annotate(
@@ -78,13 +83,30 @@ def _rows(axes: Axes, positions: Sequence[float], names: Sequence[str], texts: S
         )
 
 
+def file_name(text: str) -> str:
+    """An attribute or model as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", text.replace("*", "_x_").replace("|", "_by_")).strip("_")
+
+
+@functools.cache
+def _font() -> matplotlib.ft2font.FT2Font:
+    return matplotlib.font_manager.get_font(matplotlib.font_manager.findfont("DejaVu Sans"))
+
+
+def label(text: str, most: int = 26) -> str:
+    """Text as Matplotlib can draw it: no mathematics, not too long, ``‹5317›`` for a sign that its font lacks."""
+    shown = "\n".join(line if len(line) <= most else line[: most - 1] + "…" for line in text.split("\n"))
+    drawn = (c if c == "\n" or _font().get_char_index(ord(c)) else f"‹{ord(c):X}›" for c in shown)
+    return "".join(drawn).replace("$", r"\$")
+
+
 def forest(
     metrics: Sequence[str],
     overall: Mapping[str, Estimate],
     groups: Mapping[str, Mapping[str, Estimate]],
     attribute: str,
 ) -> Figure:
-    """Scores of everyone and of each level of an attribute, with 95 % intervals.
+    """Scores of everyone and of each level of an attribute, with 95 % intervals; one panel for each score.
 
     Args:
       metrics: to show, from top to bottom.
@@ -93,52 +115,110 @@ def forest(
       attribute: its name.
     """
     sets = {"all": overall, **groups}
-    height = len(metrics) * (len(sets) + 1.35) * 0.235 + 0.75
+    height = (0.235 * len(sets) + 0.62) * len(metrics) + 0.2
     with style():
-        canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
-        axes = canvas.subplots()
-        positions, names, texts, y = [], [], [], 0.0
-        for metric in metrics:
-            axes.text(
-                0,
-                y,
-                classification.get(metric).title,
-                fontsize=10,
-                fontweight="bold",
-                va="center",
-                transform=axes.get_yaxis_transform(),
-            )
-            for place, (level, estimates) in enumerate(sets.items()):
-                y += 1
-                estimate = estimates[metric]
-                low, high = estimate.limits(CONFIDENCE)
-                colour = _INK if place == 0 else COLOURS[(place - 1) % len(COLOURS)]
-                if np.isfinite(low):
-                    axes.plot([low, high], [y, y], color=colour, lw=1.8, solid_capstyle="butt")
-                if np.isfinite(estimate.value):
-                    marker = "D" if place == 0 else _MARKERS[(place - 1) % len(_MARKERS)]
-                    axes.plot(estimate.value, y, marker, color=colour, ms=5.5)
-                positions.append(y)
-                names.append(level if place == 0 else f"{attribute}: {level}")
-                around = interval(low, high, 2)
-                texts.append(
-                    f"{number(estimate.value, 2)}" + (f" ({around})" if around else "") + f"  n={estimate.n}"
-                )
-            y += 1.35
-        _rows(axes, positions, names, texts)
-        axes.set(
-            xlim=(-0.01, 1.01),
-            ylim=(y - 0.6, -0.7),
-            xlabel="score, with 95 % interval",
-            xticks=[0, 0.25, 0.5, 0.75, 1],
+        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
+        for axes, metric in zip(np.atleast_1d(canvas.subplots(len(metrics), 1)), metrics, strict=True):
+            _forest_panel(axes, metric, sets, attribute)
+        said = "; ".join(
+            f"{metric} {level} {number(e[metric].value, 2)}"
+            for metric in metrics[:2]
+            for level, e in list(sets.items())[:9]
         )
-        axes.set_xticklabels(["0", ".25", ".5", ".75", "1"])
-        axes.grid(axis="x", color=_LINE, lw=0.7)
-        axes.set_axisbelow(True)
         return finish(
-            canvas, f"scores_by_{attribute}", f"Scores of everyone and by {attribute}, each with its 95 % interval.",
-            f"Scores overall and by {attribute}. Lines are 95 % intervals; n counts the images a score is made of.",
+            canvas, f"scores_by_{file_name(attribute)}", f"Scores of everyone and by {attribute}, each with its 95 % interval: {said}.",
+            f"Scores overall and by {attribute}. Lines are 95 % intervals; n is what a score is made of, its denominator.",
         )  # fmt: skip
+
+
+def _forest_panel(
+    axes: Axes, metric: str, sets: Mapping[str, Mapping[str, Estimate]], attribute: str
+) -> None:
+    about = entry(metric)
+    names, texts, shown = [], [], []
+    for place, (level, estimates) in enumerate(sets.items()):
+        estimate = estimates[metric]
+        low, high = estimate.limits(CONFIDENCE)
+        shown += [x for x in (low, estimate.value, high) if np.isfinite(x)]
+        colour = INK if place == 0 else COLOURS[(place - 1) % len(COLOURS)]
+        if np.isfinite(low):
+            axes.plot([low, high], [place, place], color=colour, lw=1.8, solid_capstyle="butt")
+        if np.isfinite(estimate.value):
+            marker = "D" if place == 0 else MARKERS[(place - 1) % len(MARKERS)]
+            axes.plot(estimate.value, place, marker, color=colour, ms=5.5)
+        names.append(level if place == 0 else label(f"{attribute}: {level}"))
+        around = interval(low, high, 2)
+        count = f"  n={estimate.n}" if estimate.n is not None else ""
+        texts.append(number(estimate.value, 2) + (f" ({around})" if around else "") + count)
+    _rows(axes, range(len(sets)), names, texts)
+    axes.set_title(label(title(metric), 58), loc="left", fontweight="bold", fontsize=10)
+    axes.set(ylim=(len(sets) - 0.4, -0.6))
+    if (about.low, about.high) == (0, 1):
+        axes.set(xlim=(-0.01, 1.01), xticks=[0, 0.25, 0.5, 0.75, 1])
+        axes.set_xticklabels(["0", ".25", ".5", ".75", "1"])
+    elif shown:
+        reach = (max(shown) - min(shown)) or abs(max(shown)) or 1.0
+        axes.set_xlim(min(shown) - 0.06 * reach, max(shown) + 0.06 * reach)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    axes.grid(axis="x", color=LINE, lw=0.7)
+    axes.set_axisbelow(True)
+
+
+def heat(
+    values: Float[np.ndarray, "r c"],
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    name: str,
+    heading: str,
+    caption: str,
+) -> Figure:
+    """A score in every cell of two crossed attributes; cells without one are hatched.
+
+    Args:
+      values: NaN where there is no value to show.
+      texts: written into the cells.
+      rows: names of the first attribute's levels.
+      columns: of the second's.
+      name: of the figure.
+      heading: what the colour means.
+      caption: of the figure.
+    """
+    with style():
+        size = (max(WIDTH, 1.3 * len(columns) + 1.6), 0.62 * len(rows) + 1.2)
+        canvas = Canvas(figsize=size, layout="constrained")
+        axes = canvas.subplots()
+        known = values[np.isfinite(values)]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+        axes.set_facecolor("#eceff2")
+        image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            is_dark = np.isfinite(value) and (value - low) / (high - low) < 0.55
+            if not np.isfinite(value):
+                axes.add_patch(
+                    matplotlib.patches.Rectangle(
+                        (j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="#b4bcc5", lw=0
+                    )
+                )
+            axes.text(
+                j, i, texts[i][j], ha="center", va="center", fontsize=8.5, color="white" if is_dark else INK,
+                bbox=None if np.isfinite(value) else {"fc": "white", "ec": "none", "pad": 1.5},
+            )  # fmt: skip
+        axes.set_xticks(range(len(columns)), [label(c, 14) for c in columns])
+        axes.set_yticks(range(len(rows)), [label(r) for r in rows])
+        axes.tick_params(length=0, labelcolor=INK)
+        for side in axes.spines.values():
+            side.set_visible(False)
+        axes.set_title(heading, loc="left", fontweight="bold", fontsize=10)
+        if len(np.unique(known)) > 1:
+            canvas.colorbar(image, ax=axes, shrink=0.8, aspect=18).outline.set_visible(False)
+        said = "; ".join(
+            f"{r}, {c}: {texts[i][j]}".replace("\n", " ")
+            for i, r in enumerate(rows)
+            for j, c in enumerate(columns)
+        )
+        return finish(canvas, name, f"{heading}. {said}.", caption)
 
 
 def gaps(
@@ -162,9 +242,9 @@ def gaps(
     shown = [abs(x) for x in shown if np.isfinite(x)]
     reach = max([*shown, 0.05]) * 1.12
     with style():
-        canvas = Canvas(figsize=(_WIDTH, 0.42 * len(rows) + 0.85 + 0.25 * len(markers)), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, 0.42 * len(rows) + 0.85 + 0.25 * len(markers)), layout="constrained")
         axes = canvas.subplots()
-        axes.axvline(0, color=_SOFT, lw=1)
+        axes.axvline(0, color=SOFT, lw=1)
         for place, (_, value, low, high) in enumerate(rows):
             axes.plot([low, high], [place, place], color=COLOURS[0], lw=2.2, solid_capstyle="butt")
             axes.plot(
@@ -185,10 +265,12 @@ def gaps(
             f"{number(v, 3, True)}" + (f"\n({interval(low, high, 3, True)})" if np.isfinite(low) else "")
             for _, v, low, high in rows
         ]
-        _rows(axes, range(len(rows)), [r[0] for r in rows], texts)
+        _rows(axes, range(len(rows)), [label(r[0], 30) for r in rows], texts)
         axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, symmetric=True))
-        axes.grid(axis="x", color=_LINE, lw=0.7)
+        axes.xaxis.set_major_locator(
+            matplotlib.ticker.MaxNLocator(4 if max(len(r[0]) for r in rows) < 22 else 2, symmetric=True)
+        )
+        axes.grid(axis="x", color=LINE, lw=0.7)
         axes.set_axisbelow(True)
         if markers:
             canvas.legend(
@@ -198,69 +280,13 @@ def gaps(
         return finish(canvas, name, f"Differences with 95 % intervals: {said}.", caption)
 
 
-def roc(
-    groups: Mapping[str, tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"], float]], attribute: str
-) -> Figure:
-    """ROC curve of each group, its operating point marked.
-
-    Args:
-      groups: level -> (truth, score, threshold); groups without both classes are left out.
-      attribute: its name.
-    """
-    with style():
-        canvas = Canvas(figsize=(_WIDTH, 4.75), layout="constrained")
-        axes = canvas.subplots()
-        axes.plot([0, 1], [0, 1], color=_LINE, lw=1)
-        for place, (level, (truth, score, threshold)) in enumerate(groups.items()):
-            if truth.all() or not truth.any():
-                continue
-            colour = COLOURS[place % len(COLOURS)]
-            cuts = np.unique(score)[::-1]
-            positive, negative = np.sort(score[truth]), np.sort(score[~truth])
-            rate = lambda sorted_scores, cut: 1 - np.searchsorted(sorted_scores, cut) / len(sorted_scores)  # noqa: E731
-            x, y = np.append(0, rate(negative, cuts)), np.append(0, rate(positive, cuts))
-            label = f"{attribute}: {level}, AUROC {number(classification.auroc(truth, score), 3)}"
-            axes.plot(
-                x,
-                y,
-                color=colour,
-                lw=1.8,
-                ls=_DASHES[place % len(_DASHES)],
-                drawstyle="steps-post",
-                label=label,
-            )
-            axes.plot(
-                rate(negative, threshold),
-                rate(positive, threshold),
-                _MARKERS[place % len(_MARKERS)],
-                color=colour,
-                ms=9,
-                mec="white",
-                mew=1.2,
-            )
-        axes.set(
-            xlim=(-0.015, 1.015),
-            ylim=(-0.015, 1.015),
-            xlabel="false-positive rate",
-            ylabel="sensitivity (true-positive rate)",
-            aspect="equal",
-        )
-        axes.grid(color=_LINE, lw=0.6)
-        axes.set_axisbelow(True)
-        axes.legend(loc="lower right")
-        return finish(
-            canvas, f"roc_by_{attribute}", f"ROC curves by {attribute}.",
-            f"ROC curve by {attribute}. Markers show where the threshold puts each group: one threshold, different error rates.",
-        )  # fmt: skip
-
-
 def training(history: Sequence[Mapping[str, float]], chosen: int, metrics: Sequence[str]) -> Figure:
     """Loss and validation metrics by step, the chosen checkpoint marked."""
     train = [r for r in history if r.get("split") == "train" and r.get("loss") is not None]
     validation = [r for r in history if r.get("split") == "validation"]
     metrics = [m for m in metrics if any(r.get(m) is not None for r in validation)]
     with style():
-        canvas = Canvas(figsize=(_WIDTH, 4.6 if metrics else 2.6), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, 4.6 if metrics else 2.6), layout="constrained")
         panels = np.atleast_1d(canvas.subplots(2 if metrics else 1, 1, sharex=True))
         panels[0].plot(
             [r["step"] for r in train], [r["loss"] for r in train], color=COLOURS[6], lw=1.1, label="training"
@@ -268,15 +294,15 @@ def training(history: Sequence[Mapping[str, float]], chosen: int, metrics: Seque
         series = [("loss", "validation", panels[0], 0)] + [
             (m, m.replace("_", " "), panels[-1], i) for i, m in enumerate(metrics)
         ]
-        for key, label, axes, place in series:
+        for key, legend, axes, place in series:
             rows = [r for r in validation if r.get(key) is not None]
             axes.plot(
-                [r["step"] for r in rows], [r[key] for r in rows], color=COLOURS[place % 6], marker=_MARKERS[place % 6], ms=4.5,
-                lw=1.6, ls=_DASHES[place % 4], label=label,
+                [r["step"] for r in rows], [r[key] for r in rows], color=COLOURS[place % 6], marker=MARKERS[place % 6], ms=4.5,
+                lw=1.6, ls=DASHES[place % 4], label=legend,
             )  # fmt: skip
         for axes in panels:
-            axes.axvline(chosen, color=_INK, lw=1, ls=(0, (2, 2)), zorder=0)
-            axes.grid(axis="y", color=_LINE, lw=0.7)
+            axes.axvline(chosen, color=INK, lw=1, ls=(0, (2, 2)), zorder=0)
+            axes.grid(axis="y", color=LINE, lw=0.7)
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1.8)
         panels[0].annotate(
             f"checkpoint {chosen}", (chosen, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -301,7 +327,7 @@ def composition(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure
     num_bars = sum(len(splits) for splits in counts.values())
     heights = [len(splits) + 0.9 for splits in counts.values()]
     with style():
-        canvas = Canvas(figsize=(_WIDTH, 0.3 * num_bars + 0.62 * len(counts) + 0.35), layout="constrained")
+        canvas = Canvas(figsize=(WIDTH, 0.3 * num_bars + 0.62 * len(counts) + 0.35), layout="constrained")
         panels = np.atleast_1d(canvas.subplots(len(counts), 1, sharex=True, height_ratios=heights))
         for axes, (variable, splits) in zip(panels, counts.items(), strict=True):
             levels = list(
@@ -339,7 +365,7 @@ def composition(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure
                         )
                     left += share
             axes.set_yticks(range(len(splits)), list(splits))
-            axes.tick_params(axis="y", length=0, labelcolor=_INK)
+            axes.tick_params(axis="y", length=0, labelcolor=INK)
             axes.set(xlim=(0, 1), ylim=(len(splits) - 0.4, -0.6))
             axes.set_title(variable, loc="left", fontweight="bold")
             axes.legend(

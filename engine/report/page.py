@@ -1,6 +1,7 @@
 """The page: what sections, tables and figures are, and how they become one self-contained HTML file."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +10,14 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from engine.metrics import registry, segmentation
 from engine.metrics.frame import Frame
+from engine.metrics.registry import Metric
+from engine.metrics.suppression import row_levels
 from engine.metrics.table import Schema
 
 _FOLDER = pathlib.Path(__file__).parent
+MOST_LEVELS = 40  # of an attribute that the page shows; the files hold all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Cell:
 
     Attributes:
       text: as shown.
-      key: where the number stands in ``metrics.json`` (dotted path), so that page and file can be compared.
+      key: where the number stands in ``metrics.json`` (:func:`pointer`), so that page and file can be compared.
       note: smaller text below, such as the interval or n.
       is_number: aligned right.
     """
@@ -45,11 +50,13 @@ class Grid:
       header: of every column; units stand here.
       rows: of cells.
       caption: above it.
+      is_folded: whether only the caption shows until it is opened.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
+    is_folded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Figure:
       png: the file.
       source: ``data:`` address that the page inlines.
       is_wide: whether it takes the page's full width.
+      svg: the file as vectors; empty for a figure made of pixels.
     """
 
     name: str
@@ -71,6 +79,7 @@ class Figure:
     png: bytes
     source: str
     is_wide: bool = False
+    svg: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +99,7 @@ class Section:
     Attributes:
       title: heading.
       text: paragraphs of plain text.
+      points: a list below them.
       figures: side by side where there is room.
       tables: below them.
       notes: smaller paragraphs below the tables.
@@ -106,6 +116,7 @@ class Section:
     command: str | None = None
     headline: str | None = None
     key_numbers: Sequence[KeyNumber] = ()
+    points: Sequence[str] = ()
 
     @property
     def anchor(self) -> str:
@@ -130,6 +141,11 @@ class Context:
       metadata: what the cohort's builder recorded (regions, design).
       cohort_report: counts and what was skipped.
       saliency: arrays of ``saliency/COHORT/STEP.npz``, or None.
+      models: name -> scores of every model of the table; ``frame`` is the first.
+      notes: what a reader must know of how the table was read.
+      hidden: (attribute, level) of the cells that a shared report does not show.
+      min_cell: fewest patients of a shown cell; None in a private report, which shows everything.
+      made_by: command that makes this report again, without paths.
     """
 
     workdir: pathlib.Path
@@ -144,11 +160,105 @@ class Context:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cohort_report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     saliency: Mapping[str, np.ndarray] | None = None
+    models: Mapping[str, Frame] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+    hidden: frozenset[tuple[str, str]] = frozenset()
+    min_cell: int | None = None
+    made_by: str = ""
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run of Equipoise is reported, rather than a table from elsewhere."""
+        return bool(self.config)
+
+    @property
+    def unit(self) -> str:
+        """What a row is called."""
+        return "images" if self.is_run else "cases"
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Of all models, the first being the one that the page shows in full."""
+        return tuple(self.models) or (str(self.config.get("model", {}).get("name") or "model"),)
+
+    @property
+    def simple(self) -> dict[str, list[str]]:
+        """Attribute -> levels to show, intersections and strata left out, of most people at most ``MOST_LEVELS``."""
+        return {a: self.levels(a) for a in self.frame.groups if not {"*", "|"} & set(a)}
+
+    def levels(self, attribute: str) -> list[str]:
+        """Levels of an attribute that the page shows: all, or the largest ``MOST_LEVELS`` in their own order."""
+        return self._levels[attribute]
+
+    @functools.cached_property
+    def _levels(self) -> dict[str, list[str]]:
+        found = {}
+        for attribute, levels in self.frame.groups.items():
+            found[attribute] = list(levels)
+            if len(levels) > MOST_LEVELS:
+                sizes = self.sizes(attribute).reindex(found[attribute]).fillna(0)
+                kept = set(sizes.sort_values(ascending=False, kind="stable").index[:MOST_LEVELS])
+                found[attribute] = [level for level in levels if level in kept]
+        return found
+
+    def sizes(self, attribute: str) -> pd.Series:
+        """Level -> number of images."""
+        return pd.Series(row_levels(self.table, attribute)).value_counts()
+
+    def is_hidden(self, attribute: str, level: str) -> bool:
+        """Whether a shared report must not show a cell."""
+        return (attribute, level) in self.hidden
 
     @property
     def table(self) -> pd.DataFrame:
         """The predictions that are reported."""
         return self.tables[self.cohort, self.split]
+
+
+def entry(metric: str) -> Metric:
+    """The registry's entry of ``f1``, of ``f1:macro`` or ``f1:pneumonia``, or of the values ``mean:dice_cup``."""
+    base, _, part = metric.partition(":")
+    found = registry.get(base)
+    return segmentation.describe(part, base) if part and found.tasks == ("values",) else found
+
+
+def title(metric: str) -> str:
+    """A metric in running text: ``F1 score, macro``."""
+    about, part = entry(metric), metric.partition(":")[2]
+    return about.title + (f", {part}" if part and about.tasks != ("values",) else "")
+
+
+def pointer(*parts: str) -> str:
+    """Where a number stands in ``metrics.json``, as a JSON Pointer (RFC 6901): names may hold any sign."""
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def short_title(metric: str) -> str:
+    """A metric where there is little room: ``AUROC``, ``F1 score, macro``, ``mean dice_cup``."""
+    base, _, part = metric.partition(":")
+    about = entry(metric)
+    if about.tasks == ("values",):
+        return f"{base} {part}".strip().replace("_rate", " rate")
+    return about.title.split(" (")[0] + (f", {part}" if part else "")
+
+
+def shown_level(attribute: str, level: str) -> str:
+    """A level as words, of an intersection or stratum ``Black × F | site A``."""
+    return level.replace("*", " × ").replace("|", " | ") if {"*", "|"} & set(attribute) else level
+
+
+def named_class(context: Context, name: str) -> str:
+    """A class of the label in running text: ``disease present``, but ``died = 1``."""
+    return (
+        f"{context.schema.label} = {name}"
+        if name.replace(".", "").isdigit()
+        else f"{context.schema.label} {name}"
+    )
+
+
+def sentence(text: str) -> str:
+    """Text with a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def number(value: float | None, digits: int = 3, signed: bool = False) -> str:

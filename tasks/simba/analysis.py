@@ -17,7 +17,7 @@ from engine.metrics import intervals
 from engine.metrics.frame import CONFIDENCE
 from engine.metrics.intervals import PairedChange
 from engine.report import figures
-from engine.report.page import Cell, Context, Grid, KeyNumber, Section, interval, number, text_cell
+from engine.report.page import Cell, Context, Grid, KeyNumber, Section, interval, number, pointer, text_cell
 
 _WITH, _WITHOUT = "with", "without"
 _NAME = re.compile(r"(?P<start>.*?mm)(?P<flip>_counterfactual)?(?P<settings>.*)")
@@ -180,7 +180,7 @@ def expectation_section(context: Context) -> Section:
             estimate = context.frame.groups["bias"][group][metric]
             cell = Cell(
                 number(estimate.value),
-                f"groups.bias.{group}.{metric}",
+                pointer("groups", "bias", group, metric),
                 interval(*estimate.limits(CONFIDENCE)),
             )
             lines.append(
@@ -194,11 +194,13 @@ def expectation_section(context: Context) -> Section:
     for (label, *_), gap, name, metric in zip(
         rows, gaps, ("delta_tpr", "delta_fpr"), ("sensitivity", "fpr"), strict=True
     ):
-        key = f"disparities.bias.difference:{metric}:{_WITH}-{_WITHOUT}"
+        key = pointer("disparities", "bias", f"difference:{metric}:{_WITH}-{_WITHOUT}")
         cell = Cell(number(gap.value, 3, True), key, interval(gap.low, gap.high, 3, True))
         lines.append((label, cell, getattr(ideal, name), getattr(fair, name)))
     accuracy = context.frame.overall["accuracy"]
-    cell = Cell(number(accuracy.value), "overall.accuracy", interval(*accuracy.limits(CONFIDENCE)))
+    cell = Cell(
+        number(accuracy.value), pointer("overall", "accuracy"), interval(*accuracy.limits(CONFIDENCE))
+    )
     lines.append(("accuracy, everyone", cell, ideal.accuracy, fair.accuracy))
     cells = [
         (text_cell(a), b, *(Cell(number(x, 3, a.startswith("Δ"))) for x in rest)) for a, b, *rest in lines

@@ -1,4 +1,4 @@
-import html.parser
+import html
 import json
 import pathlib
 
@@ -10,39 +10,11 @@ from absl import flags
 import launch.report
 from engine import data
 from engine.config import UserError
+from engine.metrics import registry
 from engine.report import page
 from tests import launching
 from tests.engine.report import fake_run
-
-VOID = {"meta", "link", "img", "br"}
-
-
-class Outline(html.parser.HTMLParser):
-    """What a page loads, the numbers it keys, and whether every element is closed."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.loads, self.numbers, self.open, self._key = [], [], [], None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.loads += [given[k] for k in ("src", "srcset", "data", "poster", "action") if k in given]
-        self.loads += [given["href"]] if tag == "link" else []
-        assert tag != "script"
-        assert tag != "a" or given["href"].startswith("#")
-        self._key = given.get("data-key")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if self._key:
-            self.numbers.append((self._key, text.strip()))
-            self._key = None
+from tests.launch.outline import Outline
 
 
 def run(workdir, *words):
@@ -52,7 +24,7 @@ def run(workdir, *words):
         launch.report.main()
     finally:
         flags.FLAGS.unparse_flags()
-        for name in ("workdir", "cohort", "split", "step", "output", "resamples", "seed"):
+        for name in ("workdir", "cohort", "split", "step", "output", "group", "resamples", "seed"):
             flags.FLAGS[name].unparse()
         flags.FLAGS(["test"])
 
@@ -69,9 +41,9 @@ def reported(tmp_path_factory):
 
 
 def value_at(document, key):
-    """``groups.bias.with.fpr`` -> that cell; score names may hold dots nowhere else."""
-    for part in key.split("."):
-        document = document[part]
+    """``/groups/bias/with/fpr`` -> the value of that cell."""
+    for part in key.split("/")[1:]:
+        document = document[part.replace("~1", "/").replace("~0", "~")]
     return document["value"]
 
 
@@ -85,7 +57,7 @@ def test_the_page_stands_alone_and_is_well_formed(reported):
 
 def test_the_page_names_nobody_and_no_place(reported):
     written = [p.read_text() for p in reported[1].iterdir() if p.is_file()]
-    assert len(written) == 3
+    assert len(written) == 4
     for text in written:
         assert "person-" not in text and "scan-0" not in text and "scan-7" not in text
         assert str(reported[0]) not in text and "/home" not in text and "/tmp" not in text
@@ -95,10 +67,10 @@ def test_every_number_on_the_page_is_that_of_metrics_json(reported):
     document = json.loads((reported[1] / "metrics.json").read_text())
     numbers = Outline((reported[1] / "report.html").read_text()).numbers
     assert len(numbers) > 60
-    assert {key.split(".")[0] for key, _ in numbers} == {"overall", "groups", "disparities"}
+    assert {key.split("/")[1] for key, _ in numbers} == {"overall", "groups", "disparities"}
     for key, text in numbers:
         value = value_at(document, key)
-        signed = "difference:" in key
+        signed = "/difference:" in key or "/xauc_" in key
         assert text == page.number(value, 3, signed), key
         if value is not None:
             assert float(text.replace("−", "-")) == pytest.approx(value, abs=0.0005001)
@@ -119,15 +91,18 @@ def test_metrics_files_agree_and_fit_the_schema(reported):
 def test_every_section_and_figure_is_there(reported):
     text = (reported[1] / "report.html").read_text()
     for words in (
-        "What this is", "best validation auroc", "2 scans could not be used", "Scores, overall and by group", "Gaps between groups",
+        "best validation auroc", "2 scans could not be used", "Scores, overall and by group", "Gaps between groups",
         "perfect shortcut user", "The same subjects, with and without the bias", "Rendering the bias into the very same subjects changes",
         "Training", "Where the model looks", "disease region (right insula)", "What this report can and cannot see",
-        "smallest detectable", "Definitions", "(TP + TN) / n", "Versions and fingerprints", "0123456789ab",
+        "smallest detectable", "Appendix: definitions", html.escape(registry.get("accuracy").formula), "Settings, versions and fingerprints", "0123456789ab",
+        "Who was scored", "Findings in words", "of 100 with it, missed", "Methods, to paste into a paper",
     ):  # fmt: skip
         assert words in text, words
     names = {p.stem for p in (reported[1] / "figures").glob("*.png")}
     assert names == {
-        "composition", "scores_by_bias", "roc_by_bias", "gaps_by_bias", "gaps_and_theory", "paired_effect", "training", "saliency"
+        "composition", "scores_by_bias", "roc_by_bias", "precision_recall_by_bias", "calibration_by_bias", "distribution_by_bias",
+        "decision_by_bias",
+        "gaps_by_bias_sensitivity", "gaps_by_bias_fpr", "gaps_and_theory", "paired_effect", "training", "saliency",
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.metrics import frame
 from engine.metrics.table import Table, validate
-from engine.report import content, figures, findings, page, slices
+from engine.report import figures, findings, page, run, slices
 from tests.engine.report import fake_run
 
 SCHEMA = json.loads((pathlib.Path(page.__file__).parent / "metrics.schema.json").read_text())
@@ -85,15 +85,15 @@ def test_text_is_escaped():
 
 
 def test_reasons_that_could_name_a_place_are_not_shown():
-    shown = content.cohort(context(cohort_report=fake_run.cohort_report(10))).text[0]
+    shown = run.cohort(context(cohort_report=fake_run.cohort_report(10))).text[0]
     assert "2 scans" in shown and "truncated" in shown and "clinic" not in shown and "77778" not in shown
 
 
 def test_what_is_missing_is_said():
     bare = context()
-    assert "No cohort report" in content.cohort(bare).text[0]
-    assert "no curve" in content.training(bare).text[0]
-    assert content.saliency(bare).command.endswith("--saliency")
+    assert "No cohort report" in run.cohort(bare).text[0]
+    assert "no curve" in run.training(bare).text[0]
+    assert run.saliency(bare).command.endswith("--saliency")
 
 
 def test_saliency_density_by_hand():

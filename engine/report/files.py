@@ -1,0 +1,56 @@
+"""The files of a report: page, numbers, card and figures, each written whole or not at all."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from engine.metrics import summary
+from engine.report.page import Section
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def harmless(text: Any) -> Any:
+    """Text that a spreadsheet would run as a formula, with an apostrophe before it; anything else as it is."""
+    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
+
+
+def to_csv(document: Mapping[str, Any]) -> str:
+    """A ``metrics.json`` as a tidy table: every model, one score a line; safe to open in a spreadsheet."""
+    parts = [summary.lines(found).assign(model=name) for name, found in document["models"].items()]
+    frame = pd.concat(parts, ignore_index=True)
+    frame = frame[["model", *frame.columns.drop("model")]]
+    text = frame.select_dtypes(exclude="number").columns
+    return frame.assign(**{c: frame[c].map(harmless, na_action="ignore") for c in text}).to_csv(index=False)
+
+
+def write(
+    output: pathlib.Path, page: str, document: Mapping[str, Any], card: str, sections: Sequence[Section]
+) -> list[pathlib.Path]:
+    """Writes a report into a folder, and removes the figures of an older one.
+
+    Returns:
+      The files, in the order of writing.
+    """
+    folder = output / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in [*folder.glob("*.png"), *folder.glob("*.svg")]:
+        old.unlink()
+    contents = {
+        output / "report.html": page.encode(),
+        output / "metrics.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
+        output / "metrics.csv": to_csv(document).encode(),
+        output / "model_card.md": card.encode(),
+    }
+    drawn = [f for s in sections for f in s.figures]
+    contents |= {folder / f"{f.name}.png": f.png for f in drawn}
+    contents |= {folder / f"{f.name}.svg": f.svg for f in drawn if f.svg}
+    for path, content in contents.items():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return list(contents)
