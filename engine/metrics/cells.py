@@ -149,7 +149,14 @@ class Cells:
         )
         left_out = functools.partial(self._bootstrap.leave_one_out, key, number) if self._bca else None
         return intervals.bootstrap(
-            value, replicates, n, len(np.unique(code)), events, metric.undefined, left_out
+            value,
+            replicates,
+            n,
+            len(np.unique(code)),
+            events,
+            metric.undefined,
+            left_out,
+            (metric.low, metric.high),
         )
 
 

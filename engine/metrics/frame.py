@@ -174,12 +174,13 @@ def _versions() -> dict[str, str]:
 
 
 def _settings(
-    rows: Rows, columns: Mapping[str, np.ndarray], resamples: int, seed: int, bca: bool
+    rows: Rows, model: str | None, columns: Mapping[str, np.ndarray], resamples: int, seed: int, bca: bool
 ) -> dict[str, Any]:
     """What was scored and how; of columns that a table from elsewhere may lack, nothing."""
     frame, schema = rows.frame, rows.schema
     one = lambda column: ", ".join(sorted({str(v) for v in frame[column]})) if column in frame else ""  # noqa: E731
-    thresholds = sorted({float(t) for t in frame["threshold"]}) if "threshold" in frame else []
+    used = schema.models[rows.table.models[0] if model is None else model] if "called" in columns else ()
+    thresholds = sorted({float(t) for column in used for t in np.unique(rows.table.threshold(column))})
     return {
         "seed": seed,
         "resamples": resamples,
@@ -309,7 +310,7 @@ def _evaluate(
         overall = levels.pop("")
         of_stratum = levels[strata[0].name] if strata else overall
         gaps = {g.name: cells.compare(g, levels[g.name], chosen[g.name], of_stratum) for g in compared}
-        settings = _settings(rows, columns[model], resamples, seed, bca) | {"references": references}
+        settings = _settings(rows, model, columns[model], resamples, seed, bca) | {"references": references}
         if averaged is not None:
             settings["averaged_classes"] = list(averaged)
         frames[model] = Frame(overall[""], levels, gaps, references, settings)

@@ -332,6 +332,7 @@ def bootstrap(
     events: int,
     undefined_when: str = "undefined",
     left_out: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Estimate:
     """The estimate of a smooth score from its replicates (:class:`engine.metrics.resample.Bootstrap`).
 
@@ -343,6 +344,7 @@ def bootstrap(
       events: truly positive images.
       undefined_when: says when the score has no value.
       left_out: makes the limits BCa; gives (values without each patient, patients that each stands for).
+      bounds: the smallest and largest possible value; limits stay within.
     """
     if np.isnan(value):
         return undefined(undefined_when, n, n_subjects, events)
@@ -354,7 +356,8 @@ def bootstrap(
         )
 
     def limits(confidence: float) -> tuple[float, float]:
-        return replicate_limits(value, replicates, confidence, left_out and left_out())
+        low, high = replicate_limits(value, replicates, confidence, left_out and left_out())
+        return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
 
     valid = replicates[np.isfinite(replicates)]
     se = float(valid.std(ddof=1)) if len(valid) > 1 else float("nan")

@@ -275,3 +275,11 @@ def test_an_area_of_two_positives_has_the_widest_limits_and_no_overflow():
     score = np.array([0.9, 0.2, 0.1, 0.3, 0.15, 0.05])
     low, high = intervals.area(truth, score, np.arange(6)).limits(0.9999)
     assert low == 0 and high == 1
+
+
+def test_bootstrap_limits_stay_within_the_range_of_the_metric():
+    replicates = np.linspace(0.9, 1.0, 100)
+    found = intervals.bootstrap(0.98, replicates, 12, 12, 12, bounds=(0, 1))
+    low, high = found.limits(0.9999)  # too few replicates beyond: the normal limit, cut
+    assert low < 0.98
+    assert high == 1
