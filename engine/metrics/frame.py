@@ -36,6 +36,8 @@ __all__ = [
     "Frame",
     "evaluate",
     "evaluate_models",
+    "goodness",
+    "group_values",
     "higher_is_better",
     "select_value",
     "to_csv",
@@ -119,19 +121,36 @@ def select_value(frame: pd.DataFrame, name: str, schema: Schema) -> tuple[float,
     """
     better = higher_is_better(name)
     kind, metric, attribute = _split_name(name)
-    columns = Table(frame, schema).columns()
     if kind == "overall":
-        return registry.compute(metric, columns, classes=schema.classes), better
-    values = []
+        return registry.compute(metric, Table(frame, schema).columns(), classes=schema.classes), better
+    values = group_values(frame, metric, attribute, schema).values()
+    return min(values, key=lambda value: goodness(metric, value), default=float("nan")), better
+
+
+def goodness(metric: str, value: float) -> float:
+    """What grows as a metric gets better: the value, its opposite, or minus its distance to the ideal value."""
+    target = _entry(metric).target
+    if target is not None:
+        return -abs(value - target)
+    return value if higher_is_better(metric) else -value
+
+
+def group_values(frame: pd.DataFrame, metric: str, attribute: str, schema: Schema) -> dict[str, float]:
+    """Level -> value of a metric, of the known levels in which it is defined.
+
+    Args:
+      frame: prediction table.
+      metric: of the registry.
+      attribute: with levels.
+      schema: of the table.
+    """
+    columns, found = Table(frame, schema).columns(), {}
     for level in groupings.levels_of(frame, schema, attribute):
         rows = (frame[attribute] == level).to_numpy()
         if level != UNKNOWN:
             own = {name: column[rows] for name, column in columns.items()}
-            values.append(registry.compute(metric, own, classes=schema.classes))
-    values = [v for v in values if not math.isnan(v)]
-    target = _entry(name).target
-    goodness = (lambda v: v if better else -v) if target is None else (lambda v: -abs(v - target))
-    return min(values, key=goodness, default=float("nan")), better
+            found[level] = registry.compute(metric, own, classes=schema.classes)
+    return {level: value for level, value in found.items() if not math.isnan(value)}
 
 
 def _described(name: str, schema: Schema, model: str | None, averaged: Sequence[str] | None) -> Metric:

@@ -44,20 +44,21 @@ class Threshold:
         return np.asarray(score, np.float64) >= self.value
 
 
-def require_other(chosen: str, split: str, rule: str) -> None:
-    """Refuses to judge a threshold on the rows that it was chosen on.
+def require_other(chosen: str, split: str, rule: str, what: str = "a threshold") -> None:
+    """Refuses to judge a threshold, or another choice, on the rows that it was made on.
 
     Args:
-      chosen: split that it was chosen on, or ``"fixed"``.
+      chosen: split that it was made on, or ``"fixed"``.
       split: that is reported.
       rule: of the choice.
+      what: was chosen.
 
     Raises:
       UserError: when the two splits are one.
     """
     if split == chosen != FIXED:
         raise UserError(
-            f"a threshold chosen on {chosen!r} by {rule} would be judged on the same images; "
+            f"{what} chosen on {chosen!r} by {rule} would be judged on the same images; "
             "choose it on another split, or give a number"
         )
 
