@@ -41,9 +41,8 @@ def fit(
         chance, weight = special.expit(x[:, rises]), weight[:, rises]
         slope = design.T @ (weight * (outcome - chance))
         bend = weight * chance * (1 - chance)
-        for place, lane in enumerate(up):
-            curvature = (design.T * bend[:, place]) @ design
-            step[:, lane] = np.linalg.pinv(curvature, rcond=_RANK, hermitian=True) @ slope[:, place]
+        curvature = np.array([(design.T * b) @ design for b in bend.T]).reshape(-1, *2 * design.shape[1:])
+        step[:, up] = (np.linalg.pinv(curvature, rcond=_RANK, hermitian=True) @ slope.T[:, :, None])[..., 0].T
         flat = np.zeros(number, bool)
         flat[up] = np.abs(slope).max(axis=0, initial=0) <= _TOLERANCE * total[up]
         going = going[~flat[going]]
