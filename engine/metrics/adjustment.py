@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int
 from engine.config import UserError, did_you_mean
 from engine.metrics import (
     balance,
-    comparisons,
     disparities,
     frame,
     groupings,
     intervals,
+    multiplicity,
     registry,
     resample,
     weighing,
@@ -226,7 +226,7 @@ def _gap(metric: str, levels: tuple[str, str]) -> str:
 def _holm(found: dict[str, Adjusted]) -> dict[str, Adjusted]:
     """P values adjusted over the levels of each metric."""
     for metric in next(iter(found.values())).gaps:
-        adjusted = comparisons.holm([one.gaps[metric].p for one in found.values()])
+        adjusted = multiplicity.holm([one.gaps[metric].p for one in found.values()])
         for one, p in zip(found.values(), adjusted, strict=True):
             one.gaps[metric] = dataclasses.replace(one.gaps[metric], p_adjusted=p)
     return found

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from engine.metrics.intervals import Estimate
 from engine.metrics.registry import Metric
 from engine.metrics.table import Table
 
+CLOSED = ("auroc", "balanced_accuracy")  # and every proportion: intervals that need no resample
 SMALL = 11  # cells below this in images, events or non-events are flagged
 
 
@@ -42,8 +43,8 @@ class Cells:
         self._bootstrap, self._bca, self._binary = bootstrap, bca, rows.schema.kind == "binary"
         self._columns = columns
 
-    def of(self, grouping: Grouping) -> dict[str, dict[str, Estimate]]:
-        """Every metric of every level."""
+    def of(self, grouping: Grouping, names: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
+        """Every metric, or those of some names, of every level."""
         found = {}
         for number, level in enumerate(grouping.levels):
             rows, number = np.flatnonzero(grouping.code == number), grouping.first + number
@@ -51,13 +52,15 @@ class Cells:
             estimates = {
                 name: self._estimate(entry, columns, code, rows, number)
                 for name, entry in self._entries.items()
+                if names is None or name in names
             }
             found[level] = {m: self._flagged(estimate) for m, estimate in estimates.items()}
         return found
 
     def compare(
         self, grouping: Grouping, levels: Mapping[str, Mapping[str, Estimate]], base: Mapping[str, int],
-        overall: Mapping[str, Mapping[str, Estimate]],
+        overall: Mapping[str, Mapping[str, Estimate]], whole: Mapping[str, int],
+        rests: Mapping[str, Mapping[str, Estimate]],
     ) -> dict[str, Disparity]:  # fmt: skip
         """All comparisons among the levels of a grouping, stratum by stratum.
 
@@ -66,6 +69,8 @@ class Cells:
           levels: level -> metric -> estimate.
           base: stratum -> number of its reference level.
           overall: stratum -> metric -> estimate of everyone in it.
+          whole: stratum -> number of the bootstrap's set of everyone in it.
+          rests: level -> metric -> estimate of the other levels together, where there are two or more.
         """
         found: dict[str, Disparity] = {}
         for name, entry in self._entries.items():
@@ -77,23 +82,38 @@ class Cells:
                 by_level = {level: levels[level][name] for level in numbers}
                 found |= disparities.gaps(entry, by_level, grouping.levels[reference])
                 found |= disparities.to_overall(name, by_level, overall[stratum][name])
+                others = {k: rests[k][name] for k in by_level if name in rests.get(k, ())}
+                found |= disparities.to_rest(name, by_level, others)
                 extremes = disparities.extremes(
                     entry, by_level, {k: replicates[i] for k, i in numbers.items()}
                 )
                 end = f":{stratum}" if stratum else ""
                 found |= {f"{kind}:{name}{end}": extreme for kind, extreme in extremes.items()}
-        return found | self._named(grouping, levels, base, overall, found)
+        return found | self._named(grouping, levels, base, overall, whole, found)
 
     def _named(
         self, grouping: Grouping, levels: Mapping[str, Mapping[str, Estimate]], base: Mapping[str, int],
-        overall: Mapping[str, Mapping[str, Estimate]], found: Mapping[str, Disparity],
+        overall: Mapping[str, Mapping[str, Estimate]], whole: Mapping[str, int], found: Mapping[str, Disparity],
     ) -> dict[str, Disparity]:  # fmt: skip
         """Fairness scores that have a name: of the groups' values, and of the rows of pairs of groups."""
-        strata, pairs, images = {}, {}, np.bincount(grouping.code, minlength=len(grouping.levels))
+        strata, pairs = {}, {}
+        images = np.bincount(grouping.code[grouping.code >= 0], minlength=len(grouping.levels))
         for stratum, reference in base.items():
             filled = [i for i in grouping.compared[stratum] if grouping.filled[i]]
-            cells = {grouping.levels[i]: levels[grouping.levels[i]] for i in filled}
-            strata[stratum] = cells, overall[stratum], {grouping.levels[i]: int(images[i]) for i in filled}
+            names = {grouping.levels[i]: i for i in filled}
+            replicates = {
+                metric: (
+                    drawn[whole[stratum]],
+                    {level: drawn[grouping.first + i] for level, i in names.items()},
+                )
+                for metric, drawn in (
+                    (m, self._bootstrap.replicates.get((self._model, m))) for m in self._entries
+                )
+                if drawn is not None
+            }
+            cells = {level: levels[level] for level in names}
+            n = {level: int(images[i]) for level, i in names.items()}
+            strata[stratum] = disparities.Stratum(cells, overall[stratum], n, replicates)
             if self._binary and "auroc" in self._entries:
                 rows = {grouping.levels[i]: np.flatnonzero(grouping.code == i) for i in filled}
                 pairs |= disparities.xauc(rows, grouping.levels[reference], self._columns, self._code)
@@ -157,12 +177,28 @@ class Cells:
             metric.undefined,
             left_out,
             (metric.low, metric.high),
+            self._freedom(columns, code, part),
         )
+
+    def _freedom(self, columns: Mapping[str, np.ndarray], code: np.ndarray, part: str) -> int:
+        """Patients behind a metric less one: of the rarer class that is there, where the metric is of one class."""
+        counts = [len(np.unique(code))]
+        if part in self._schema.classes:
+            columns = multiclass.one_against_rest(columns, self._schema.classes.index(part))
+        if self._binary or part in self._schema.classes:
+            counts = [len(np.unique(code[columns["truth"] == y])) for y in (True, False)]
+        return min((count for count in counts if count), default=0) - 1
+
+
+def is_closed(metric: Metric) -> bool:
+    """Whether the interval of a metric needs no resample."""
+    base, _, part = metric.name.partition(":")
+    return metric.kind == "proportion" or (base in CLOSED and part not in multiclass.AVERAGES)
 
 
 def _proportion(metric: Metric, columns: Mapping[str, np.ndarray], code: np.ndarray) -> Estimate:
-    """Of the images that the formula counts: of a single image it is 1 or 0, and NaN where the image is not counted."""
-    value = np.asarray(metric.of_sums({name: columns[name] for name in metric.components}))
+    """Of the images that the formula counts."""
+    value = registry.per_image(metric, columns)
     counted = np.isfinite(value)
     if not counted.any():
         return intervals.undefined(metric.undefined)

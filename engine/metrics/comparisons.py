@@ -1,23 +1,20 @@
-"""Comparisons of estimates: differences, ratios, DeLong's tests, extremes of groups, multiplicity.
+"""Comparisons of estimates: differences, ratios, extremes of groups.
 
 Differences and ratios of two quantities: MOVER on their intervals, with the covariance through the patients they share, or
 the bootstrap of the difference. Extremes (worst group, max-min): Bonferroni constructions, because a bootstrap of an
 extreme does not cover.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float
 from scipy import optimize, special
 
-from engine.config import UserError
 from engine.metrics import intervals
-from engine.metrics.intervals import Estimate, correlation, mover
+from engine.metrics.intervals import SMALLEST_P, Estimate, correlation, mover
 
 _NAN = (float("nan"), float("nan"))
-_SMALLEST_P = 1e-12
 
 
 def _bootstrapped(a: Estimate, b: Estimate) -> bool:
@@ -43,7 +40,9 @@ def difference(
         if a.left_out and b.left_out:
             (first, count), (second, _) = a.left_out(), b.left_out()
             left_out = first - second, count
-        return value, *intervals.replicate_limits(value, a.replicates - b.replicates, confidence, left_out)
+        freedom = min(a.freedom, b.freedom)
+        drawn = a.replicates - b.replicates
+        return value, *intervals.replicate_limits(value, drawn, confidence, left_out, freedom)
     low, high = b.limits(confidence)
     shared = correlation(a, b) if shared is None else shared
     return value, *mover((a.value, *a.limits(confidence)), (-b.value, -high, -low), -shared)
@@ -63,7 +62,8 @@ def ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, fl
         return float("nan"), *_NAN
     if _bootstrapped(a, b):
         below = np.where(b.replicates != 0, b.replicates, np.nan)
-        return value, *intervals.replicate_limits(value, a.replicates / below, confidence)
+        freedom = min(a.freedom, b.freedom)
+        return value, *intervals.replicate_limits(value, a.replicates / below, confidence, freedom=freedom)
     limits = np.array([a.limits(confidence), b.limits(confidence)])
     if not np.isfinite(limits).all():
         return value, *_NAN
@@ -101,54 +101,91 @@ def log_ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float
 
 def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
     """(two-sided p of a = b, name of the test): the level at which :func:`difference`'s interval just reaches 0."""
-    value, low, high = difference(a, b)
     if _bootstrapped(a, b):
-        test = "bootstrap of the difference"
+        freedom = min(a.freedom, b.freedom)
+        p = intervals.replicate_p(a.value - b.value, a.replicates - b.replicates, freedom)
+        return p, "bootstrap of the difference"
+    test = "inverted MOVER interval"
+    value = difference(a, b)[0]
+    if not np.isfinite(value):
+        return float("nan"), test
+    return 2 * tail(a, b, 0.0, value > 0), test
+
+
+def standard_error(a: Estimate, b: Estimate) -> float:
+    """Of a − b: of the replicates' differences, or from both errors and their correlation through shared patients."""
+    if _bootstrapped(a, b):
         gaps = a.replicates - b.replicates
         gaps = gaps[np.isfinite(gaps)]
-        if np.isnan(low) or not len(gaps):
-            return float("nan"), test
-        return min(1.0, float(2 * (1 + min((gaps <= 0).sum(), (gaps >= 0).sum())) / (len(gaps) + 1))), test
-    test = "inverted MOVER interval"
-    if np.isnan(low) or np.isnan(high):
-        return float("nan"), test
-    if value == 0:
-        return 1.0, test
+        return float(gaps.std(ddof=1)) if len(gaps) > 1 else float("nan")
+    return float(np.sqrt(max(a.se**2 + b.se**2 - 2 * correlation(a, b) * a.se * b.se, 0.0)))
 
-    shared = correlation(a, b)
+
+def detectable(a: Estimate, b: Estimate, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true difference that would be found with 80 % power at the 5 % level: (z.975 + z.8) · SE."""
+    return num_standard_errors(power, alpha) * standard_error(a, b)
+
+
+def num_standard_errors(power: float, alpha: float) -> float:
+    """How many SEs a true difference must measure to be found: z of 1 − alpha/2 plus z of the power."""
+    return float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
+
+
+def gap(a: Estimate, b: Estimate) -> Estimate:
+    """The difference a − b as an estimate of its own, so that two gaps can be compared as two scores are.
+
+    Its limits are those of :func:`difference`; its influence on each patient is the difference of both.
+    """
+    missing = next((e for e in (a, b) if np.isnan(e.value)), None)
+    counts = ((getattr(a, k), getattr(b, k)) for k in ("n", "n_subjects", "events"))
+    n, patients, events = (None if None in pair else sum(pair) for pair in counts)  # None: suppressed
+    if missing:
+        return intervals.undefined(missing.reason or "undefined", n, patients, events)
+    influence, left_out, replicates = None, None, None
+    if a.influence and b.influence:
+        who, place = np.unique(np.concatenate([a.influence[0], b.influence[0]]), return_inverse=True)
+        patients = len(who)
+        influence = who, np.bincount(place, np.concatenate([a.influence[1], -b.influence[1]]))
+    if _bootstrapped(a, b):
+        replicates = a.replicates - b.replicates
+    if a.left_out and b.left_out:
+
+        def left_out() -> tuple[np.ndarray, np.ndarray]:
+            (first, count), (second, _) = a.left_out(), b.left_out()
+            return first - second, count
+
+    return Estimate(
+        a.value - b.value, n, patients, events, standard_error(a, b), f"difference of two: {a.method}",
+        lambda confidence: difference(a, b, confidence)[1:], influence, replicates, left_out,
+        freedom=min(a.freedom, b.freedom),
+    )  # fmt: skip
+
+
+def tail(a: Estimate, b: Estimate, bound: float, above: bool) -> float:
+    """One-sided p of a − b ≤ ``bound`` (``above``: the claim is a − b > bound), or of a − b ≥ ``bound``.
+
+    The level α at which the limit of the interval of confidence 1 − 2α just reaches the bound, so that the test and the interval
+    always agree; where the bound is on the far side of the value it is 1 − α of the other limit.
+    """
+    value = difference(a, b)[0]
+    if not np.isfinite([value, *difference(a, b)[1:]]).all():
+        return float("nan")
+    if value == bound:
+        return 0.5
+    is_claimed, shared = (value > bound) == above, correlation(a, b)
 
     def nearest(log_p: float) -> float:
         _, low, high = difference(a, b, -np.expm1(log_p), shared)
-        return low if value > 0 else -high
+        return low - bound if value > bound else bound - high
 
-    first, last = np.log(_SMALLEST_P), np.log1p(-1e-9)
+    first, last = np.log(SMALLEST_P), np.log1p(-1e-9)
     if nearest(first) >= 0:
-        return _SMALLEST_P, test
-    if nearest(last) <= 0:
-        return 1.0, test
-    return float(np.exp(optimize.brentq(nearest, first, last, xtol=1e-9))), test
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """P values adjusted for their number (Holm, Scand J Stat 1979;6:65); NaN stays NaN and is not counted."""
-    p = np.asarray(p, np.float64)
-    adjusted = np.full(len(p), np.nan)
-    known = np.flatnonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    factors = len(order) - np.arange(len(order))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
-    return adjusted.tolist()
-
-
-def detectable(a: Estimate, b: Estimate) -> float:
-    """The smallest true difference that would be found with 80 % power at the 5 % level: (z.975 + z.8) · SE."""
-    if _bootstrapped(a, b):
-        gaps = a.replicates - b.replicates
-        gaps = gaps[np.isfinite(gaps)]
-        se = gaps.std(ddof=1) if len(gaps) > 1 else np.nan
+        two_sided = SMALLEST_P
+    elif nearest(last) <= 0:
+        two_sided = 1.0
     else:
-        se = np.sqrt(max(a.se**2 + b.se**2 - 2 * correlation(a, b) * a.se * b.se, 0.0))
-    return float((special.ndtri(0.975) + special.ndtri(0.8)) * se)
+        two_sided = float(np.exp(optimize.brentq(nearest, first, last, xtol=1e-9)))
+    return two_sided / 2 if is_claimed else 1 - two_sided / 2
 
 
 def worst_group(
@@ -170,6 +207,17 @@ def worst_group(
     return float(values.max()), float(wide[:, 0].max()), float(narrow[:, 1].max())
 
 
+def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
+    """Of estimates through the patients they share, or from replicates that were drawn together."""
+    correlated = intervals.correlations(estimates)
+    if all(e.replicates is not None for e in estimates):
+        replicates = np.stack([e.replicates for e in estimates])
+        replicates = replicates[:, np.isfinite(replicates).all(axis=0)]
+        moving = replicates.std(axis=1) > 0 if replicates.shape[1] > 1 else np.zeros(len(estimates), bool)
+        correlated[np.ix_(moving, moving)] = np.corrcoef(replicates[moving]) if moving.any() else 1
+    return correlated
+
+
 def _pairs(
     estimates: Sequence[Estimate], confidence: float
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 2"], Float[np.ndarray, "k k"]]:
@@ -180,13 +228,7 @@ def _pairs(
     values, number = np.array([e.value for e in estimates]), len(estimates)
     each = 1 - 2 * (1 - confidence) / (number * (number - 1)) if number > 1 else confidence
     limits = np.array([e.limits(each) for e in estimates])
-    correlated = intervals.correlations(estimates)
-    if all(e.replicates is not None for e in estimates):
-        replicates = np.stack([e.replicates for e in estimates])
-        replicates = replicates[:, np.isfinite(replicates).all(axis=0)]
-        moving = replicates.std(axis=1) > 0 if replicates.shape[1] > 1 else np.zeros(number, bool)
-        correlated[np.ix_(moving, moving)] = np.corrcoef(replicates[moving]) if moving.any() else 1
-    return values, limits, correlated
+    return values, limits, correlations(estimates)
 
 
 def max_min(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[float, float, float]:
@@ -272,104 +314,42 @@ def equity_scaled_sd(
     return overall.value / (1 + spread), low / (1 + wide), high / (1 + narrow)
 
 
-def range_null(values: Sequence[float], replicates: Float[np.ndarray, "g b"]) -> tuple[float, float]:
-    """(95th percentile of max-min were all groups equal, p): the range of replicates centred on each group's value.
+def equal_replicates(
+    estimates: Sequence[Estimate], replicates: Float[np.ndarray, "g b"], common: float
+) -> Float[np.ndarray, "g b"]:
+    """Replicates as they would be were every group's true value the same.
+
+    Each group's deviations from its own value, √(I / (I − 1)) times as large (replicates of I patients spread that much too
+    little), are put around the common one. A share of 0 or 1 has replicates that do not vary at all, although another sample
+    would: it is given normal deviations of its standard error.
 
     Args:
-      values: of each group.
-      replicates: of each group, drawn together; a resample that leaves a group undefined is not counted.
+      estimates: of each group.
+      replicates: of each group, drawn together.
+      common: the value of all groups.
     """
-    centred = replicates - np.asarray(values)[:, None]
-    centred = centred[:, np.isfinite(centred).all(axis=0)]
-    if not centred.shape[1]:
-        return _NAN
-    ranges = centred.max(axis=0) - centred.min(axis=0)
+    values, freedom = (np.array([getattr(e, k) for e in estimates])[:, None] for k in ("value", "freedom"))
+    deviations = (replicates - values) * np.sqrt(1 + 1 / np.maximum(freedom, 1))
+    scores = special.ndtri((np.arange(replicates.shape[1]) + 0.5) / replicates.shape[1])
+    for number, estimate in enumerate(estimates):
+        known = np.isfinite(deviations[number])
+        if np.isfinite(estimate.se) and not deviations[number, known].any():
+            drawn = np.random.default_rng(number).permutation(scores) * estimate.se
+            deviations[number, known] = drawn[known]
+    return common + deviations
+
+
+def by_chance(draws: Float[np.ndarray, " b"]) -> tuple[float, float, float]:
+    """(mean, 5th, 95th percentile) of what replicates of equal groups read; those that leave a group undefined do not count."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return float("nan"), *_NAN
+    return float(draws.mean()), *map(float, np.quantile(draws, [0.05, 0.95]))
+
+
+def range_p(values: Sequence[float], draws: Float[np.ndarray, "g b"]) -> float:
+    """P of all groups being equal: how often the range of :func:`equal_replicates` is at least that of the values."""
+    ranges = np.ptp(draws, axis=0)
+    ranges = ranges[np.isfinite(ranges)]
     observed = max(values) - min(values)
-    return float(np.quantile(ranges, 0.95)), float((1 + (ranges >= observed).sum()) / (len(ranges) + 1))
-
-
-@dataclasses.dataclass(frozen=True)
-class AreaTest:
-    """Two AUROCs compared.
-
-    Attributes:
-      value: first − second.
-      low: Wald limit of the difference.
-      high: limit.
-      first: AUROC.
-      second: AUROC.
-      covariance: [2, 2] of the two.
-      z: value / SE; NaN where the SE is 0.
-      p: two-sided, of equal areas.
-    """
-
-    value: float
-    low: float
-    high: float
-    first: float
-    second: float
-    covariance: Float[np.ndarray, "2 2"]
-    z: float
-    p: float
-
-
-def _area_test(
-    p: intervals.Placements, q: intervals.Placements, shared: float, confidence: float
-) -> AreaTest:
-    variances = [intervals.area_covariance(x, x) if x.m and x.n else float("nan") for x in (p, q)]
-    covariance = np.array([[variances[0], shared], [shared, variances[1]]])
-    value = p.value - q.value
-    square = variances[0] + variances[1] - 2 * shared
-    se = float(np.sqrt(square)) if square > 0 else float("nan")
-    half = special.ndtri(0.5 + confidence / 2) * se
-    two_sided = float(2 * special.ndtr(-abs(value / se)))
-    return AreaTest(value, value - half, value + half, p.value, q.value, covariance, value / se, two_sided)
-
-
-def delong_paired(
-    truth: Bool[np.ndarray, " n"],
-    first: Float[np.ndarray, " n"],
-    second: Float[np.ndarray, " n"],
-    subject: Shaped[np.ndarray, " n"] | None = None,
-    confidence: float = 0.95,
-) -> AreaTest:
-    """Two scores of the same images (DeLong et al., Biometrics 1988;44:837; clustered: Obuchowski, Biometrics 1997;53:567).
-
-    Args:
-      truth: whether each image is positive.
-      first: score.
-      second: score of the same images.
-      subject: patient of each image; without it each image is a patient of its own.
-      confidence: of the limits.
-    """
-    code, number = intervals.subject_codes(np.arange(len(truth)) if subject is None else subject)
-    p, q = (intervals.placements(truth, score, code, number) for score in (first, second))
-    shared = intervals.area_covariance(p, q) if p.m and p.n else float("nan")
-    return _area_test(p, q, shared, confidence)
-
-
-def delong_unpaired(
-    first: tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"], Shaped[np.ndarray, " n"]],
-    second: tuple[Bool[np.ndarray, " k"], Float[np.ndarray, " k"], Shaped[np.ndarray, " k"]],
-    confidence: float = 0.95,
-) -> AreaTest:
-    """Two AUROCs of different patients.
-
-    Args:
-      first: (truth, score, subject) of the first group.
-      second: of the other.
-      confidence: of the limits.
-
-    Raises:
-      UserError: when a patient is in both groups, because the areas are then correlated.
-    """
-    common = len(np.intersect1d(np.asarray(first[2], str), np.asarray(second[2], str)))
-    if common:
-        raise UserError(
-            f"{common} patients are in both groups, so that their areas are correlated: use delong_paired for two scores of the "
-            "same images, or difference(area(...), area(...)), which takes the covariance from patient-summed influence values"
-        )
-    found = []
-    for truth, score, subject in (first, second):
-        found.append(intervals.placements(truth, score, *intervals.subject_codes(subject)))
-    return _area_test(*found, 0.0, confidence)
+    return float((1 + (ranges >= observed).sum()) / (len(ranges) + 1)) if len(ranges) else float("nan")

@@ -22,7 +22,8 @@ from engine.metrics import comparisons, intervals, registry
 from engine.metrics.intervals import Estimate
 from engine.metrics.registry import Metric
 
-Values = Mapping[str, Mapping[str, float]]  # level -> metric -> value
+Number = float | Float[np.ndarray, " b"]  # a value, or one of each replicate
+Values = Mapping[str, Mapping[str, Number]]  # level -> metric -> value
 Cells = Mapping[str, Mapping[str, Estimate]]
 Limits = tuple[float, float]
 
@@ -43,7 +44,8 @@ class Score:
       needs: metrics of the registry that every group must have.
       tasks: whose tables it is of.
       ideal: its value where groups are treated equally; of an equity-scaled score, at best.
-      compute: (level -> metric -> value, metric -> value of everyone, level -> images) -> the score. Values are defined.
+      compute: (level -> metric -> value, metric -> value of everyone, level -> images) -> the score. Values are defined; where
+        there are limits they may be of replicates.
       limits: (level -> metric -> estimate, metric -> estimate of everyone, confidence) -> (low, high), or None.
       construction: of these limits, or why there are none.
       range_of: metric whose largest − smallest value it is, or None.
@@ -57,7 +59,7 @@ class Score:
     needs: tuple[str, ...]
     tasks: tuple[str, ...]
     ideal: float
-    compute: Callable[[Values, Mapping[str, float], Mapping[str, int]], float]
+    compute: Callable[[Values, Mapping[str, Number], Mapping[str, int]], Number]
     limits: Callable[[Cells, Mapping[str, Estimate], float], Limits] | None = None
     construction: str = _PAIRS
     range_of: str | None = None
@@ -68,14 +70,14 @@ def _of(groups: Mapping, metric: str) -> list:
     return [found[metric] for found in groups.values()]
 
 
-def _range(values: Iterable[float]) -> float:
-    values = list(values)
-    return max(values) - min(values)
+def _range(values: Iterable[Number]) -> Number:
+    return np.ptp(list(values), axis=0)
 
 
-def _quotient(values: Iterable[float]) -> float:
+def _quotient(values: Iterable[Number]) -> Number:
     values = list(values)
-    return min(values) / max(values) if max(values) > 0 else _NAN
+    largest = np.max(values, axis=0)
+    return np.min(values, axis=0) / np.where(largest > 0, largest, _NAN)
 
 
 def _difference_of(name: str, title: str, symbol: str, metric: str, reference: str) -> Score:
@@ -114,7 +116,7 @@ def _odds(
 
     return Score(
         name, title, formula, _HARDT, _RATES, ("binary",), ideal,
-        lambda groups, overall, n: float(join([single(_of(groups, metric)) for metric in _RATES])), joint,
+        lambda groups, overall, n: join([single(_of(groups, metric)) for metric in _RATES], axis=0), joint,
         f"{_PAIRS}, {_BOTH}",
     )  # fmt: skip
 
@@ -156,11 +158,11 @@ SCORES: Mapping[str, Score] = {
         _difference_of("predictive_equality_difference", "predictive equality difference", _FPR, "fpr", _CHOULDECHOVA),
         _ratio_of("predictive_equality_ratio", "predictive equality ratio", _FPR, "fpr", _CHOULDECHOVA),
         _odds("equalized_odds_difference_max", "equalised odds difference, larger gap", "max of the ranges of TPR and of FPR", 0,
-              _range, comparisons.max_min, max),
+              _range, comparisons.max_min, np.max),
         _odds("equalized_odds_difference_mean", "equalised odds difference, mean gap", "mean of the ranges of TPR and of FPR", 0,
               _range, comparisons.max_min, np.mean),
         _odds("equalized_odds_ratio", "equalised odds ratio", "smaller of min ÷ max of TPR and of FPR", 1, _quotient,
-              comparisons.min_over_max, min),
+              comparisons.min_over_max, np.min),
         _difference_of("predictive_parity_difference", "predictive parity difference", "TP / (TP + FP)", "ppv", _CHOULDECHOVA),
         _difference_of("accuracy_equality_difference", "accuracy equality difference", "accuracy", "accuracy", _BERK),
         Score("treatment_equality_difference", "treatment equality difference", "max − min over groups of FN / FP", _BERK,
@@ -191,12 +193,12 @@ def _equity_scaled(form: str, metric: str, title: str, tasks: tuple[str, ...]) -
     )  # fmt: skip
 
 
-def _scaled_by_sum(overall: float, groups: list[float]) -> float:
+def _scaled_by_sum(overall: Number, groups: list[Number]) -> Number:
     return overall / (1 + sum(abs(overall - value) for value in groups))
 
 
-def _scaled_by_sd(overall: float, groups: list[float]) -> float:
-    return overall / (1 + float(np.std(groups)))
+def _scaled_by_sd(overall: Number, groups: list[Number]) -> Number:
+    return overall / (1 + np.std(groups, axis=0))
 
 
 _FORMS = {

@@ -7,7 +7,7 @@ control strata, several models side by side from the same resamples, n and event
 import dataclasses
 import importlib.metadata
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from engine.metrics import (
     segmentation,
     summary,
 )
-from engine.metrics.cells import SMALL, Cells, Rows
+from engine.metrics.cells import SMALL, Cells, Rows, is_closed
 from engine.metrics.disparities import Disparity
 from engine.metrics.groupings import Grouping
 from engine.metrics.intervals import Estimate
@@ -54,11 +54,13 @@ class Frame:
       groups: attribute -> level -> metric -> estimate. Attributes joined by ``*`` are intersections, with levels joined
         likewise; ``race|site`` is race within each level of site, with levels such as ``Black|A``.
       disparities: attribute -> score -> comparison. Scores are ``difference:METRIC:LEVEL-REFERENCE``,
-        ``ratio:METRIC:LEVEL/REFERENCE``, ``to_overall:METRIC:LEVEL``, and of all levels of known group
+        ``ratio:METRIC:LEVEL/REFERENCE``, ``to_overall:METRIC:LEVEL``, of three or more levels ``to_rest:METRIC:LEVEL``, and of all levels of known group
         ``worst_group:METRIC``, ``max_min:METRIC``, ``max_over_min:METRIC`` and ``sd:METRIC``, which end in ``:STRATUM``
         under control; further the named fairness scores.
       references: attribute -> reference level.
       settings: seed, resamples, threshold and its split, and what was scored.
+      rests: attribute -> level -> metric -> estimate of everyone else of known group; scores whose intervals need resamples
+        are there if they were asked for.
     """
 
     overall: dict[str, Estimate]
@@ -66,6 +68,7 @@ class Frame:
     disparities: dict[str, dict[str, Disparity]]
     references: dict[str, str]
     settings: dict[str, Any]
+    rests: dict[str, dict[str, dict[str, Estimate]]] = dataclasses.field(default_factory=dict)
 
     def to_pandas(self) -> pd.DataFrame:
         """One line per number: part, attribute, level, score, value, low, high, n and the rest of ``metrics.csv``."""
@@ -153,10 +156,14 @@ def group_values(frame: pd.DataFrame, metric: str, attribute: str, schema: Schem
     return {level: value for level, value in found.items() if not math.isnan(value)}
 
 
-def _described(name: str, schema: Schema, model: str | None, averaged: Sequence[str] | None) -> Metric:
+def _described(
+    name: str, schema: Schema, model: str | None, averaged: Sequence[str] | None, columns: Mapping[str, np.ndarray]
+) -> Metric:  # fmt: skip
     """The registry's entry, with what the table says of classes, or of the values that a column holds."""
     if schema.kind == "values":
-        return segmentation.describe(schema.models[model or next(iter(schema.models))][0], name)
+        return segmentation.describe(
+            schema.models[model or next(iter(schema.models))][0], name, columns["value"]
+        )
     return registry.get(name, schema.classes, averaged)
 
 
@@ -232,7 +239,10 @@ def evaluate(
     resamples: int = 2000,
     seed: int = 0,
     bca: bool = False,
+    rest: bool = False,
+    compare: bool = True,
     model: str | None = None,
+    hidden: Collection[tuple[str, str]] = (),
 ) -> Frame:
     """Every metric of one model overall and by group.
 
@@ -246,7 +256,12 @@ def evaluate(
       resamples: of the bootstrap, drawn once for all metrics and groups.
       seed: of the bootstrap.
       bca: BCa instead of percentile limits where a bootstrap is used.
+      rest: compare each group with everyone else in scores that need resamples too; the time grows with the number of groups.
+      compare: whether groups are compared. Without, replicates are drawn only where an interval needs them, and patient by
+        patient, so that those of every table of the same patients see the same draws.
       model: whose scores; by default the table's first.
+      hidden: (attribute or intersection, level) of cells to leave out, as if nobody were in them: no number of another cell,
+        not even a random one, then depends on who is in which of them.
 
     Returns:
       The frame. People of unknown group are shown and not compared.
@@ -255,7 +270,7 @@ def evaluate(
       UserError: for an empty table, or an unknown metric, attribute, reference or model.
     """
     settings = {"metrics": metrics, "groups": groups, "control": control, "reference": reference,
-                "resamples": resamples, "seed": seed, "bca": bca}  # fmt: skip
+                "resamples": resamples, "seed": seed, "bca": bca, "rest": rest, "compare": compare, "hidden": hidden}  # fmt: skip
     return next(iter(_evaluate(table, [model], **settings).values()))
 
 
@@ -278,7 +293,7 @@ def evaluate_models(
 def _evaluate(
     table: Table, models: Sequence[str | None], *, metrics: Sequence[str] | None = None, groups: Sequence[str] | None = None,
     control: Sequence[str] = (), reference: Mapping[str, str] | None = None, resamples: int = 2000, seed: int = 0,
-    bca: bool = False,
+    bca: bool = False, rest: bool = False, compare: bool = True, hidden: Collection[tuple[str, str]] = (),
 ) -> dict[Any, Frame]:  # fmt: skip
     schema = table.schema
     if table.frame.empty:
@@ -310,27 +325,52 @@ def _evaluate(
         *strata,
         *(groupings.grouping(rows.frame, schema, group, control) for group in groups),
     ):
-        drawn.append(dataclasses.replace(grouping, first=first))
+        drawn.append(dataclasses.replace(groupings.without(grouping, hidden), first=first))
         first += len(grouping.levels)
-    sets = [(grouping.code, len(grouping.levels)) for grouping in drawn]
-    compared = drawn[1 + len(strata) :]
+    compared, within = drawn[1 + len(strata) :], drawn[len(strata)]  # everyone, or the strata
+    whole = {level: within.first + number for number, level in enumerate(within.levels)}
+    rests = {}
+    for grouping in compared:
+        found = groupings.rests(grouping)
+        rests[grouping.name] = [dataclasses.replace(g, first=first + i) for i, g in enumerate(found)]
+        first += len(found)
+    resampled = [*drawn, *(g for found in rests.values() for g in found if rest)]
+    sets = [(grouping.code, len(grouping.levels)) for grouping in resampled]
     chosen = {g.name: groupings.references(g, reference or {}) for g in compared}
     references = {g.name: g.plain[next(iter(chosen[g.name].values()))] for g in compared if chosen[g.name]}
     averaged = _shared_classes(compared, schema, next(iter(columns.values())))
-    smooth = [name for name in names if registry.get(name, schema.classes).smooth]
+    every = {name: registry.get(name, schema.classes, averaged) for name in names}
+    drawn_for = [name for name, m in every.items() if m.smooth and (compare or not is_closed(m))]
     bootstrap = resample.Bootstrap(
-        columns, smooth, rows.code, rows.num_subjects, sets, resamples, seed, schema.classes, averaged
+        columns,
+        drawn_for,
+        rows.code,
+        rows.num_subjects,
+        sets,
+        resamples,
+        seed,
+        schema.classes,
+        averaged,
+        compare,
     )
     frames = {}
     for model in models:
-        entries = {name: _described(name, schema, model, averaged) for name in names}
+        entries = {name: _described(name, schema, model, averaged, columns[model]) for name in names}
         cells = Cells(rows, model, entries, columns[model], bootstrap, bca)
         levels = {grouping.name: cells.of(grouping) for grouping in drawn}
         overall = levels.pop("")
         of_stratum = levels[strata[0].name] if strata else overall
-        gaps = {g.name: cells.compare(g, levels[g.name], chosen[g.name], of_stratum) for g in compared}
+        tested = [name for name, entry in entries.items() if entry.smooth and (rest or is_closed(entry))]
+        gaps, others = {}, {}
+        for grouping in compared if compare else ():
+            found = {one.levels[0]: cells.of(one, tested)[one.levels[0]] for one in rests[grouping.name]}
+            own = levels[grouping.name]
+            gaps[grouping.name] = cells.compare(
+                grouping, own, chosen[grouping.name], of_stratum, whole, found
+            )
+            others[grouping.name] = {k: own[v] for k, v in groupings.pairs(grouping).items()} | found
         settings = _settings(rows, model, columns[model], resamples, seed, bca) | {"references": references}
         if averaged is not None:
             settings["averaged_classes"] = list(averaged)
-        frames[model] = Frame(overall[""], levels, gaps, references, settings)
+        frames[model] = Frame(overall[""], levels, gaps, references, settings, others)
     return frames

@@ -1,7 +1,7 @@
 """How a table's rows fall into groups: the levels of attributes, of intersections, and of either within control strata."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ class Grouping:
       group: the same without the control, such as ``race*sex``.
       levels: such as ``Black*F|A``.
       plain: the same without the stratum, such as ``Black*F``.
-      code: [n] level of each row.
+      code: [n] level of each row; -1 for a row whose level is left out.
       compared: stratum (empty without control) -> numbers of its known levels.
       filled: [levels] whether anyone is in it.
       first: number of the first level's set of rows.
@@ -73,6 +73,43 @@ def grouping(frame: pd.DataFrame, schema: Schema, group: str, control: Sequence[
     name = group + (GIVEN + JOIN.join(control) if control else "")
     filled = np.bincount(code, minlength=len(levels)) > 0
     return Grouping(name, group, levels, plain, code, compared, filled)
+
+
+def without(grouping: Grouping, hidden: Collection[tuple[str, str]]) -> Grouping:
+    """A grouping in which nobody is in the hidden (grouping, level)s, so that nothing computed from it is about them."""
+    left = np.array([(grouping.name, level) not in hidden for level in grouping.levels])
+    code = np.where(left[grouping.code], grouping.code, -1)
+    return dataclasses.replace(grouping, code=code, filled=grouping.filled & left)
+
+
+def rests(grouping: Grouping) -> list[Grouping]:
+    """For each level with images, of strata with three or more such levels: the other known levels of its stratum, as one."""
+    found = []
+    for known in grouping.compared.values():
+        filled = [i for i in known if grouping.filled[i]]
+        for number in filled if len(filled) > 2 else ():
+            others = np.isin(grouping.code, [i for i in filled if i != number])
+            level, plain = grouping.levels[number], grouping.plain[number]
+            code = np.where(others, 0, -1)
+            found.append(
+                Grouping(f"rest:{level}", grouping.group, [level], [plain], code, {}, np.ones(1, bool))
+            )
+    return found
+
+
+def pairs(grouping: Grouping) -> dict[str, str]:
+    """Level -> the other one, of strata with two levels that have images: each is the rest of the other."""
+    found = {}
+    for known in grouping.compared.values():
+        filled = [grouping.levels[i] for i in known if grouping.filled[i]]
+        if len(filled) == 2:
+            found |= dict(zip(filled, filled[::-1], strict=True))
+    return found
+
+
+def is_known(level: str) -> bool:
+    """Whether no part of a level, of an intersection or a stratum, is unknown."""
+    return UNKNOWN not in level.replace(GIVEN, JOIN).split(JOIN)
 
 
 def attributes_of(group: str, schema: Schema) -> list[str]:

@@ -17,6 +17,7 @@ from scipy import sparse, special
 _NAN = (float("nan"), float("nan"))
 _MIN_VALID = 0.8  # share of resamples in which a score must exist for its limits to be shown
 _MIN_TAIL = 5  # resamples beyond a limit
+SMALLEST_P = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Estimate:
       replicates: [resamples] of a bootstrap, aligned over all sets of a table; else None.
       left_out: of a BCa bootstrap, gives the values without each patient in turn, and how many patients each stands for.
       reason: why value or interval is missing, or must be read with care.
+      freedom: degrees of freedom: the counted patients, of the rarer class where there are two, less one.
     """
 
     value: float
@@ -48,6 +50,7 @@ class Estimate:
     replicates: Float[np.ndarray, " b"] | None = None
     left_out: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     reason: str | None = None
+    freedom: float = float("inf")
 
     @property
     def b_valid(self) -> int | None:
@@ -58,6 +61,11 @@ class Estimate:
 def undefined(reason: str, n: int = 0, n_subjects: int = 0, events: int = 0) -> Estimate:
     """The estimate of what does not exist: NaN, with its n and the reason."""
     return Estimate(float("nan"), n, n_subjects, events, float("nan"), "none", lambda _: _NAN, reason=reason)
+
+
+def constant(value: float) -> Estimate:
+    """A number that is stated, not estimated, to compare estimates with."""
+    return Estimate(value, 0, 0, 0, 0.0, "stated", lambda _: (value, value))
 
 
 def subject_codes(subject: Sequence[str]) -> tuple[Int[np.ndarray, " n"], int]:
@@ -128,7 +136,8 @@ def proportion(
     bounds, name = (clopper_pearson_limits, "Clopper-Pearson") if exact else (wilson_limits, "Wilson")
     limits = lambda confidence: bounds(p, effective, confidence)  # noqa: E731
     method = f"{name}, clustered by patient"
-    return Estimate(p, n, patients, int(success.sum()), se, method, limits, (who, residual / n))
+    influence = who, residual / n
+    return Estimate(p, n, patients, int(success.sum()), se, method, limits, influence, freedom=patients - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +232,8 @@ def area(
         half = special.stdtrit(freedom, 0.5 + confidence / 2) * spread
         return float(special.expit(centre - half)), float(special.expit(centre + half))
 
-    return Estimate(value, m + n, patients, m, se, "Obuchowski, logit, t", limits, influence)
+    method = "Obuchowski, logit, t"
+    return Estimate(value, m + n, patients, m, se, method, limits, influence, freedom=freedom)
 
 
 def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
@@ -278,7 +288,8 @@ def average(a: Estimate, b: Estimate) -> Estimate:
     who, place = np.unique(np.concatenate([a.influence[0], b.influence[0]]), return_inverse=True)
     influence = who, np.bincount(place, np.concatenate([a.influence[1], b.influence[1]]) / 2)
     value, method = (a.value + b.value) / 2, f"MOVER on {a.method}"
-    return Estimate(value, a.n + b.n, len(who), a.n, se, method, limits, influence)
+    freedom = min(a.freedom, b.freedom)
+    return Estimate(value, a.n + b.n, len(who), a.n, se, method, limits, influence, freedom=freedom)
 
 
 def replicate_limits(
@@ -286,10 +297,14 @@ def replicate_limits(
     replicates: Float[np.ndarray, " b"],
     confidence: float = 0.95,
     left_out: tuple[Float[np.ndarray, " c"], Num[np.ndarray, " c"]] | None = None,
+    freedom: float = float("inf"),
 ) -> tuple[float, float]:
     """Percentile limits of a bootstrap or, with leave-one-patient-out values, BCa limits (Efron, JASA 1987;82:171).
 
-    Tails that fewer than five replicates reach (high confidence, few replicates) are the normal ones of the replicates' SD.
+    Replicates of I patients spread too little, by √((I − 1) / I), and have normal tails where a t distribution's are due: as many
+    of them are left beyond the limits as lie beyond t · √(I / (I − 1)) (expanded percentiles; Hesterberg, Am Stat 2015;69:371,
+    section 4.1). Tails that fewer than five replicates reach (high confidence, few replicates or patients) are as many SDs of
+    the replicates away.
 
     BCa: α(z) = Φ(z0 + (z0 + z) / (1 − a(z0 + z))) with z0 = Φ⁻¹(share of replicates below the value, ties half) and
     a = Σd³ / (6 (Σd²)^1.5), d being the mean of the leave-one-out values minus each.
@@ -299,16 +314,21 @@ def replicate_limits(
       replicates: NaN where undefined.
       confidence: of the limits.
       left_out: (values, patients that each stands for).
+      freedom: I − 1.
 
     Returns:
       (low, high); NaN where fewer than four in five replicates exist, or where a value left out does not.
     """
     finite = replicates[np.isfinite(replicates)]
-    if not len(finite) or len(finite) < _MIN_VALID * len(replicates):
+    if not len(finite) or len(finite) < _MIN_VALID * len(replicates) or freedom < 1:
         return _NAN
-    tails = np.array([0.5 - confidence / 2, 0.5 + confidence / 2])
+    bound = special.ndtri(0.5 + confidence / 2)
+    if np.isfinite(freedom):
+        bound = special.stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt((freedom + 1) / freedom)
+    bounds = np.array([-bound, bound])
+    tails = special.ndtr(bounds)
     if tails[0] * len(finite) < _MIN_TAIL:
-        low, high = value + special.ndtri(tails) * finite.std()
+        low, high = value + bounds * finite.std()
         return float(low), float(high)
     if left_out is not None:
         values, count = left_out
@@ -316,12 +336,36 @@ def replicate_limits(
         spread = (count * deviations**2).sum()
         skew = (count * deviations**3).sum() / (6 * spread**1.5) if spread else 0.0
         shift = special.ndtri(((finite < value).mean() + (finite <= value).mean()) / 2)
-        z = shift + special.ndtri(tails)
+        if not np.isfinite(shift):  # every replicate on one side of the value
+            return _NAN
+        z = shift + bounds
         tails = special.ndtr(shift + z / (1 - skew * z))
     if not np.isfinite(tails).all():
         return _NAN
     low, high = np.quantile(finite, tails)
     return float(low), float(high)
+
+
+def replicate_p(value: float, replicates: Float[np.ndarray, " b"], freedom: float = float("inf")) -> float:
+    """Two-sided p of 0: the level at which the percentile limits of :func:`replicate_limits` just reach it.
+
+    Args:
+      value: of the sample.
+      replicates: NaN where undefined.
+      freedom: as there.
+    """
+    finite = replicates[np.isfinite(replicates)]
+    if not len(finite) or len(finite) < _MIN_VALID * len(replicates) or freedom < 1:
+        return float("nan")
+    beyond = int(min((finite <= 0).sum(), (finite >= 0).sum()))
+    bound = -special.ndtri(min((1 + max(beyond, _MIN_TAIL - 1)) / (len(finite) + 1), 0.5))
+    if beyond < _MIN_TAIL:
+        spread = finite.std()
+        bound = max(bound, abs(value) / spread if spread else np.inf)
+    tail = special.ndtr(-bound)
+    if np.isfinite(freedom):
+        tail = special.stdtr(freedom, -bound * np.sqrt(freedom / (freedom + 1)))
+    return float(max(2 * tail, SMALLEST_P))
 
 
 def bootstrap(
@@ -333,6 +377,7 @@ def bootstrap(
     undefined_when: str = "undefined",
     left_out: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    freedom: float | None = None,
 ) -> Estimate:
     """The estimate of a smooth score from its replicates (:class:`engine.metrics.resample.Bootstrap`).
 
@@ -345,18 +390,23 @@ def bootstrap(
       undefined_when: says when the score has no value.
       left_out: makes the limits BCa; gives (values without each patient, patients that each stands for).
       bounds: the smallest and largest possible value; limits stay within.
+      freedom: patients of the rarer class less one; by default of all patients.
     """
     if np.isnan(value):
         return undefined(undefined_when, n, n_subjects, events)
     missing = int((~np.isfinite(replicates)).sum())
     reason = f"{missing} of {len(replicates)} resamples are undefined ({undefined_when})" if missing else None
+    freedom = n_subjects - 1 if freedom is None else freedom
     if n_subjects < 2:
         return dataclasses.replace(
             undefined("a single patient: no interval", n, n_subjects, events), value=value
         )
+    if freedom < 1:
+        single = "a class has a single patient: no interval"
+        reason = f"{single}; {reason}" if reason else single
 
     def limits(confidence: float) -> tuple[float, float]:
-        low, high = replicate_limits(value, replicates, confidence, left_out and left_out())
+        low, high = replicate_limits(value, replicates, confidence, left_out and left_out(), freedom)
         return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
 
     valid = replicates[np.isfinite(replicates)]
@@ -373,6 +423,7 @@ def bootstrap(
         replicates=replicates,
         left_out=left_out,
         reason=reason,
+        freedom=freedom,
     )
 
 

@@ -319,10 +319,11 @@ def _notes(found: Sequence[_Case], codes: Mapping[str, int], tolerance: float) -
     notes = [
         f"Surfaces agree (nsd) within {tolerance:g} {unit}. A structure that is in neither mask has no value."
     ]
-    if not kinds[True]:
-        notes.append(
-            "PNG files have no spacing: distances are in pixels, and volume errors are areas in square pixels."
-        )
+    notes.append(
+        "Distances are in mm; volume errors are in ml, of single slices in mm²."
+        if kinds[True]
+        else "PNG files have no spacing: distances are in pixels, and volume errors are areas in square pixels."
+    )
     unknown = sorted(predicted - referred - {*codes.values()})
     if unknown:
         notes.append(

@@ -48,6 +48,7 @@ class Roles:
       positive: value of the target that is the positive class of a binary task; by default the obvious one.
       attributes: columns whose levels form groups.
       bins: attribute -> increasing cuts, for attributes that are numbers.
+      confounders: further columns, that groups are adjusted for: numbers stay numbers.
       subject: column of the patient; by default ``subject_id`` where there is one, else every row is its own patient.
       scan: column of the image; by default ``scan_id`` where there is one, else the number of the row.
       split: column of the split, where there is one.
@@ -59,6 +60,7 @@ class Roles:
     positive: str | None = None
     attributes: tuple[str, ...] = ()
     bins: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    confounders: tuple[str, ...] = ()
     subject: str | None = None
     scan: str | None = None
     split: str | None = None
@@ -119,14 +121,18 @@ def cut(values: np.ndarray, cuts: Sequence[float]) -> tuple[np.ndarray, list[str
     return np.where(np.isfinite(values), np.asarray(labels, object)[place], UNKNOWN), labels
 
 
-def _attribute(values: pd.Series, name: str, roles: Roles, source: Source) -> tuple[np.ndarray, list[str]]:
-    """(level of each row, levels in order)."""
+def _attribute(
+    values: pd.Series, name: str, roles: Roles, source: Source
+) -> tuple[np.ndarray, list[str] | None]:
+    """(level of each row, levels in order), or the numbers of a confounder and None."""
     if name in roles.bins:
         return cut(_number(values, name, source), roles.bins[name])
     text = _text(values)
     found = set(text.unique()) - {UNKNOWN}
     numbers = pd.to_numeric(pd.Series(sorted(found), dtype=object), errors="coerce")
     if len(found) > _MOST_NUMBERS and numbers.notna().all():
+        if name in roles.confounders:
+            return _number(values.where((text != UNKNOWN).to_numpy()), name, source), None
         low, high = (float(numbers.quantile(q)) for q in (1 / 3, 2 / 3))
         raise UserError(
             f"{source.name}: column {name!r} has {len(found)} different numbers, which are no groups: cut it, "
@@ -229,11 +235,12 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
     file = File(path)
     subject = roles.subject or ("subject_id" if "subject_id" in file.header else None)
     scan = roles.scan or ("scan_id" if "scan_id" in file.header else None)
-    plain = [*roles.target, *roles.attributes, *(c for c in (subject, scan, roles.split) if c)]
+    attributes = dict.fromkeys((*roles.attributes, *roles.confounders))
+    plain = [*roles.target, *attributes, *(c for c in (subject, scan, roles.split) if c)]
     file.require(plain)
     for name in roles.bins:
-        if name not in roles.attributes:
-            raise UserError(f"--bins={name}:...: {name!r} is no group.{did_you_mean(name, roles.attributes)}")
+        if name not in attributes:
+            raise UserError(f"--bins={name}:...: {name!r} is no group.{did_you_mean(name, attributes)}")
     raw = file.read(plain) if plain else None
     source = file.source()
     targets, classes, positive = _truth(file, raw, roles, source)
@@ -242,7 +249,7 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
         for model, columns in roles.models.items()
     }
     used = list(dict.fromkeys(c for columns in models.values() for c in columns))
-    for name in roles.attributes:
+    for name in attributes:
         if name in (*_OURS, *used) or name.startswith(("target:", "threshold:")):
             raise UserError(f"{file.name}: column {name!r} cannot be a group: copy it under another name")
     numbers = file.read(used) if used else pd.DataFrame(index=raw.index)
@@ -261,8 +268,7 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
             "rows, the intervals are too narrow: name the column with --subject."
         )
     columns["split"] = "all" if roles.split is None else _text(raw[roles.split]).to_numpy()
-    attributes = {}
-    for name in roles.attributes:
+    for name in attributes:
         columns[name], attributes[name] = _attribute(raw[name], name, roles, source)
     columns |= {"threshold": 0.5, "threshold_split": "fixed", "checkpoint_step": 0}
     columns |= dict.fromkeys(("checkpoint_fingerprint", "config_fingerprint"), NOT_RECORDED)

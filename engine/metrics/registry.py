@@ -188,6 +188,16 @@ def components(columns: Columns) -> dict[str, np.ndarray]:
     return importlib.import_module(f"engine.metrics.{module.get(task, task)}").components(columns)
 
 
+def per_image(metric: Metric, columns: Columns) -> Float[np.ndarray, " n"]:
+    """Of a share of images: 1 where an image counts for it, 0 where against, NaN where it is not counted.
+
+    Args:
+      metric: of kind ``proportion``.
+      columns: with their :func:`components`.
+    """
+    return np.asarray(metric.of_sums({name: columns[name] for name in metric.components}))
+
+
 def compute(
     name: str, columns: Columns, weight: Float[np.ndarray, " n"] | None = None, classes: Sequence[str] = ()
 ) -> float:

@@ -8,7 +8,7 @@ sorted once; a replicate then only weighs the sorted rows. Extremes (worst group
 are refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int, UInt8
@@ -100,6 +100,7 @@ class Bootstrap:
         seed: int = 0,
         classes: Sequence[str] = (),
         averaged: Sequence[str] | None = None,
+        may_join: bool = True,
     ):
         """Draws the replicates.
 
@@ -113,6 +114,8 @@ class Bootstrap:
           seed: equal seeds give equal replicates.
           classes: names of the classes or labels of a table of several.
           averaged: those of macro-averages; by default all.
+          may_join: whether equal patients may be drawn together as a cell. Without, the replicates of every table of the same
+            patients see the same draws.
 
         Raises:
           UserError: for a metric that is an extreme (:func:`require_smooth`) or unknown.
@@ -135,7 +138,7 @@ class Bootstrap:
                 for name in m.components
             }
             if parts:
-                self._tables.append((chosen, Sums(parts, sets, code, patients)))
+                self._tables.append((chosen, Sums(parts, sets, code, patients, may_join)))
         for metric in entries:
             for model, own in columns.items():
                 if not metric.of_sums:
@@ -258,6 +261,16 @@ def _ranked(
     if base == "auroc":
         return Areas(columns["truth"], columns["score"], sets, code, patients)
     return Weighted(registry.get(base), columns, sets, code, patients)
+
+
+def weigher(
+    metric: Metric, columns: Columns, sets: Sets, code: Int[np.ndarray, " n"], patients: int, classes: Sequence[str] = (),
+    averaged: Sequence[str] | None = None,
+) -> Callable[[UInt8[np.ndarray, "i+1 b"]], Float64[np.ndarray, "s b"]]:  # fmt: skip
+    """A metric of ranks as a function of the patients' weights (last row 0); averages over classes are the classes' mean."""
+    views = _views(metric, classes, classes if averaged is None else averaged)
+    ranked = [_ranked(metric.base or metric.name, columns, view, sets, code, patients) for view in views]
+    return lambda weights: _mean([one.at(weights) for one in ranked])
 
 
 def _mean(values: Sequence[Float64[np.ndarray, "s b"]]) -> Float64[np.ndarray, "s b"]:

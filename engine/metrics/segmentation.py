@@ -1,4 +1,6 @@
-"""Agreement of a predicted with a reference mask, case by case, in 2D or 3D and in millimetres.
+"""Agreement of a predicted with a reference mask, case by case, in 2D or 3D.
+
+Lengths are in the unit of the spacing: millimetres, or pixels where a file has no spacing.
 
 The surface of a mask is its voxels with a face on the outside (the border of the image is outside); distances are between
 centres of voxels. HD95 is the larger of the two directed 95th percentiles, as in MONAI and Metrics Reloaded (MedPy takes the
@@ -39,26 +41,25 @@ class Value:
     high: float
     undefined: str
     reference: str
-    unit: str = ""
     target: float | None = None
 
 
 _ABSENT = "the structure is in neither mask"
 _NO_SURFACE = "the structure is missing from either mask"
-_VOLUME = "difference of volumes in ml, in 2D of areas in mm²"
+_VOLUME = "difference of volumes (3D, in ml where lengths are in mm) or of areas (2D)"
 VALUES: Mapping[str, Value] = {
     "dice": Value("Dice", "2 |P ∩ R| / (|P| + |R|)", True, 0, 1, _ABSENT, "Dice, Ecology 1945;26:297"),
     "iou": Value("intersection over union", "|P ∩ R| / |P ∪ R|", True, 0, 1, _ABSENT, "Jaccard, New Phytol 1912;11:37"),
     "hd95": Value("95 % Hausdorff distance", "larger of the directed 95th percentiles of surface distances", False, 0, np.inf,
-                  _NO_SURFACE, "Huttenlocher et al., IEEE TPAMI 1993;15:850; " + _RELOADED, "mm"),
+                  _NO_SURFACE, "Huttenlocher et al., IEEE TPAMI 1993;15:850; " + _RELOADED),
     "hd95_penalised": Value("95 % Hausdorff distance, diagonal of the image where missed", "hd95, or the diagonal of the image where "
-                            "one mask alone has the structure", False, 0, np.inf, _ABSENT, _RELOADED, "mm"),
+                            "one mask alone has the structure", False, 0, np.inf, _ABSENT, _RELOADED),
     "assd": Value("average symmetric surface distance", "mean distance of the voxels of both surfaces to the other surface", False, 0,
-                  np.inf, _NO_SURFACE, "Heimann et al., IEEE TMI 2009;28:1251", "mm"),
+                  np.inf, _NO_SURFACE, "Heimann et al., IEEE TMI 2009;28:1251"),
     "nsd": Value("normalised surface Dice", "share of the voxels of both surfaces within the tolerance of the other surface", True, 0,
                  1, _ABSENT, "Nikolov et al., J Med Internet Res 2021;23:e26151"),
-    "volume_error": Value("volume error", f"|P| − |R|: {_VOLUME}", False, -np.inf, np.inf, "never", _RELOADED, "ml", 0),
-    "absolute_volume_error": Value("absolute volume error", f"||P| − |R||: {_VOLUME}", False, 0, np.inf, "never", _RELOADED, "ml"),
+    "volume_error": Value("volume error", f"|P| − |R|: {_VOLUME}", False, -np.inf, np.inf, "never", _RELOADED, 0),
+    "absolute_volume_error": Value("absolute volume error", f"||P| − |R||: {_VOLUME}", False, 0, np.inf, "never", _RELOADED),
     "missed": Value("missed", "1 where the reference has the structure and the prediction has not, 0 where both have", False, 0, 1,
                     "the reference has not the structure", _RELOADED),
     "false_positive": Value("false positive", "1 where the prediction has a structure that the reference has not, 0 where neither has",
@@ -66,12 +67,21 @@ VALUES: Mapping[str, Value] = {
 }  # fmt: skip
 
 
-def describe(column: str, metric: str = "mean") -> Metric:
+def is_share(value: Float[np.ndarray, " n"]) -> bool:
+    """Whether all values that exist are 0 or 1, so that their mean is a proportion."""
+    known = value[np.isfinite(value)]
+    return bool(len(known)) and bool(np.isin(known, (0, 1)).all())
+
+
+def describe(column: str, metric: str = "mean", value: Float[np.ndarray, " n"] | None = None) -> Metric:
     """The registry's entry of a metric of a column of values, with the column's own title, direction, range and paper.
+
+    No unit is named: lengths are in that of the masks, and a table does not say which.
 
     Args:
       column: ``hd95_cup`` is HD95 of the cup; of any other column nothing is known, and higher counts as better.
       metric: of the task ``values``.
+      value: what the column holds; the mean of zeros and ones is then a proportion.
 
     Returns:
       The entry; ``mean`` of a known column has its direction. Other metrics are of the same meaning for every column.
@@ -81,10 +91,12 @@ def describe(column: str, metric: str = "mean") -> Metric:
     structure = column[len(found) + 1 :].replace("_", " ") if found else ""
     about = VALUES[found] if found else None
     named = (about.title if about else column) + (f" of {structure}" if structure else "")
+    if metric == "mean" and value is not None and is_share(value):
+        entry = dataclasses.replace(entry, kind="proportion")
     if metric != "mean" or about is None:
         return dataclasses.replace(entry, title=f"{entry.title}: {named}")
     return dataclasses.replace(
-        entry, title=f"mean {named}" + (f" ({about.unit})" if about.unit else ""), formula=f"mean over cases of {about.formula}",
+        entry, title=f"mean {named}", formula=f"mean over cases of {about.formula}",
         higher_is_better=about.higher_is_better, low=about.low, high=about.high, target=about.target,
         undefined=f"in every case: {about.undefined}", reference=about.reference,
     )  # fmt: skip
@@ -146,8 +158,8 @@ def evaluate(
     Args:
       prediction: 2D or 3D mask; axes of length 1 are no axes.
       reference: of the same shape.
-      spacing: of voxels along each axis, in mm.
-      tolerance: of the normalised surface Dice, in mm.
+      spacing: of voxels along each axis, in mm (or 1 for pixels).
+      tolerance: of the normalised surface Dice, in the unit of the spacing.
       perfect_if_absent: overlaps are 1 and distances 0 where neither mask has the structure, instead of undefined.
 
     Returns:
@@ -191,10 +203,10 @@ def _checked(
         )
     if spacing.shape != (reference.ndim,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise UserError(
-            f"spacing {tuple(spacing.tolist())}: give one positive length in mm for each of {reference.ndim} axes"
+            f"spacing {tuple(spacing.tolist())}: give one positive length for each of {reference.ndim} axes"
         )
     if not 0 <= tolerance < np.inf:
-        raise UserError(f"tolerance {tolerance}: give a distance in mm, 0 or more")
+        raise UserError(f"tolerance {tolerance}: give a distance, 0 or more")
     if reference.squeeze().ndim not in (2, 3):
         raise UserError(f"masks of shape {reference.shape}: give images of 2 or 3 axes")
     kept = [axis for axis, length in enumerate(reference.shape) if length > 1]

@@ -16,26 +16,28 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 CONFIDENCE = 0.95
 _COLUMNS = ["part", "attribute", "level", "score", "value", "low", "high", "n", "n_subjects", "events", "method", "b_valid",
-            "p", "p_adjusted", "test", "null", "min_detectable", "reason"]  # fmt: skip
+            "p", "p_adjusted", "test", "null", "null_mean", "null_low", "null_high", "min_detectable", "reason"]  # fmt: skip
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """JSON has no NaN and no infinity: both become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {k: _clean(v) for k, v in value.items()}
-    return [_clean(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: clean(v) for k, v in value.items()}
+    return [clean(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _cell(estimate: Estimate) -> dict[str, Any]:
+def cell(estimate: Estimate) -> dict[str, Any]:
+    """An estimate as ``metrics.json`` holds it."""
     low, high = estimate.limits(CONFIDENCE)
-    cell = {"value": estimate.value, "low": low, "high": high, "n": estimate.n, "n_subjects": estimate.n_subjects,
+    found = {"value": estimate.value, "low": low, "high": high, "n": estimate.n, "n_subjects": estimate.n_subjects,
             "events": estimate.events, "method": estimate.method, "b_valid": estimate.b_valid}  # fmt: skip
-    return cell | ({"reason": estimate.reason} if estimate.reason else {})
+    return found | ({"reason": estimate.reason} if estimate.reason else {})
 
 
-def _comparison(disparity: Disparity) -> dict[str, Any]:
+def comparison(disparity: Disparity) -> dict[str, Any]:
+    """A comparison as ``metrics.json`` holds it."""
     values = dataclasses.asdict(disparity)
     if values["reason"] is None:
         del values["reason"]
@@ -51,18 +53,18 @@ def to_json(frames: Mapping[str, "Frame"]) -> dict[str, Any]:
     models = {}
     for name, frame in frames.items():
         models[name] = {
-            "overall": {k: _cell(e) for k, e in frame.overall.items()},
+            "overall": {k: cell(e) for k, e in frame.overall.items()},
             "groups": {
-                a: {lv: {k: _cell(e) for k, e in m.items()} for lv, m in g.items()}
+                a: {lv: {k: cell(e) for k, e in m.items()} for lv, m in g.items()}
                 for a, g in frame.groups.items()
             },
             "disparities": {
-                a: {k: _comparison(d) for k, d in g.items()} for a, g in frame.disparities.items()
+                a: {k: comparison(d) for k, d in g.items()} for a, g in frame.disparities.items()
             },
         }
     first = next(iter(frames))
     settings = frames[first].settings
-    return _clean({"schema_version": SCHEMA_VERSION, **models[first], "models": models, "settings": settings})
+    return clean({"schema_version": SCHEMA_VERSION, **models[first], "models": models, "settings": settings})
 
 
 def lines(document: Mapping[str, Any]) -> pd.DataFrame:

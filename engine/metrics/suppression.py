@@ -1,12 +1,14 @@
 """Which cells a shared report must hide, so that no small group of people can be read or calculated from the others.
 
-A cell is small when fewer than ``min_cell`` patients are in it, or have an image of a class in it. Hiding small cells is not
+A cell is small when fewer than ``min_cell`` patients are in it, or have an image of a class in it (of a column of zeros and
+ones: with either value; of any column of values: without one). A cell that nobody is in looks like any hidden one. Hiding small cells is not
 enough: total minus the shown levels gives a hidden one back. A cell, or the union of the hidden cells of an attribute, is
 exposed when some sum and difference of shown cells equals it; then the smallest shown cell that takes part is hidden too,
 until nothing small is exposed. Shown and hidden cells are vectors over the finest parts that the groupings cut the people
 into, so that this is a question of linear algebra, exact for any set of overlapping groupings.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from engine.metrics import groupings, segmentation
 from engine.metrics.table import Table
 
 Cell = tuple[str, str]
@@ -32,20 +35,38 @@ def row_levels(frame: pd.DataFrame, attribute: str) -> np.ndarray:
     return label.to_numpy(str)
 
 
-def _classes(table: Table) -> Iterator[Bool[np.ndarray, " n"]]:
+def every_level(table: Table, attribute: str) -> list[str]:
+    """Levels that a grouping could have, in order, whether or not anyone is in them."""
+    frame, schema = table.frame, table.schema
+    if attribute in frame:
+        return groupings.levels_of(frame, schema, attribute)
+    first, *rest = re.split(r"([*|])", attribute)
+    found = groupings.levels_of(frame, schema, first)
+    for sign, name in zip(rest[::2], rest[1::2], strict=True):
+        levels = groupings.levels_of(frame, schema, name)
+        found = [f"{a}{sign}{b}" for a, b in itertools.product(found, levels)]
+    return found
+
+
+def _classes(table: Table, model: str | None) -> Iterator[Bool[np.ndarray, " n"]]:
     """Rows of each class that counts as events or non-events."""
-    columns, kind = table.columns(), table.schema.kind
+    columns, kind = table.columns(model), table.schema.kind
     if kind == "multiclass":
         yield from (columns["truth"] == k for k in range(len(table.schema.classes)))
     elif kind in ("binary", "multilabel"):
         for truth in columns["truth"].reshape(len(table.frame), -1).T:
             yield from (truth, ~truth)
+    elif kind == "values" and model is not None:
+        value = columns["value"]
+        yield np.isfinite(value)
+        if segmentation.is_share(value):
+            yield from (value == 1, value == 0)
 
 
 class _Cells:
     """The cells of all groupings over the finest parts of the people."""
 
-    def __init__(self, table: Table, attributes: Sequence[str], min_cell: int):
+    def __init__(self, table: Table, attributes: Sequence[str], min_cell: int, model: str | None):
         self._min = min_cell
         found = [pd.factorize(row_levels(table.frame, a), sort=True) for a in attributes]
         codes = np.stack([np.zeros(len(table.frame), int), *(code for code, _ in found)], axis=1)
@@ -60,7 +81,10 @@ class _Cells:
         self.of = np.concatenate(members)  # [cells, parts]
         self.size = self.of @ np.bincount(self._part, minlength=len(parts))
         patient = pd.factorize(table.frame["subject_id"])[0]
-        self._patients = [patient, *(np.where(rows, patient, -1) for rows in _classes(table))]
+        self._patients = [patient, *(np.where(rows, patient, -1) for rows in _classes(table, model))]
+        self._missing = np.full(len(patient), -1)  # who lacks a value; that nobody does is no secret
+        if table.schema.kind == "values" and model is not None:
+            self._missing = np.where(np.isfinite(table.columns(model)["value"]), -1, patient)
         self._in_part = np.stack([self._count(p) for p in self._patients])  # [kinds, parts]
 
     def _count(self, patient: Int[np.ndarray, " n"]) -> Int[np.ndarray, " parts"]:
@@ -72,6 +96,9 @@ class _Cells:
         """Whether a union of parts holds someone, but too few of some kind."""
         if not members.any():
             return False
+        missing = self._missing[members[self._part]]
+        if 0 < len(np.unique(missing[missing >= 0])) < self._min:
+            return True
         unsure = self._in_part[:, members].max(axis=1) < self._min  # else one part alone is large enough
         if not unsure.any():
             return False
@@ -106,18 +133,21 @@ def _exposing(
     ]
 
 
-def hidden_cells(table: Table, attributes: Sequence[str], min_cell: int) -> set[Cell]:
+def hidden_cells(
+    table: Table, attributes: Sequence[str], min_cell: int, model: str | None = None
+) -> set[Cell]:
     """The cells that a shared report must not show.
 
     Args:
       table: that is reported.
       attributes: all groupings whose cells would be shown, intersections and strata included.
       min_cell: fewest patients, patients with an event and patients with a non-event of a shown cell.
+      model: column of values whose own zeros, ones and gaps count; by default patients alone count there.
 
     Returns:
-      (attribute, level) of each; ``EVERYONE`` among them when even the whole table is too small.
+      (attribute, level) of each, of levels without anyone too; all of them and ``EVERYONE`` when the whole table is too small.
     """
-    cells = _Cells(table, attributes, min_cell)
+    cells = _Cells(table, attributes, min_cell, model)
     hidden = np.array([cells.is_small(members) for members in cells.of])
     while not hidden.all():
         protected = list(cells.protected(hidden))
@@ -140,4 +170,7 @@ def hidden_cells(table: Table, attributes: Sequence[str], min_cell: int) -> set[
         if not extra:
             break
         hidden[list(extra)] = True
-    return {cells.names[i] for i in np.flatnonzero(hidden)}
+    if hidden[-1]:  # whatever is shown could be part of it
+        hidden[:] = True
+    empty = {(a, level) for a in attributes for level in every_level(table, a)} - {*cells.names}
+    return empty | {cells.names[i] for i in np.flatnonzero(hidden)}

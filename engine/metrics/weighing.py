@@ -75,7 +75,14 @@ class Sums:
       cells: patients of each cell, or None where each patient is one.
     """
 
-    def __init__(self, parts: Mapping[Part, np.ndarray], sets: Sets, code: np.ndarray, patients: int):
+    def __init__(
+        self,
+        parts: Mapping[Part, np.ndarray],
+        sets: Sets,
+        code: np.ndarray,
+        patients: int,
+        may_join: bool = True,
+    ):
         self._names, self._member = list(parts), sets.member
         entries = []
         for number, part in enumerate(parts.values()):
@@ -85,7 +92,7 @@ class Sums:
         shape = (len(parts) * sets.member.shape[1], patients)
         self.matrix = sparse.csr_array((values.astype(np.float64), (place, who)), shape=shape)
         self.cells = None
-        if (values == np.rint(values)).all():
+        if may_join and (values == np.rint(values)).all():
             # Patients with equal columns have equal hashes; unequal ones collide with probability patients² / 2⁶⁵.
             multipliers = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, shape[0])
             hashes = self.matrix.T.astype(np.int64) @ multipliers

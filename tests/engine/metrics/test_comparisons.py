@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.datasets import load_breast_cancer
 
-from engine.config import UserError
 from engine.metrics import comparisons, intervals
 from tests import oracles
 
@@ -55,14 +53,6 @@ def test_p_is_where_the_interval_touches_zero():
     assert comparisons.p_value(b, a)[0] == pytest.approx(p)
     assert comparisons.p_value(a, a)[0] == 1
     assert stats.fisher_exact([[56, 14], [48, 32]])[1] == pytest.approx(p, abs=0.01)
-
-
-def test_holm_by_hand():
-    # .01 x 3, then max(.03, .02 x 2), then max(.04, .5 x 1).
-    assert comparisons.holm([0.5, 0.01, float("nan"), 0.02]) == pytest.approx(
-        [0.5, 0.03, np.nan, 0.04], nan_ok=True
-    )
-    assert comparisons.holm([]) == []
 
 
 def test_detectable_gap_has_power_of_four_in_five(rng):
@@ -160,53 +150,6 @@ def test_log_ratio_equals_scipy():
     assert comparisons.log_ratio(*independent)[1:] == pytest.approx((peer.low, peer.high), rel=1e-9)
 
 
-TOY_TRUTH = np.array([1] * 6 + [0] * 7, bool)
-TOY = [9.0, 8.0, 7.0, 7.0, 5.0, 3.0, 6.0, 5.0, 4.0, 3.0, 2.0, 2.0, 1.0], [7.0, 9.0, 4.0, 6.0, 3.0, 5.0, 8.0, 5.0, 4.0, 6.0, 2.0, 1.0, 3.0]  # fmt: skip
-
-
-def test_delong_paired_equals_published_arithmetic():
-    found = comparisons.delong_paired(TOY_TRUTH, *map(np.array, TOY))
-    assert (found.first, found.second) == pytest.approx((0.8809523809523809, 0.6904761904761905), abs=1e-14)
-    expected = [[0.009627739984882842, 0.008276643990929707], [0.008276643990929707, 0.023866213151927437]]
-    assert found.covariance == pytest.approx(np.array(expected), abs=1e-15)
-    assert (found.z, found.p) == pytest.approx((1.46344183996585, 0.14334651703627826), rel=1e-10)
-    data = load_breast_cancer()
-    columns = [
-        data.data[:, list(data.feature_names).index(f"mean {name}")] for name in ("texture", "smoothness")
-    ]
-    found = comparisons.delong_paired(data.target == 0, *columns)
-    assert found.covariance[0, 1] == pytest.approx(-7.183488257780006e-05, rel=1e-9)
-    assert (found.z, found.p) == pytest.approx((1.7133449373159102, 0.08664909979344877), rel=1e-9)
-    assert found.value - found.low == pytest.approx(found.high - found.value)
-
-
-def test_delong_within_patients(rng):
-    truth, first, second = rng.random(60) < 0.4, rng.normal(size=60), rng.normal(size=60)
-    once = comparisons.delong_paired(truth, first + truth, second + truth)
-    tripled = [np.repeat(x, 3) for x in (truth, first + truth, second + truth, np.arange(60))]
-    assert comparisons.delong_paired(*tripled).covariance == pytest.approx(once.covariance, rel=1e-10)
-    assert comparisons.delong_paired(*tripled[:3]).covariance[0, 0] < 0.5 * once.covariance[0, 0]
-
-
-def test_delong_unpaired_adds_variances_and_refuses_shared_patients(rng):
-    groups = []
-    for size, start in ((50, 0), (70, 100)):
-        truth = np.arange(size) % 3 == 0
-        groups.append((truth, truth + rng.normal(size=size), np.arange(start, start + size)))
-    found = comparisons.delong_unpaired(*groups)
-    variances = [oracles.obuchowski_variance(*map(list, g)) for g in groups]
-    assert np.diag(found.covariance) == pytest.approx(variances, rel=1e-10) and found.covariance[0, 1] == 0
-    assert found.z == pytest.approx(found.value / sum(variances) ** 0.5)
-    truth, score, subject = groups[1]
-    with pytest.raises(UserError, match="20 patients are in both groups"):
-        comparisons.delong_unpaired(groups[0], (truth, score, subject - 70))
-
-
-def test_delong_without_both_classes_is_nan():
-    found = comparisons.delong_paired(np.ones(4, bool), np.arange(4.0), np.arange(4.0))
-    assert np.isnan([found.value, found.z, found.p]).all()
-
-
 def test_areas_of_groups_that_share_patients(rng):
     """Two views of the same patients: the clustered difference is as wide as a bootstrap over patients says."""
     patients = 200
@@ -236,20 +179,69 @@ def test_max_min_of_bootstrapped_estimates_uses_their_replicates(rng):
     )  # correlated: far narrower than either
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("patients", [500, 1500])
-@pytest.mark.parametrize("worse", [0.85, 0.73])
-def test_extremes_cover_at_least_as_they_say(rng, patients, worse):
-    """Six groups down to 4 % of the patients, equal and unequal."""
-    sensitivities = [0.85, 0.85, 0.85, worse, 0.85, 0.85]
-    held, tried = np.zeros(2), 0
-    for _ in range(2000):
-        called, _, truth, code, group = oracles.simulated_patients(rng, patients, sensitivities)
-        cells = [intervals.proportion(called[r], code[r]) for r in (truth & (group == g) for g in range(6))]
-        if all(np.isfinite(e.value) for e in cells):
-            tried += 1
-            _, low, high = comparisons.worst_group(cells, True)
-            held[0] += low <= worse <= high
-            _, low, high = comparisons.max_min(cells)
-            held[1] += low <= 0.85 - worse <= high
-    assert (held / tried >= 0.93).all(), held / tried
+def test_a_gap_is_an_estimate(rng):
+    """The change of a gap between two models is a sum of four correlated shares: its SE is that of the patients' sums."""
+    code = codes(np.repeat(np.arange(150), 2))
+    lean = rng.random(150)[np.repeat(np.arange(150), 2)]
+    calls = [rng.random(300) < np.where(lean < 0.5, 0.1, 0.95) for _ in range(2)]
+    groups = np.repeat(np.arange(150), 2) < 60
+    gaps = []
+    for success in calls:
+        a, b = (intervals.proportion(success[g], code[g]) for g in (groups, ~groups))
+        gaps.append(comparisons.gap(a, b))
+        assert (gaps[-1].value, *gaps[-1].limits(0.9)) == comparisons.difference(a, b, 0.9)
+    change = comparisons.gap(*gaps)
+    influence = np.zeros(code.max() + 1)
+    for g, sign in ((groups, 1), (~groups, -1)):
+        d = calls[0][g].astype(float) - calls[1][g]
+        influence += sign * np.bincount(code[g], d - d.mean(), len(influence)) / g.sum()
+    assert change.se == pytest.approx(np.sqrt((influence**2).sum()), rel=0.03)
+    assert change.influence[1] == pytest.approx(influence)
+    _, low, high = comparisons.difference(*gaps)
+    assert high - low == pytest.approx(2 * 1.96 * change.se, rel=0.03)
+
+
+def test_gap_of_bootstrapped_scores_keeps_their_replicates(rng):
+    draws = rng.normal(size=(2, 500))
+    a, b = (intervals.bootstrap(0.0, d, 50, 50, 20) for d in draws)
+    assert comparisons.gap(a, b).replicates == pytest.approx(draws[0] - draws[1])
+    assert comparisons.gap(a, b).limits(0.95) == comparisons.difference(a, b)[1:]
+    missing = comparisons.gap(a, intervals.undefined("no image"))
+    assert np.isnan(missing.value) and missing.reason == "no image"
+
+
+def test_tail_is_where_a_limit_reaches_the_bound():
+    a, b = proportion(np.arange(200) < 170), proportion(np.arange(180) < 160)
+    for bound in (-0.15, -0.06, 0.0, 0.02, 0.1):
+        p = comparisons.tail(a, b, bound, above=True)
+        assert comparisons.tail(a, b, bound, above=False) == pytest.approx(1 - p)
+        limit = comparisons.difference(a, b, 1 - 2 * min(p, 1 - p))[1 if p < 0.5 else 2]
+        assert limit == pytest.approx(bound, abs=1e-7)
+    assert comparisons.tail(a, b, a.value - b.value, above=True) == 0.5
+
+
+def test_replicates_of_equal_groups_by_hand():
+    draws = np.array([[0.7, 0.9, np.nan, 0.8], [0.4, 0.5, 0.6, 0.5]])
+    estimates = [
+        intervals.bootstrap(v, d, 9, patients, 3)
+        for v, d, patients in ((0.8, draws[0], 5), (0.5, draws[1], 2))
+    ]
+    found = comparisons.equal_replicates(estimates, draws, 0.6)
+    deviations = np.array([[-0.1, 0.1, np.nan, 0], [-0.1, 0, 0.1, 0]]) * np.sqrt([[5 / 4], [2 / 1]])
+    np.testing.assert_allclose(found, 0.6 + deviations)
+    ranges = np.ptp(found, axis=0)  # .030, .112, nan, 0
+    assert comparisons.by_chance(ranges)[0] == pytest.approx(
+        (0.1 * 2**0.5 - 0.1 * 1.25**0.5 + 0.1 * 1.25**0.5) / 3
+    )
+    assert comparisons.range_p([0.8, 0.77], found) == (1 + 1) / (3 + 1)
+    assert np.isnan(comparisons.by_chance(np.full(3, np.nan))).all() and np.isnan(
+        comparisons.range_p([0, 1], np.full((2, 3), np.nan))
+    )
+
+
+def test_a_share_of_one_varies_by_chance_as_its_interval_says():
+    whole, half = proportion(np.ones(20, bool)), proportion(np.arange(20) < 10)
+    draws = np.stack([np.ones(1000), 0.5 + 0.1 * np.tile([-1, 1], 500)])
+    found = comparisons.equal_replicates([whole, half], draws, 0.7)
+    assert found[0].mean() == pytest.approx(0.7) and found[0].std() == pytest.approx(whole.se, rel=0.01)
+    assert abs(np.corrcoef(found)[0, 1]) < 0.1

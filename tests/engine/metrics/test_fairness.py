@@ -420,3 +420,46 @@ def test_distance_to_utopia_needs_a_point():
         fairness.distance_to_utopia(groups, None)
     with pytest.raises(UserError, match="no value for b"):
         fairness.distance_to_utopia(groups, {"a": 1.0})
+
+
+# ---- by chance ----
+
+
+@pytest.mark.parametrize(
+    "score", fairness.scores("binary", {m: registry.get(m) for m in registry.names("binary")})
+)
+def test_a_score_of_replicates_is_that_of_each(rng, score):
+    if score.limits is None:
+        return
+    drawn = {m: rng.uniform(0.1, 0.9, (4, 7)) for m in score.needs}
+    cells = {level: {m: x[i] for m, x in drawn.items()} for i, level in enumerate("abc")}
+    found = score.compute(cells, {m: x[3] for m, x in drawn.items()}, dict.fromkeys("abc", 1))
+    for b in range(7):
+        one = {level: {m: float(x[b]) for m, x in own.items()} for level, own in cells.items()}
+        expected = score.compute(one, {m: float(x[3, b]) for m, x in drawn.items()}, dict.fromkeys("abc", 1))
+        assert found[b] == pytest.approx(expected, rel=1e-12)
+
+
+def test_equal_groups_read_what_chance_gives():
+    """Eighty patients in each of three groups: the range of three means, of SD s each, is 1.693 s on average (Tippett 1925)."""
+    truth, group = np.ones(240, bool), np.repeat(["a", "b", "c"], 80)
+    called = np.tile(np.arange(80) < 60, 3)
+    found = frame.evaluate(
+        table(truth, np.where(called, 0.9, 0.1), group), metrics=METRICS, resamples=4000
+    ).disparities["group"]
+    s = (0.75 * 0.25 / 79) ** 0.5
+    for name in ("max_min:sensitivity", "equal_opportunity_difference"):
+        assert found[name].value == 0
+        assert found[name].null_mean == pytest.approx(1.693 * s, rel=0.03)
+        assert found[name].null_high == pytest.approx(
+            3.31 * s, rel=0.03
+        )  # the studentised range of three, 5 %
+    worst = found["worst_group:sensitivity"]
+    assert worst.null_mean == pytest.approx(0.75 - 0.846 * s, rel=0.01)  # least of three
+    assert worst.null_low < worst.null_mean < worst.null_high < 0.75 + s
+    ratio = found["equal_opportunity_ratio"]
+    assert ratio.null_low < ratio.null_mean < ratio.null_high < 1
+    scaled = found["equity_scaled_sum:accuracy"]
+    assert scaled.value == 0.75 and scaled.null_low < scaled.null_mean < 0.72
+    assert np.isnan(found["difference:sensitivity:b-a"].null_mean)
+    assert np.isnan(found["treatment_equality_difference"].null_mean)

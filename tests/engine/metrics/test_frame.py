@@ -126,10 +126,9 @@ def test_range_null_reads_zero_for_equal_groups():
         "max_min:sensitivity"
     ]
     assert gap.value == 0 and gap.low == 0 and gap.p == pytest.approx(1, abs=0.05)
-    band = float(gap.null.split("up to ")[1].split()[0])
-    assert band == pytest.approx(
-        1.96 * (2 * 0.25 / 80) ** 0.5, abs=0.02
-    )  # normal approximation of |difference|
+    se = (2 * 0.25 / 80) ** 0.5  # of the difference, which is normal; the range is its absolute value
+    assert gap.null_high == pytest.approx(1.96 * se, abs=0.02)
+    assert gap.null_mean == pytest.approx((2 / np.pi) ** 0.5 * se, abs=0.005)
 
 
 def test_select_value():

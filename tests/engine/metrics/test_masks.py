@@ -64,7 +64,7 @@ def test_values_are_those_of_the_masks_in_the_order_of_the_attributes(study):
     assert table.frame["missed_cup"].tolist() == [0, 0, 1]
     assert math.isnan(table.frame["hd95_cup"][2])
     assert table.columns("dice_disc")["value"].tolist() == table.frame["dice_disc"].tolist()
-    assert "within 1 mm" in table.notes[-1]
+    assert "within 1 mm" in table.notes[-2] and "Distances are in mm" in table.notes[-1]
 
 
 def test_every_code_of_a_reference_is_a_structure_by_default(study):

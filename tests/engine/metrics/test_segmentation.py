@@ -2,13 +2,16 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from engine.config import UserError
-from engine.metrics import registry, segmentation
+from engine.metrics import frame as metric_frame
+from engine.metrics import intervals, registry, segmentation
+from engine.metrics.table import Schema, Table, validate
 from tests import oracles
 
 SPACINGS = {2: (1.0, 0.5), 3: (0.7, 1.0, 3.0)}
@@ -226,7 +229,7 @@ def test_a_column_of_values_is_described_by_its_name():
     dice, far = segmentation.describe("dice_optic_cup"), segmentation.describe("hd95_cup")
     assert dice.higher_is_better and (dice.low, dice.high) == (0, 1)
     assert dice.title == "mean Dice of optic cup"
-    assert not far.higher_is_better and far.high == np.inf and "mm" in far.title
+    assert not far.higher_is_better and far.high == np.inf and "mm" not in far.title
     assert "diagonal" in segmentation.describe("hd95_penalised_cup").title
     assert segmentation.describe("volume_error_cup").target == 0
     assert segmentation.describe("dice").title == "mean Dice"
@@ -234,3 +237,46 @@ def test_a_column_of_values_is_described_by_its_name():
     assert not segmentation.describe("dice_cup", "undefined_rate").higher_is_better
     assert segmentation.describe("dice_cup").of_sums is registry.get("mean").of_sums
     assert segmentation.describe("dicey").title.endswith("dicey")
+
+
+@pytest.mark.parametrize(
+    "value, kind", [([0, 1, 1, np.nan], "proportion"), ([0, 0.5, 1], "sums"), ([np.nan], "sums")]
+)
+def test_the_mean_of_zeros_and_ones_is_a_proportion(value, kind):
+    value = np.array(value, float)
+    assert segmentation.describe("died", "mean", value).kind == kind
+    assert segmentation.describe("missed_cup", "mean", value).kind == kind
+    assert segmentation.describe("died", "undefined_rate", value).kind == "proportion"
+
+
+def test_zeros_and_ones_of_cases_have_the_interval_of_a_share_clustered_by_patient():
+    n, generator = 90, np.random.default_rng(0)
+    died, group = (generator.random(n) < 0.2).astype(float), np.resize(["a", "b"], n)
+    died[0] = np.nan
+    same = dict.fromkeys(("checkpoint_fingerprint", "config_fingerprint", "threshold_split", "cohort"), "-")
+    frame = pd.DataFrame(
+        {"scan_id": np.arange(n).astype(str), "subject_id": np.arange(n) // 3, "split": "s"} | same
+    )
+    frame = frame.assign(threshold=0.5, checkpoint_step=0, died=died, depth=generator.random(n), group=group)
+    schema = Schema(
+        "values",
+        "l",
+        (),
+        None,
+        {"group": ["a", "b"]},
+        ("died", "depth"),
+        {c: (c,) for c in ("died", "depth")},
+    )
+    found = metric_frame.evaluate_models(Table(validate(frame, schema, "t"), schema), resamples=100)
+    code = intervals.subject_codes(frame["subject_id"])[0]
+    for rows, cell in (
+        (np.isfinite(died), found["died"].overall["mean"]),
+        (np.isfinite(died) & (group == "b"), found["died"].groups["group"]["b"]["mean"]),
+    ):
+        expected = intervals.proportion(died[rows] > 0, code[rows])
+        assert cell.limits(0.95) == expected.limits(0.95) and (cell.n, cell.events) == (
+            expected.n,
+            expected.events,
+        )
+        assert cell.method == "Wilson, clustered by patient"
+    assert "bootstrap" in found["depth"].overall["mean"].method

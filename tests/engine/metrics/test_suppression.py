@@ -15,7 +15,9 @@ def table(truth=None, subject=None, **attributes):
     frame = pd.DataFrame({k: np.asarray(v, str) for k, v in attributes.items()})
     frame["subject_id"] = np.arange(n).astype(str) if subject is None else subject
     frame = frame.assign(target=np.arange(n) % 2 if truth is None else truth, score=0.3, threshold=0.5)
-    return Table(frame, Schema("binary", "y", ("n", "p"), "p", dict.fromkeys(attributes)))
+    return Table(
+        frame, Schema("binary", "y", ("n", "p"), "p", {k: sorted({*v}) for k, v in attributes.items()})
+    )
 
 
 def repeated(**counts):
@@ -94,6 +96,7 @@ def test_no_sum_of_shown_cells_is_small(counts):
     values = table(race=race, sex=sex)
     values = Table(values.frame, Schema("regression", "y", (), None, values.schema.attributes))
     hidden = hidden_cells(values, ["race", "sex", "race*sex"], 11)
+    assert {("race*sex", f"{r}*{s}") for r in set(race) for s in set(sex) if f"{r}{s}" not in rows} <= hidden
     cells = {EVERYONE: np.ones(len(rows), int)}
     for attribute in ("race", "sex", "race*sex"):
         of = row_levels(values.frame, attribute)

@@ -1,0 +1,152 @@
+"""A population whose true values are known: what the simulation of intervals draws its tables from."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special, stats
+
+from engine.metrics.table import Schema, Table
+
+SHARES = np.array([0.40, 0.25, 0.15, 0.10, 0.06, 0.04])
+LEVELS = [f"{share:.0%}" for share in SHARES]
+WORSE = 3  # the group of 10 %
+SICK = 1 / 3  # of the patients
+VISIBLE = 0.9  # of a sick patient's images
+LEAN = 0.5  # of the variance of scores, shared by a patient's images
+METRICS = ("auroc", "sensitivity", "specificity", "balanced_accuracy", "brier", "f1", "calibration_slope")
+_RISE = np.sqrt(2) * stats.norm.ppf(0.85)  # from absent to present images where the AUROC is .85
+SCHEMA = Schema("classification", "disease", ("absent", "present"), "present", {"group": LEVELS})
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Binormal scores: of absent images N(shift_g, 1), of present ones N(shift_g + rise_g, 1); AUROC and sensitivity of each group are given.
+
+    All true values are closed forms, or Gauss-Hermite sums of 200 nodes.
+
+    Attributes:
+      area: [6] AUROC of each group.
+      sensitivity: [6] likewise, at one threshold for all.
+    """
+
+    area: tuple[float, ...]
+    sensitivity: tuple[float, ...]
+
+    @property
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """[6] of absent images, [6] of present images."""
+        present = self.cut + stats.norm.ppf(self.sensitivity)
+        return present - np.sqrt(2) * stats.norm.ppf(self.area), present
+
+    cut = _RISE - stats.norm.ppf(0.85)  # so that absent images of an equal group have mean 0
+    prevalence = SICK * VISIBLE
+
+    def logit(self, x: np.ndarray) -> np.ndarray:
+        """Of the score that the table holds, a probability: calibrated where AUROC and sensitivity are .85."""
+        return _RISE * x - _RISE**2 / 2 + special.logit(self.prevalence)
+
+    def draw(self, rng: np.random.Generator, patients: int) -> Table:
+        """A table of some 2.5 images per patient."""
+        code = np.repeat(np.arange(patients), rng.integers(1, 5, patients))
+        group = rng.choice(len(SHARES), patients, p=SHARES)[code]
+        truth = (rng.random(patients) < SICK)[code] & (rng.random(len(code)) < VISIBLE)
+        noise = np.sqrt(LEAN) * rng.normal(size=patients)[code] + np.sqrt(1 - LEAN) * rng.normal(
+            size=len(code)
+        )
+        absent, present = self.means
+        score = special.expit(self.logit(np.where(truth, present[group], absent[group]) + noise))
+        frame = pd.DataFrame({"target": truth.astype(int), "score": score, "group": np.array(LEVELS)[group]})
+        frame = frame.assign(
+            subject_id=code.astype(str), scan_id=np.arange(len(code)).astype(str), threshold=special.expit(self.logit(self.cut))
+        )  # fmt: skip
+        return Table(frame, SCHEMA)
+
+    def values(self, metric: str) -> tuple[float, np.ndarray]:
+        """(of everyone, [6] of each group) the true value of a metric."""
+        return self._value(metric, SHARES), np.array(
+            [self._value(metric, row) for row in np.eye(len(SHARES))]
+        )
+
+    def area_across(self, up: np.ndarray, down: np.ndarray) -> float:
+        """P(a present image of some groups scores above an absent one of others), for [6] shares of each."""
+        absent, present = self.means
+        return float(up @ stats.norm.cdf((present[:, None] - absent) / np.sqrt(2)) @ down)
+
+    def _value(self, metric: str, shares: np.ndarray) -> float:
+        absent, present = self.means
+        sensitivity, fpr = (float(shares @ stats.norm.sf(self.cut - mean)) for mean in (present, absent))
+        if metric == "auroc":
+            return self.area_across(shares, shares)
+        if metric in ("sensitivity", "specificity", "balanced_accuracy"):
+            both = {"sensitivity": sensitivity, "specificity": 1 - fpr}
+            return both.get(metric, (sensitivity + 1 - fpr) / 2)
+        if metric == "f1":
+            tp, fp = self.prevalence * sensitivity, (1 - self.prevalence) * fpr
+            return 2 * tp / (tp + fp + self.prevalence)
+        nodes, weights = special.roots_hermitenorm(200)
+        logit = self.logit(nodes + np.stack([absent, present])[..., None])  # [2, 6, nodes]
+        weight = (
+            np.array([1 - self.prevalence, self.prevalence])[:, None, None]
+            * shares[:, None]
+            * weights
+            / weights.sum()
+        )
+        truth = np.array([0, 1])[:, None, None]
+        if metric == "brier":
+            return float((weight * (special.expit(logit) - truth) ** 2).sum())
+
+        def score_equations(line: np.ndarray) -> list[float]:
+            error = weight * (special.expit(line[0] + line[1] * logit) - truth)
+            return [error.sum(), (error * logit).sum()]
+
+        return float(optimize.root(score_equations, [0.0, 1.0], tol=1e-12).x[1])
+
+
+def population(scenario: str) -> Population:
+    """Of equal groups at .85, or of one that is worse, at .73."""
+    one = [0.85] * len(SHARES)
+    if scenario == "one_worse":
+        one[WORSE] = 0.73
+    return Population(tuple(one), tuple(one))
+
+
+# Of everyone's value and the groups' ([6] or [6, b]): what the library refuses to bootstrap, and what is true.
+EXTREMES: Mapping[str, Callable] = {
+    "worst_group": lambda overall, groups: groups.min(axis=0),
+    "max_min": lambda overall, groups: np.ptp(groups, axis=0),
+    "min_over_max": lambda overall, groups: groups.min(axis=0) / groups.max(axis=0),
+    "sd": lambda overall, groups: groups.std(axis=0),
+    "equity_scaled_sum": lambda overall, groups: overall / (1 + abs(overall - groups).sum(axis=0)),
+    "equity_scaled_sd": lambda overall, groups: overall / (1 + groups.std(axis=0)),
+}
+EXTREME_OF = ("auroc", "sensitivity")
+PAIRS = {"25 %": 1, "4 %": 5}  # compared with the group of 40 %
+GAPS = ("auroc", "sensitivity", "brier", "f1", "calibration_slope")
+SCENARIOS = ("equal", "one_worse")
+
+
+@functools.cache
+def truths(scenario: str) -> dict[str, float]:
+    """Quantity -> its true value."""
+    people = population(scenario)
+    values = {metric: people.values(metric) for metric in METRICS}
+    found = {metric: overall for metric, (overall, _) in values.items()}
+    found["sensitivity of 4 %"] = values["sensitivity"][1][5]
+    for metric in GAPS:
+        for name, other in PAIRS.items():
+            found[f"{metric}, {name} − 40 %"] = values[metric][1][other] - values[metric][1][0]
+    for name, other in PAIRS.items():
+        found[f"sensitivity, {name} ÷ 40 %"] = values["sensitivity"][1][other] / values["sensitivity"][1][0]
+        up, down = np.eye(len(SHARES))[other], np.eye(len(SHARES))[0]
+        found[f"xAUC, {name} − 40 %"] = people.area_across(up, down) - people.area_across(down, up)
+    found["sensitivity, 4 % − the rest"] = (
+        values["sensitivity"][1][5] - values["sensitivity"][1][:5] @ SHARES[:5] / SHARES[:5].sum()
+    )
+    for metric in EXTREME_OF:
+        found |= {f"{kind}:{metric}": float(of(*values[metric])) for kind, of in EXTREMES.items()}
+    found["worst_group:brier"] = values["brier"][1].max()
+    found["max_min:brier"] = np.ptp(values["brier"][1])
+    return found
