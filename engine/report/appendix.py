@@ -24,7 +24,7 @@ _XAUC = (
     "xAUC disparity", "P(a positive of the group scores above a negative of the reference) − the reverse",
     "Kallus and Zhou, NeurIPS 2019, arXiv:1902.05826",
 )  # fmt: skip
-_ELSEWHERE = ("difference", "worst_group", "max_min", "to_overall")
+_ELSEWHERE = ("difference", "worst_group", "max_min", "to_overall", "to_rest")
 _Rows = list[tuple[Cell, ...]]
 
 
@@ -60,7 +60,7 @@ def _over_groups(context: Context) -> tuple[_Rows, _Rows]:
             around = interval(found.low, found.high, 3, is_signed)
             value = Cell(number(found.value, 3, is_signed), pointer("disparities", attribute, name), around)
             which = f"{attribute}: {' / '.join(found.levels)}" if found.levels else attribute
-            words = (text_cell(formula), text_cell(reference))
+            words = (findings.by_chance(found), text_cell(formula), text_cell(reference))
             note = "" if around else found.reason or ""
             (spreads if kind in _SPREADS else named).append(
                 (text_cell(heading, note), text_cell(which), value, *words)
@@ -88,15 +88,17 @@ def scores(context: Context) -> Section | None:
     named, spreads = _over_groups(context)
     text = (
         "Single numbers that summarise several groups. Each mixes level and spread in its own way, hides which group is worse, and grows by "
-        "chance alone where groups are small: they are for comparison with published work, not for judging a model by itself."
+        "chance alone where groups are small (“by chance”: its mean, and nine tables of ten, while all groups are equal): they are for "
+        "comparison with published work, not for judging a model by itself."
     )  # fmt: skip
-    header = ("score", "attribute", "value, 95 % interval", "formula", "reference")
+    first, last = ("score", "attribute", "value, 95 % interval"), ("formula", "reference")
+    over_groups = (*first, "by chance", *last)
     grids = [
         Grid(header, rows, caption, True)
-        for rows, caption in (
-            (named, "Scores over groups that have a name"),
-            (_inequality(context), "Inequality among individuals"),
-            (spreads, "Ratios and spreads"),
+        for header, rows, caption in (
+            (over_groups, named, "Scores over groups that have a name"),
+            ((*first, *last), _inequality(context), "Inequality among individuals"),
+            (over_groups, spreads, "Ratios and spreads"),
         )
         if rows
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config import UserError
 from engine.metrics import frame as metric_frame
-from engine.metrics import suppression
+from engine.metrics import groupings, suppression, thresholds
 from engine.metrics.frame import Frame
 from engine.metrics.table import Table
 from engine.report import content, sharing
@@ -46,23 +46,29 @@ def _merged(frames: Mapping[str, Frame]) -> Frame:
     )  # fmt: skip
 
 
+def _inner(groups: Sequence[str], control: Sequence[str]) -> list[str]:
+    """Groups that can be compared within the levels of the control."""
+    return [g for g in groups if not set(g.split(groupings.JOIN)) & set(control)]
+
+
 def _frames(table: Table, groups: Sequence[str], control: Sequence[str], **settings) -> dict[str, Frame]:
     """Every model's scores by group and, beside them, by group within the levels of the control."""
-
-    def evaluated(**more) -> dict[str, Frame]:
-        found = metric_frame.evaluate_models(table, **more, **settings)
-        return {VALUES: _merged(found)} if table.schema.kind == "values" else found
-
-    frames = evaluated(groups=groups)
+    frames = metric_frame.evaluate_models(table, groups=groups, **settings)
     if not control:
         return frames
-    within = evaluated(groups=[g for g in groups if not set(g.split("*")) & set(control)], control=control)
+    within = metric_frame.evaluate_models(table, groups=_inner(groups, control), control=control, **settings)
     return {
         model: dataclasses.replace(
             found, groups=found.groups | within[model].groups, disparities=found.disparities | within[model].disparities
         )
         for model, found in frames.items()
     }  # fmt: skip
+
+
+def _of_column(table: Table, shown: Sequence[str], min_cell: int, model: str) -> set[suppression.Cell]:
+    """Cells that the zeros, ones and gaps of a column of values hide in that column."""
+    is_values = table.schema.kind == "values"
+    return suppression.hidden_cells(table, shown, min_cell, model) if is_values else set()
 
 
 def context(
@@ -92,21 +98,33 @@ def context(
       What a table alone tells; the report of a run adds what the run knows.
 
     Raises:
-      UserError: when a report that may be shared could show nothing.
+      UserError: when the thresholds were chosen on the rows that are reported, or when a report that may be shared could show
+        nothing.
     """
-    frames = _frames(
-        table, tuple(groups), tuple(control), reference=dict(reference or {}), resamples=resamples, seed=seed
-    )
+    if table.schema.kind in ("binary", "multilabel"):
+        for chosen, split in set(zip(table.frame["threshold_split"], table.frame["split"], strict=True)):
+            thresholds.require_other(chosen, split, "the rule stored in the table")
+    settings = {"reference": dict(reference or {}), "resamples": resamples, "seed": seed}
     hidden: frozenset = frozenset()
-    if min_cell is not None:
-        shown = list(next(iter(frames.values())).groups)
+    if min_cell is None:
+        frames = _frames(table, tuple(groups), tuple(control), **settings)
+    else:
+        strata = groupings.JOIN.join(control)
+        within = [strata, *(f"{g}{groupings.GIVEN}{strata}" for g in _inner(groups, control))]
+        shown = [*groups, *(within if control else ())]
         hidden = frozenset(suppression.hidden_cells(table, shown, min_cell))
         if suppression.EVERYONE in hidden:
             raise UserError(
                 f"nothing of this table can be given away: it has fewer than {min_cell} patients, or too few with or without an "
                 "event, or its groups would reveal so few: share larger groups, or none of them"
             )
-        frames = {model: sharing.suppress(found, hidden, min_cell) for model, found in frames.items()}
+        frames = {}
+        for models in [[m] for m in table.models] if table.schema.kind == "values" else [list(table.models)]:
+            unseen = hidden | _of_column(table, shown, min_cell, models[0])
+            found = _frames(table, tuple(groups), tuple(control), models=models, hidden=unseen, **settings)
+            frames |= {model: sharing.suppress(one, table, unseen, min_cell) for model, one in found.items()}
+    if table.schema.kind == "values":
+        frames = {VALUES: _merged(frames)}
     where, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
     return Context(
         pathlib.Path(), {}, where, split, 0, table.schema, next(iter(frames.values())), {(where, split): table.frame}, models=frames,

@@ -5,7 +5,21 @@ import pathlib
 from collections.abc import Sequence
 
 from engine.metrics import frame as metric_frame
-from engine.report import appendix, card, files, findings, groups, methods, people, run
+from engine.metrics.policy import to_json as verdicts_to_json
+from engine.report import (
+    adjusted,
+    appendix,
+    card,
+    comparison,
+    files,
+    findings,
+    groups,
+    methods,
+    people,
+    policy,
+    run,
+    sharing,
+)
 from engine.report.page import Cell, Context, Grid, Section, number, render, short_title, text_cell
 
 
@@ -49,13 +63,16 @@ def limits(context: Context) -> Section:
 def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
     """All sections of the page in order; those that do not apply are left out."""
     found = [
+        policy.section(context),
         people.composition(context),
         *([run.cohort(context)] if context.is_run else []),
         findings.scores(context),
         *groups.curve_sections(context),
         findings.gaps(context),
+        adjusted.section(context),
         groups.crossed(context),
         groups.models(context),
+        comparison.section(context),
         *study,
         *([run.training(context), run.saliency(context)] if context.is_run else []),
         plain(context),
@@ -81,11 +98,19 @@ def write(context: Context, output: pathlib.Path, study: Sequence[Section] = ())
       The files written.
     """
     shown = sections(context, study)
-    headlines = [findings.conclusion(context), *(s.headline for s in study if s.headline)]
+    headlines = [findings.conclusion(context), *(s.headline for s in shown if s.headline)]
     keys = [*findings.key_numbers(context), *(k for s in study for k in s.key_numbers)]
     split = f", {context.split} split" if context.split != "all" else ""
     title = f"Fairness report: {context.schema.label} in {context.cohort}{split}"
     document = metric_frame.to_json(context.models or {context.model_names[0]: context.frame})
+    if context.verdicts is not None:
+        document["policy"] = verdicts_to_json(context.verdicts)
+    if context.comparison is not None:
+        document["comparison"] = context.comparison.to_json()
+    if context.adjusted is not None:
+        document["adjusted"] = adjusted.to_json(context)
+    if context.min_cell is not None:
+        document = sharing.rounded(document)
     return files.write(
         output, render(title, headlines, keys, shown), document, card.text(context, title, headlines), shown
     )

@@ -32,7 +32,7 @@ class Group:
       score: probability of the positive class.
       subject: patient of each, as a number.
       threshold: of the group.
-      min_cell: fewest images between two points of a curve, so that a shared one shows nobody's score.
+      min_cell: fewest positive and fewest negative images between two points of a curve, so that a shared one shows nobody.
     """
 
     truth: Bool[np.ndarray, " n"]
@@ -41,10 +41,23 @@ class Group:
     threshold: float
     min_cell: int = 1
 
-    @property
-    def edges(self) -> Float[np.ndarray, " k"]:
-        """Scores at which its curves have a point."""
-        return _edges(self.score, max(2, min(_STEPS, len(self.score) // self.min_cell)))
+    def edges(self, most: int = _STEPS) -> Float[np.ndarray, " k"]:
+        """Increasing lower edges of the bins between which its curves have a point.
+
+        Of a shared report they are the group's own, so that no other group's curve can be subtracted from this one.
+        """
+        if self.min_cell == 1:
+            return _edges(self.score, max(2, min(most, len(self.score))))
+        distinct, place = np.unique(self.score, return_inverse=True)
+        kinds = [np.bincount(place[rows], minlength=len(distinct)) for rows in (self.truth, ~self.truth)]
+        starts, counted = [], np.zeros(2)
+        for number, here in enumerate(np.stack(kinds, axis=1)[::-1]):  # from the highest score down
+            counted += here
+            if (counted >= self.min_cell).all():
+                starts.append(len(distinct) - 1 - number)
+                counted[:] = 0
+        starts[-1:] = [0]  # what is left at the low end joins the last bin
+        return distinct[starts[::-1][:: -(-len(starts) // most)]]
 
     @property
     def has_both(self) -> bool:
@@ -62,7 +75,7 @@ def _edges(score: Float[np.ndarray, " n"], most: int) -> Float[np.ndarray, " k"]
 
 def _counts(group: Group, seed: int) -> Float[np.ndarray, "b 2 k"]:
     """Negatives and positives at or above each edge, from the highest edge down: all images, then resampled patients."""
-    edges = group.edges
+    edges = group.edges()
     place = len(edges) - np.searchsorted(edges, group.score, side="right")
     patient = np.unique(group.subject, return_inverse=True)[1]
     patients = int(patient.max()) + 1
@@ -78,6 +91,16 @@ def _counts(group: Group, seed: int) -> Float[np.ndarray, "b 2 k"]:
     ]
     found = np.stack([sums.T @ weight for weight in drawn]).reshape(len(drawn), 2, len(edges))
     return np.concatenate([np.zeros((len(drawn), 2, 1)), found.cumsum(axis=2)], axis=2)
+
+
+def _coarse(groups: Mapping[str, Group]) -> str:
+    """What a reader of a shared figure must know."""
+    fewest = max(g.min_cell for g in groups.values())
+    return (
+        f" Coarse on purpose: at least {fewest} positives and {fewest} negatives a step."
+        if fewest > 1
+        else ""
+    )
 
 
 def _band(replicates: Float[np.ndarray, "b k"]) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +155,8 @@ def _overlay(groups: Mapping[str, Group], attribute: str, points, axes: Axes, dr
         colour, found = figures.COLOURS[place % len(figures.COLOURS)], points(group)
         axes.fill_between(found["grid"], found["low"], found["high"], color=colour, alpha=0.15, lw=0)
         axes.plot(
-            found["x"], found["y"], color=colour, lw=1.7, ls=figures.DASHES[place % len(figures.DASHES)], drawstyle=drawstyle,
+            found["x"], found["y"], color=colour, lw=1.7, ls=figures.DASHES[place % len(figures.DASHES)],
+            drawstyle=drawstyle if group.min_cell == 1 else "default",
             label=figures.label(f"{attribute}: {level}", 40),
         )  # fmt: skip
 
@@ -168,7 +192,7 @@ def roc(groups: Mapping[str, Group], attribute: str) -> Figure:
         return figures.finish(
             canvas, f"roc_by_{figures.file_name(attribute)}", f"ROC curves by {attribute}, with 95 % bands.",
             f"ROC curve by {attribute}; bands are pointwise 95 % over resampled patients. Markers show where the threshold puts each "
-            "group: one threshold, different error rates.",
+            f"group: one threshold, different error rates.{_coarse(groups)}",
         )  # fmt: skip
 
 
@@ -193,20 +217,18 @@ def precision_recall(groups: Mapping[str, Group], attribute: str) -> Figure:
         return figures.finish(
             canvas, f"precision_recall_by_{figures.file_name(attribute)}", f"Precision-recall curves by {attribute}, with 95 % bands.",
             f"Precision against recall by {attribute}, with pointwise 95 % bands. Dotted: the group's share of positives, which a guess "
-            "would reach; groups with different shares cannot be compared by height.",
+            f"would reach; groups with different shares cannot be compared by height.{_coarse(groups)}",
         )  # fmt: skip
 
 
 def calibration_points(
     group: Group, edges: Float[np.ndarray, " k"]
 ) -> list[tuple[float, float, float, float]]:
-    """(mean score, observed share, low, high) of each bin that may be shown; limits clustered by patient."""
+    """(mean score, observed share, low, high) of each bin; limits clustered by patient."""
     place = np.searchsorted(edges, group.score, side="right")
     found = []
     for number in np.unique(place):
         rows = place == number
-        if min(rows.sum(), *(n for n in np.bincount(group.truth[rows]) if n)) < group.min_cell:
-            continue
         share = intervals.proportion(group.truth[rows], group.subject[rows])
         found.append((float(group.score[rows].mean()), share.value, *share.limits(CONFIDENCE)))
     return found
@@ -229,20 +251,20 @@ def _panels(groups: Mapping[str, Group], attribute: str, height: float) -> tuple
 
 
 def calibration(groups: Mapping[str, Group], attribute: str) -> Figure:
-    """Observed share of positives against the mean score, in pooled equal-mass bins, one panel a group.
+    """Observed share of positives against the mean score, one panel a group.
 
     Args:
-      groups: level -> its images; bins with fewer than ``min_cell`` images, positives or negatives are not drawn.
+      groups: level -> its images; in pooled equal-mass bins, of a shared report in bins of each group's own.
       attribute: its name.
     """
-    pooled = np.concatenate([g.score for g in groups.values()])
-    edges = _edges(pooled, _BINS)[1:]
+    pooled = _edges(np.concatenate([g.score for g in groups.values()]), _BINS)
     with figures.style():
         canvas, panels = _panels(groups, attribute, 2.35)
         for place, (axes, group) in enumerate(zip(panels, groups.values(), strict=True)):
             colour = figures.COLOURS[place % len(figures.COLOURS)]
             axes.plot([0, 1], [0, 1], color=figures.SOFT, lw=0.8, ls=(0, (3, 2)))
-            points = calibration_points(group, edges)
+            edges = pooled if group.min_cell == 1 else group.edges(_BINS)
+            points = calibration_points(group, edges[1:])
             for x, _, low, high in points:
                 axes.plot([x, x], [low, high], color=colour, lw=1.5, solid_capstyle="butt")
             axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, lw=1, marker="o", ms=4)
@@ -252,7 +274,7 @@ def calibration(groups: Mapping[str, Group], attribute: str) -> Figure:
         return figures.finish(
             canvas, f"calibration_by_{figures.file_name(attribute)}", f"Calibration curves by {attribute}, one panel a group.",
             f"Calibration by {attribute}: a point above the dashed line means that the score is too low there. Bins of equal mass over "
-            "everyone; vertical lines are 95 % intervals.",
+            f"everyone; vertical lines are 95 % intervals.{_coarse(groups)}",
         )  # fmt: skip
 
 
@@ -262,7 +284,7 @@ def decision_points(group: Group, seed: int = 0) -> dict[str, np.ndarray]:
     Returns:
       ``x`` threshold probabilities; ``y`` net benefit with ``low`` and ``high``; ``everyone`` net benefit of treating all.
     """
-    counts, edges = np.diff(_counts(group, seed)), group.edges[::-1]
+    counts, edges = np.diff(_counts(group, seed)), group.edges()[::-1]
     truth, score = np.repeat([False, True], len(edges)), np.tile(edges, 2)
     drawn = [net_benefit.curve(truth, score, _TRADES, weight.ravel()) for weight in counts]
     low, high = _band(np.stack([one.model for one in drawn[1:]]))
@@ -300,7 +322,8 @@ def decision(groups: Mapping[str, Group], attribute: str) -> Figure:
         return figures.finish(
             canvas, f"decision_by_{figures.file_name(attribute)}", f"Decision curves by {attribute}, with 95 % bands, one panel a group.",
             f"Net benefit by {attribute}: true positives less false positives at the threshold's odds, for each case. Coloured: using the "
-            "model; dashed grey: treating everyone; 0: treating nobody. Dashed upright: the threshold in use. Heights depend on the share of positives.",
+            "model; dashed grey: treating everyone; 0: treating nobody. Dashed upright: the threshold in use. Heights depend on the share of "
+            f"positives.{_coarse(groups)}",
         )  # fmt: skip
 
 
@@ -308,29 +331,30 @@ def distribution(groups: Mapping[str, Group], attribute: str) -> Figure:
     """Scores of positives and of negatives, one panel a group.
 
     Args:
-      groups: level -> its images; bars of fewer than ``min_cell`` are not drawn.
+      groups: level -> its images; of a shared report in bins of each group's own.
       attribute: its name.
     """
-    bins = np.linspace(0, 1, 21)
+    is_shared = any(g.min_cell > 1 for g in groups.values())
     with figures.style():
         canvas, panels = _panels(groups, attribute, 1.75)
         for axes, group in zip(panels, groups.values(), strict=True):
+            bins = np.linspace(0, 1, 21)
+            if is_shared:
+                bins = np.array([0.0, *group.edges(20)[1:], 1.0])
             for rows, colour, line, legend in (
                 (~group.truth, figures.COLOURS[0], "-", "negative"),
                 (group.truth, figures.COLOURS[1], (0, (4, 1)), "positive"),
             ):
                 counts = np.histogram(np.clip(group.score[rows], 0, 1), bins)[0]
-                share = np.where(counts >= group.min_cell, counts, 0) / max(counts.sum(), 1)
+                share = counts / max(counts.sum(), 1) / (np.diff(bins) if is_shared else 1)
                 axes.stairs(share, bins, color=colour, lw=1.5, ls=line, label=legend)
                 axes.stairs(share, bins, color=colour, alpha=0.15, fill=True)
             axes.axvline(group.threshold, color=figures.INK, lw=0.9, ls=(0, (2, 2)))
             axes.set(xlim=(-0.02, 1.02), xticks=[0, 0.5, 1])
         panels[0].legend(loc="upper right", fontsize=8, handlelength=1.6)
         canvas.supxlabel("score", fontsize=10)
-        canvas.supylabel("share of the class", fontsize=10)
-        smallest = max(g.min_cell for g in groups.values())
-        left_out = f" Bars of fewer than {smallest} are not drawn." if smallest > 1 else ""
+        canvas.supylabel("density within the class" if is_shared else "share of the class", fontsize=10)
         return figures.finish(
             canvas, f"distribution_by_{figures.file_name(attribute)}", f"Score distributions by {attribute}, positives and negatives.",
-            f"Scores of positives and of negatives by {attribute}. Dashed: the threshold.{left_out}",
+            f"Scores of positives and of negatives by {attribute}. Dashed: the threshold.{_coarse(groups)}",
         )  # fmt: skip

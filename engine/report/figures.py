@@ -43,14 +43,15 @@ _STYLE = {
     "legend.fontsize": 9,
     "svg.hashsalt": "equipoise",  # equal reports are equal bytes
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # journals refuse fonts of type 3
 }
 
 
 def finish(
-    canvas: Canvas, name: str, alt: str, caption: str, *, pixels: bool = False, is_wide: bool = False
-) -> Figure:
-    """Turns a drawing into what the page holds; ``pixels`` inlines the PNG instead of vectors."""
-    png, shown = io.BytesIO(), io.BytesIO()
+    canvas: Canvas, name: str, alt: str, caption: str, *, pixels: bool = False, is_wide: bool = False, paper: bool = False
+) -> Figure:  # fmt: skip
+    """Turns a drawing into what the page holds; ``pixels`` inlines the PNG instead of vectors, ``paper`` adds a PDF."""
+    png, shown, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
     canvas.savefig(png, format="png", dpi=180, facecolor="white", metadata={"Software": None})
     if pixels:
         source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
@@ -58,7 +59,11 @@ def finish(
         canvas.set_layout_engine("none")  # everything is in its place already
         canvas.savefig(shown, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
         source = f"data:image/svg+xml;base64,{base64.b64encode(shown.getvalue()).decode()}"
-    return Figure(name, alt, caption, png.getvalue(), source, is_wide, shown.getvalue())
+        if paper:
+            canvas.savefig(
+                pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+            )
+    return Figure(name, alt, caption, png.getvalue(), source, is_wide, shown.getvalue(), pdf.getvalue())
 
 
 def style() -> matplotlib.rc_context:
@@ -66,7 +71,7 @@ def style() -> matplotlib.rc_context:
     return matplotlib.rc_context(_STYLE)
 
 
-def _rows(axes: Axes, positions: Sequence[float], names: Sequence[str], texts: Sequence[str]) -> None:
+def name_rows(axes: Axes, positions: Sequence[float], names: Sequence[str], texts: Sequence[str]) -> None:
     """Names left of a forest plot and numbers right of it."""
     axes.set_yticks(positions, names)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -150,7 +155,7 @@ def _forest_panel(
         around = interval(low, high, 2)
         count = f"  n={estimate.n}" if estimate.n is not None else ""
         texts.append(number(estimate.value, 2) + (f" ({around})" if around else "") + count)
-    _rows(axes, range(len(sets)), names, texts)
+    name_rows(axes, range(len(sets)), names, texts)
     axes.set_title(label(title(metric), 58), loc="left", fontweight="bold", fontsize=10)
     axes.set(ylim=(len(sets) - 0.4, -0.6))
     if (about.low, about.high) == (0, 1):
@@ -265,7 +270,7 @@ def gaps(
             f"{number(v, 3, True)}" + (f"\n({interval(low, high, 3, True)})" if np.isfinite(low) else "")
             for _, v, low, high in rows
         ]
-        _rows(axes, range(len(rows)), [label(r[0], 30) for r in rows], texts)
+        name_rows(axes, range(len(rows)), [label(r[0], 30) for r in rows], texts)
         axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
         axes.xaxis.set_major_locator(
             matplotlib.ticker.MaxNLocator(4 if max(len(r[0]) for r in rows) < 22 else 2, symmetric=True)

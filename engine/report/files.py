@@ -23,9 +23,7 @@ def to_csv(document: Mapping[str, Any]) -> str:
     """A ``metrics.json`` as a tidy table: every model, one score a line; safe to open in a spreadsheet."""
     parts = [summary.lines(found).assign(model=name) for name, found in document["models"].items()]
     frame = pd.concat(parts, ignore_index=True)
-    frame = frame[["model", *frame.columns.drop("model")]]
-    text = frame.select_dtypes(exclude="number").columns
-    return frame.assign(**{c: frame[c].map(harmless, na_action="ignore") for c in text}).to_csv(index=False)
+    return safe_csv(frame[["model", *frame.columns.drop("model")]])
 
 
 def write(
@@ -36,19 +34,43 @@ def write(
     Returns:
       The files, in the order of writing.
     """
+    contents = {
+        "report.html": page,
+        "metrics.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+        "metrics.csv": to_csv(document),
+        "model_card.md": card,
+    }
+    return write_all(output, contents, sections)
+
+
+def safe_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV, safe to open in a spreadsheet."""
+    text = frame.select_dtypes(exclude="number").columns
+    return frame.assign(**{c: frame[c].map(harmless, na_action="ignore") for c in text}).to_csv(index=False)
+
+
+def write_all(
+    output: pathlib.Path, texts: Mapping[str, str], sections: Sequence[Section]
+) -> list[pathlib.Path]:
+    """Writes files of text and the figures of sections into a folder, and removes the figures of an older report.
+
+    Args:
+      output: folder, created where needed.
+      texts: name -> content.
+      sections: whose figures are written.
+
+    Returns:
+      The files, in the order of writing.
+    """
     folder = output / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.png"), *folder.glob("*.svg")]:
+    for old in (f for kind in ("png", "svg", "pdf") for f in folder.glob(f"*.{kind}")):
         old.unlink()
-    contents = {
-        output / "report.html": page.encode(),
-        output / "metrics.json": (json.dumps(document, indent=1, allow_nan=False) + "\n").encode(),
-        output / "metrics.csv": to_csv(document).encode(),
-        output / "model_card.md": card.encode(),
-    }
+    contents = {output / name: text.encode() for name, text in texts.items()}
     drawn = [f for s in sections for f in s.figures]
     contents |= {folder / f"{f.name}.png": f.png for f in drawn}
     contents |= {folder / f"{f.name}.svg": f.svg for f in drawn if f.svg}
+    contents |= {folder / f"{f.name}.pdf": f.pdf for f in drawn if f.pdf}
     for path, content in contents.items():
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_bytes(content)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection
 
-from engine.metrics import comparisons
+from engine.metrics import multiplicity
 from engine.metrics.frame import CONFIDENCE, Disparity
 from engine.report import figures
 from engine.report.page import (
@@ -61,6 +61,11 @@ def shown(context: Context) -> list[str]:
     return _chosen(context, _SHOWN, 6)
 
 
+def leads(kind: str) -> tuple[str, ...]:
+    """Metrics that lead a report of a kind of task."""
+    return tuple(dict.fromkeys((*_SHOWN[kind], *_COMPARED[kind])))
+
+
 def listed(context: Context) -> list[str]:
     """Metrics of the tables: all, but of tasks with classes those over all classes, and none of the appendix."""
     return [
@@ -83,7 +88,7 @@ def leading(context: Context) -> set[str]:
 def split_name(name: str, found: Disparity) -> tuple[str, str]:
     """``difference:f1:macro:a-b`` -> (``difference``, ``f1:macro``): metrics and levels may hold colons too."""
     kind, _, rest = name.partition(":")
-    if kind == "to_overall" or len(found.levels) > 1:
+    if kind in ("to_overall", "to_rest") or len(found.levels) > 1:
         rest = rest.removesuffix(f":{('/' if kind == 'ratio' else '-').join(found.levels)}")
     return kind, rest
 
@@ -119,7 +124,7 @@ def _names(context: Context) -> str:
 def _established(context: Context) -> dict[tuple[str, str], Disparity]:
     """Gaps that stand after Holm's correction over all compared gaps of the page, surest first."""
     gaps = {k: d for k, d in main_gaps(context).items() if math.isfinite(d.value)}
-    adjusted = dict(zip(gaps, comparisons.holm([d.p for d in gaps.values()]), strict=True))
+    adjusted = dict(zip(gaps, multiplicity.holm([d.p for d in gaps.values()]), strict=True))
     kept = [k for k in gaps if adjusted[k] < 1 - CONFIDENCE]
     return {k: gaps[k] for k in sorted(kept, key=lambda k: (adjusted[k], -abs(gaps[k].value)))}
 
@@ -293,6 +298,8 @@ def gaps(context: Context) -> Section:
         ):
             caption = f"Differences{more} by {attribute}"
             grids.append(difference_grid(context, attribute, metrics, caption, is_folded))
+        caption = f"Each group of {attribute} against everyone else"
+        grids.append(difference_grid(context, attribute, leading(context), caption, True, "to_rest"))
         grids.append(_extreme_grid(context, attribute, f"Worst groups and ranges by {attribute}"))
     grids = [g for g in grids if g.rows]
     if context.schema.kind == "binary":
@@ -302,23 +309,29 @@ def gaps(context: Context) -> Section:
     notes.append(
         "p is two-sided, for the hypothesis that the difference is 0, and adjusted (Holm) for the number of levels compared. "
         "A worst group or a range is picked because it is extreme, so that equal groups also show one; their intervals allow for that "
-        "(Bonferroni), and the last column says how large a range chance alone gives. People of unknown group are shown above and compared nowhere."
+        "(Bonferroni), and the columns “by chance” say what is read while all groups are equal: on average, and in nine tables of ten. "
+        "The p of a range is for that hypothesis, not adjusted. People of unknown group are shown above and compared nowhere."
     )
     return Section("Gaps between groups", notes, drawn, grids)
 
 
 def difference_grid(
-    context: Context, attribute: str, metrics: Collection[str], caption: str, is_folded: bool = False
+    context: Context,
+    attribute: str,
+    metrics: Collection[str],
+    caption: str,
+    is_folded: bool = False,
+    wanted: str = "difference",
 ) -> Grid:
-    """Signed differences to the reference in some metrics, among the levels that the page shows."""
+    """Signed differences in some metrics, among the levels that the page shows: to the reference, or ``to_rest``."""
     rows, levels = [], context.levels(attribute)
     for name, gap in context.frame.disparities[attribute].items():
         kind, metric = split_name(name, gap)
-        if kind == "difference" and gap.levels[0] in levels and metric in metrics:
+        if kind == wanted and gap.levels[0] in levels and metric in metrics:
             heading = title(metric) + (f", {SHORT[metric]}" if metric in SHORT else "")
             around = interval(gap.low, gap.high, 3, True)
             value = Cell(number(gap.value, 3, True), pointer("disparities", attribute, name), around)
-            pair = shown_level(attribute, " − ".join(gap.levels))
+            pair = shown_level(attribute, " − ".join(gap.levels)) + " − the rest" * (wanted == "to_rest")
             cells = (
                 text_cell(pair),
                 value,
@@ -330,6 +343,11 @@ def difference_grid(
     return Grid(header, rows, caption, is_folded or len(rows) > _MOST_OPEN)
 
 
+def by_chance(found: Disparity) -> Cell:
+    """What an extreme reads on average while all groups are equal, and between which values in nine tables of ten."""
+    return Cell(number(found.null_mean), note=interval(found.null_low, found.null_high))
+
+
 def _extreme_grid(context: Context, attribute: str, caption: str) -> Grid:
     rows, found = [], context.frame.disparities[attribute]
     for metric in listed(context):
@@ -337,11 +355,18 @@ def _extreme_grid(context: Context, attribute: str, caption: str) -> Grid:
         if worst is None or spread is None:
             continue
         cells = [
-            Cell(number(d.value), pointer("disparities", attribute, f"{k}:{metric}"), interval(d.low, d.high))
+            cell
             for k, d in (("worst_group", worst), ("max_min", spread))
+            for cell in (
+                Cell(
+                    number(d.value),
+                    pointer("disparities", attribute, f"{k}:{metric}"),
+                    interval(d.low, d.high),
+                ),
+                by_chance(d),
+            )
         ]
-        chance = spread.null.rsplit("up to ", 1)[1].split(" ")[0] if spread.test and spread.null else "–"
         name = text_cell(title(metric), worst.reason or "")
-        rows.append((name, text_cell(", ".join(worst.levels)), *cells, Cell(chance)))
-    header = ("score", "worst group", "its value", "largest − smallest", "largest − smallest by chance")
+        rows.append((name, text_cell(", ".join(worst.levels)), *cells, Cell(probability(spread.p))))
+    header = ("score", "worst group", "its value", "by chance", "largest − smallest", "by chance", "p")
     return Grid(header, rows, caption, True)

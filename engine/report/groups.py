@@ -115,7 +115,7 @@ def _heat(context: Context, attribute: str, names: list[str], metric: str) -> Fi
             estimate = cells[level][metric] if level in cells else None
             if estimate is None:
                 line.append("nobody")
-            elif context.is_hidden(attribute, level):
+            elif estimate.n is None:
                 line.append("suppressed")
             else:
                 values[i, j] = estimate.value

@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 
 from engine.metrics import registry, segmentation
+from engine.metrics.adjustment import Adjusted
 from engine.metrics.frame import Frame
+from engine.metrics.paired import Comparison
+from engine.metrics.policy import Verdict
 from engine.metrics.registry import Metric
 from engine.metrics.suppression import row_levels
 from engine.metrics.table import Schema
@@ -71,6 +74,7 @@ class Figure:
       source: ``data:`` address that the page inlines.
       is_wide: whether it takes the page's full width.
       svg: the file as vectors; empty for a figure made of pixels.
+      pdf: the same for a paper; empty where none is written.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Figure:
     source: str
     is_wide: bool = False
     svg: bytes = b""
+    pdf: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +151,10 @@ class Context:
       hidden: (attribute, level) of the cells that a shared report does not show.
       min_cell: fewest patients of a shown cell; None in a private report, which shows everything.
       made_by: command that makes this report again, without paths.
+      verdicts: of a policy on these scores; None without one.
+      comparison: of two of the models; None where it was not asked for.
+      adjusted: attribute -> level -> adjusted gaps; None where they were not asked for.
+      adjusted_by: the method, in words.
     """
 
     workdir: pathlib.Path
@@ -165,6 +174,10 @@ class Context:
     hidden: frozenset[tuple[str, str]] = frozenset()
     min_cell: int | None = None
     made_by: str = ""
+    verdicts: Sequence[Verdict] | None = None
+    comparison: Comparison | None = None
+    adjusted: Mapping[str, Mapping[str, Adjusted]] | None = None
+    adjusted_by: str = ""
 
     @property
     def is_run(self) -> bool:

@@ -15,6 +15,12 @@ _TAILS = (5, 25, 50, 75, 95)  # percentiles
 MOST_PANELS = 6
 
 
+def _percentiles(numbers: Float[np.ndarray, " n"], min_cell: int) -> Float[np.ndarray, " 5"]:
+    """Those of ``_TAILS``; NaN where fewer than ``min_cell`` numbers lie beyond one."""
+    beyond = len(numbers) * np.minimum(_TAILS, 100 - np.array(_TAILS)) / 100
+    return np.where((beyond >= min_cell) | (min_cell == 1), np.percentile(numbers, _TAILS), np.nan)
+
+
 def spread(
     values: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]], attribute: str, unit: str, min_cell: int = 1
 ) -> Figure:
@@ -24,7 +30,7 @@ def spread(
       values: kind -> level -> numbers, none of them NaN; levels without any stay empty.
       attribute: name of the levels.
       unit: what the numbers are, in the caption.
-      min_cell: a tail of fewer numbers is not drawn, so that a shared figure shows nobody's.
+      min_cell: a percentile with fewer numbers beyond it is neither drawn nor said, so that a shared figure shows nobody's.
     """
     levels = list(next(iter(values.values())))
     with figures.style():
@@ -37,9 +43,8 @@ def spread(
                 if not len(numbers):
                     continue
                 colour = figures.COLOURS[place % len(figures.COLOURS)]
-                lowest, low, middle, high, highest = np.percentile(numbers, _TAILS)
-                if len(numbers) * _TAILS[0] >= 100 * min_cell or min_cell == 1:
-                    axes.plot([lowest, highest], [place, place], color=colour, lw=1.2)
+                lowest, low, middle, high, highest = _percentiles(numbers, min_cell)
+                axes.plot([lowest, highest], [place, place], color=colour, lw=1.2)
                 axes.plot([low, high], [place, place], color=colour, lw=6, alpha=0.45, solid_capstyle="butt")
                 axes.plot(middle, place, figures.MARKERS[place % len(figures.MARKERS)], color=colour, ms=5.5)
             axes.set_yticks(range(len(levels)), [figures.label(f"{attribute}: {level}") for level in levels])
@@ -50,7 +55,7 @@ def spread(
             axes.set_axisbelow(True)
             axes.spines["left"].set_visible(False)
         said = "; ".join(
-            f"{level} {np.median(numbers):.3g}" for level, numbers in next(iter(values.values())).items() if len(numbers)
+            f"{level} {_percentiles(numbers, min_cell)[2]:.3g}" for level, numbers in next(iter(values.values())).items() if len(numbers)
         )  # fmt: skip
         return figures.finish(
             canvas, f"distribution_by_{figures.file_name(attribute)}", f"Spread of {', '.join(values)} by {attribute}; medians: {said}.",
@@ -63,18 +68,24 @@ def section(context: Context) -> Section:
     table = Table(context.table, context.schema)
     if context.schema.kind == "values":
         numbers = {name: table.columns(name)["value"] for name in table.models[:MOST_PANELS]}
+        scores = {name: f"mean:{name}" for name in numbers}
         unit = "Values of the cases"
     else:
         found = {name: table.columns(name) for name in table.models[:MOST_PANELS]}
         numbers = {f"error of {name}": c["score"] - c["truth"] for name, c in found.items()}
+        scores = dict.fromkeys(numbers, next(iter(context.frame.overall)))
         unit = "Score minus truth"
     drawn = []
     for attribute in context.simple:
         level_of = row_levels(context.table, attribute)
         levels = [v for v in context.levels(attribute) if not context.is_hidden(attribute, v)]
+        cells = context.frame.groups[attribute]
         if levels:
             parts = {
-                kind: {level: x[(level_of == level) & np.isfinite(x)] for level in levels} for kind, x in numbers.items()
+                kind: {
+                    v: x[(level_of == v) & np.isfinite(x) & (cells[v][scores[kind]].n is not None)] for v in levels
+                }
+                for kind, x in numbers.items()
             }  # fmt: skip
             drawn.append(spread(parts, attribute, unit, context.min_cell or 1))
     return Section("Distributions by group", (), drawn)
