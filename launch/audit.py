@@ -18,6 +18,9 @@ any model, framework or vendor. Say more where there is more to say:
   regression             --task=regression --target=age --score=predicted_age
   values of each case    --values=dice_cup,hd95_cup --group=sex
   folders of masks       --pred_dir=predictions --ref_dir=labels --attributes=people.csv --structures=1:disc,2:cup --group=sex
+  two of several models  --compare=resnet,vit            (paired differences, overall, by group and of the gaps)
+  alike in age and site  --adjust=age,site --adjust_to=reference --adjust_by=weighting   (adjusted beside raw gaps)
+  bounds to keep         --policy=policy.yaml            (exit code 3 where one is violated)
   to give away           --share --min_cell=11           (small groups are suppressed, also against subtraction)
 
 Writes report.html (stands alone; open it in any browser), metrics.json, metrics.csv, model_card.md and figures/ to --out. An
@@ -88,13 +91,31 @@ _SHARE = flags.DEFINE_bool("share", False, "Suppress small groups, so that the r
 _MIN_CELL = flags.DEFINE_integer(
     "min_cell", 11, "With --share: fewest patients, events and non-events.", lower_bound=2
 )
+_POLICY = flags.DEFINE_string(
+    "policy", None, "YAML file of bounds that scores must keep; exit code 3 where one is violated."
+)
+_COMPARE = flags.DEFINE_list("compare", [], "Two models to compare on the same people: OLD,NEW.")
+_ADJUST = flags.DEFINE_list(
+    "adjust", [], "Confounders that groups are made alike in: columns of numbers or levels; adjusted gaps beside raw ones."
+)  # fmt: skip
+_ADJUST_TO = flags.DEFINE_enum(
+    "adjust_to", "reference", ["reference", "group", "pooled"], "With --adjust: whose confounders both groups are given."
+)  # fmt: skip
+_ADJUST_BY = flags.DEFINE_enum(
+    "adjust_by", "weighting", ["weighting", "standardization", "matching"],
+    "With --adjust: inverse propensity, cells of the confounders, or one-to-one pairs.",
+)  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.")
 _RESAMPLES = flags.DEFINE_integer(
     "resamples", None, "Bootstrap resamples. Default: 2000, and fewer of tables with more than 100,000 rows.", lower_bound=100
 )  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 _MOST, _FEWEST, _MANY = 2000, 200, 100_000  # resamples; rows from which there are fewer
-_PRIVATE = ("table", "out", "pred_dir", "ref_dir", "attributes")
+_ONCE = (
+    "Numbers of two releases can be subtracted from each other: share one report of these people, not a second with other groups, cuts "
+    "or rows."
+)  # fmt: skip
+_PRIVATE = ("table", "out", "pred_dir", "ref_dir", "attributes", "policy")
 
 
 def _named(words, flag):
@@ -174,7 +195,7 @@ def _roles():
     words = [w for g in (*_GROUP.value, *_CONTROL.value) for w in re.split(r"[*|]", g)]
     return reader.Roles(
         task, () if task == "values" else tuple(_TARGET.value), {name: (column,) for name, column in models.items()}, _POSITIVE.value,
-        tuple(dict.fromkeys(words)), _bins(), _SUBJECT.value, _ID.value, _SPLIT.value,
+        tuple(dict.fromkeys(words)), _bins(), tuple(_ADJUST.value), _SUBJECT.value, _ID.value, _SPLIT.value,
     )  # fmt: skip
 
 
@@ -193,7 +214,9 @@ def _references(table):
             raise UserError(
                 f"--reference={name}:{level}: no such level.{did_you_mean(level, levels)} There are: {', '.join(levels[:20])}"
             )
-    for name in table.schema.attributes:
+    for name, levels in table.schema.attributes.items():
+        if levels is None:  # a number, that groups are adjusted for
+            continue
         sizes = table.frame.loc[table.frame[name] != UNKNOWN, name].value_counts(sort=False)
         if len(sizes):
             found.setdefault(name, max(sorted(sizes.index), key=lambda level, n=sizes: n[level]))
@@ -229,8 +252,8 @@ def made_by():
     return " ".join(shown)
 
 
-def main() -> None:
-    """Audits."""
+def main() -> int:
+    """Audits; the exit code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a GPU is left to those who train on it
     from engine.config import UserError
 
@@ -238,6 +261,10 @@ def main() -> None:
         raise UserError("no --out: name the folder to write to")
     if flags.FLAGS["min_cell"].present and not _SHARE.value:
         raise UserError("--min_cell suppresses small groups only with --share: add it")
+    if _ADJUST.value and _SHARE.value:
+        raise UserError(
+            "--adjust: the weight of every person is in an adjusted gap, which is not made with --share"
+        )
     folders = (_PRED_DIR.value, _REF_DIR.value, _ATTRIBUTES.value)
     if any(folders) and not all(folders):
         raise UserError(
@@ -254,23 +281,41 @@ def main() -> None:
     output = pathlib.Path(_OUT.value).expanduser()
     roles = _roles()
 
-    from engine.metrics import thresholds
-    from engine.report import audit
+    from engine.metrics import paired, thresholds
+    from engine.metrics import policy as policies
+    from engine.report import adjusted, audit, comparison, content, policy
 
+    rules = policies.read(_POLICY.value) if _POLICY.value else None
     table = thresholds.reported(
         _read(roles), _REPORT_SPLIT.value if _SPLIT.value else "all", _THRESHOLD.value
     )
+    compared = paired.names(table, _COMPARE.value) if _COMPARE.value else None
     resamples = _RESAMPLES.value or max(_FEWEST, min(_MOST, _MOST * _MANY // len(table.frame)))
-    files = audit.write(
-        table, output, groups=_GROUP.value, control=_CONTROL.value, reference=_references(table),
+    context = audit.context(
+        table, groups=_GROUP.value, control=_CONTROL.value, reference=_references(table),
         resamples=resamples, seed=_SEED.value, min_cell=_MIN_CELL.value if _SHARE.value else None,
         made_by=made_by(),
     )  # fmt: skip
+    if compared:
+        context = comparison.added(context, compared)
+    if _ADJUST.value:
+        context = adjusted.added(
+            context, confounders=_ADJUST.value, target=_ADJUST_TO.value, method=_ADJUST_BY.value,
+            resamples=min(resamples, 500), seed=_SEED.value,
+        )  # fmt: skip
+    if rules:
+        context = policy.judged(context, rules)
+    files = content.write(context, output)
     print(f"{table.frame['cohort'].iloc[0]}: {len(table.frame)} cases")
-    notes = [*table.notes, *(() if _GROUP.value else ("No --group: the report compares nobody.",))]
+    notes = [
+        *table.notes,
+        *((_ONCE,) if _SHARE.value else ()),
+        *(() if _GROUP.value else ("No --group: the report compares nobody.",)),
+    ]
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print("\n".join(f"  {p}" for p in files if p.parent == output) + f"\n  {output / 'figures'}/")
+    return program.gate(context.verdicts)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,14 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
 from engine.config import Run, UserError, did_you_mean, validate
+
+if TYPE_CHECKING:
+    from engine.metrics.policy import Verdict
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -186,6 +190,14 @@ def _explain(error: Exception) -> str:
         if field not in known:
             return f"no config field {field!r}.{did_you_mean(field, known)} --print_config lists them all."
     return text.removeprefix("ValueError: ")
+
+
+def gate(verdicts: "Sequence[Verdict] | None") -> int:
+    """The exit code of a policy's verdicts: 3 where one is violated, told in a line each."""
+    broken = [verdict for verdict in verdicts or () if not verdict.is_met]
+    for verdict in broken:
+        print(verdict, file=sys.stderr)
+    return 3 if broken else 0
 
 
 def _catch(main: Callable[[], int | None]) -> int:

@@ -3,17 +3,31 @@
   equipoise report --workdir=runs/near
   equipoise report --workdir=runs/near --cohort=simba/far_4mm --split=test
   equipoise report --workdir=runs/near --step=600 --output=/tmp/report --group='race,sex,race*sex'
+  equipoise report --workdir=runs/near --policy=policy.yaml        (exit code 3 where a bound is violated)
 
 Reads what `equipoise evaluate` and training left in the run's folder, and the cohort's own counts and regions. Writes
 report.html (stands alone; open it in any browser), metrics.json, metrics.csv, model_card.md and figures/, by default to
 WORKDIR/report. Every other evaluation of the same checkpoint is there for comparison: with the counterfactual cohort
 evaluated, the report says what the bias does to the same subjects. Neither page nor numbers name a person.
+
+Many runs at once, methods by seeds:
+
+  equipoise report --runs='runs/*' --out=comparison
+  equipoise report --runs='runs/*/seed*' --by=model.name,augment --cohort=simba/far_4mm --out=comparison
+
+The runs must have been evaluated on the same images. They are arranged by whatever differs in their config.json, the seed
+aside, or by the fields of --by. Writes report.html, metrics.json, runs.csv (one line for each run, score and group),
+summary.csv, table.tex (booktabs) and figures/ (PNG, SVG, PDF at column width). The spread between seeds and the spread over
+patients are shown apart; intervals carry both; methods are compared seed by seed on the same patients. Runs that cannot be
+compared are named with the reason. Take five seeds or more: fewer give intervals that hold less than they say, and one gives none.
 """
 
 import dataclasses
+import glob
 import importlib.util
 import json
 import pathlib
+import re
 
 from absl import flags, logging
 
@@ -28,10 +42,22 @@ _STEP = flags.DEFINE_string(
     "step", "best", "best (by the run's validation metric, among those evaluated) or a number."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to. Default: WORKDIR/report.")
+flags.DEFINE_alias("out", "output")
+_RUNS = flags.DEFINE_string(
+    "runs", None, "Instead of --workdir: a quoted glob of folders of runs to compare."
+)
+_BY = flags.DEFINE_list(
+    "by",
+    [],
+    "With --runs: fields of config.json that make the methods; unique last parts will do. Default: all that differ.",
+)
 _GROUP = flags.DEFINE_list(
     "group",
     [],
     "Attributes whose groups are compared; race*sex is an intersection. Default: every attribute.",
+)
+_POLICY = flags.DEFINE_string(
+    "policy", None, "YAML file of bounds that scores must keep; exit code 3 where one is violated."
 )
 _RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Bootstrap resamples.", lower_bound=100)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
@@ -79,23 +105,117 @@ def _study_sections(context):
     return importlib.import_module(f"tasks.{study}.analysis").sections(context)
 
 
-def main() -> None:
-    """Reports."""
+def _folders(pattern):
+    """Folders that a glob matches, in the order of their names, numbers by value; at least one of them a run."""
+    from engine.config import UserError
+
+    pattern = str(pathlib.Path(pattern).expanduser())
+    matched = [pathlib.Path(p) for p in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+    if not any((p / "config.json").exists() for p in matched):
+        what = (
+            "matches nothing"
+            if not matched
+            else f"matches {len(matched)} paths, none of them a run (no config.json)"
+        )
+        raise UserError(f"--runs={pattern} {what}: quote a glob of runs' folders, such as --runs='runs/*'")
+    natural = lambda p: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", str(p))]  # noqa: E731
+    return sorted({p.resolve(): p for p in matched if p.is_dir()}.values(), key=natural)
+
+
+def _many() -> None:
+    """Reports many runs."""
+    from engine.config import UserError
+
+    if _WORKDIR.value:
+        raise UserError("--runs and --workdir exclude each other: one report is of many runs or of one")
+    if not _OUTPUT.value:
+        raise UserError("no --out: name a folder for the report of the runs")
+    folders = _folders(_RUNS.value)
+
+    import rich.console
+    import rich.progress
+
+    from engine import runs
+    from engine.metrics import frame
+    from engine.metrics import runs as over_runs
+    from engine.report import findings, runs_context
+    from engine.report import runs as page
+
+    def choose(folder, config, cohort):
+        return _choose_step(folder, config, cohort, _SPLIT.value, _STEP.value)
+
+    with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("reading runs", total=len(folders))
+        told = lambda done, total: progress.update(bar, completed=done, total=total)  # noqa: E731
+        gathered = runs.gather(
+            folders,
+            _COHORT.value,
+            _SPLIT.value,
+            choose,
+            by=_BY.value,
+            finished=not _STEP.value.isdigit(),
+            progress=told,
+        )
+        schema = gathered.members[0].base.schema
+        groups = _GROUP.value or [name for name, levels in schema.attributes.items() if levels is not None]
+        scored = {}
+        progress.update(bar, description="scoring runs")
+        for number, member in enumerate(gathered.members):
+            told(number, len(gathered.members))
+            scored.setdefault(member.method, {})[member.block] = frame.evaluate(
+                member.table, metrics=findings.leads(schema.kind), groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value, compare=False
+            )  # fmt: skip
+        progress.update(bar, description="spread over seeds", completed=0)
+        methods = {}
+        for number, (name, found) in enumerate(scored.items()):
+            told(number, len(scored))
+            methods[name] = over_runs.method(found)
+        progress.update(bar, description="comparing methods", completed=0)
+        contrasts = over_runs.contrasts(methods, told)
+    first = next(iter(next(iter(scored.values())).values()))
+    kept = ("seed", "resamples", "confidence", "task", "cohort", "split", "label", "positive", "num_images", "num_subjects",
+            "num_positive", "versions")  # fmt: skip
+    settings = {k: first.settings[k] for k in kept} | {"step": _STEP.value}
+    made_by = f"equipoise report --runs=... --cohort={gathered.cohort} --split={gathered.split} --step={_STEP.value}"
+    made_by += (
+        "".join(f" --{flag.name}='{','.join(flag.value)}'" for flag in (_BY, _GROUP) if flag.value)
+        + " --out=..."
+    )
+    made = runs_context.Comparison(gathered, methods, contrasts, settings, made_by)
+    output = pathlib.Path(_OUTPUT.value).expanduser()
+    files = page.write(made, output)
+    print(f"{gathered.cohort} {gathered.split}: {len(gathered.members)} runs of {len(methods)} methods")
+    for name, members in gathered.methods.items():
+        print(f"  {name}: {', '.join(m.block for m in members)}")
+    for name, why in gathered.excluded:
+        print(f"left out: {name}: {why}")
+    print("\n".join(f"  {path}" for path in files if path.parent == output) + f"\n  {output / 'figures'}/")
+
+
+def main() -> int:
+    """Reports; the exit code."""
     from engine import config as run_config
     from engine.config import UserError
 
+    if _RUNS.value:
+        _many()
+        return 0
+    if _BY.value:
+        raise UserError("--by arranges several runs: give them with --runs='GLOB'")
     if not _WORKDIR.value:
-        raise UserError("no --workdir: name the folder of a run")
+        raise UserError("no --workdir: name the folder of a run, or several with --runs='GLOB'")
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
     config = run_config.load(workdir)
 
     import numpy as np
 
     from engine import evaluate
+    from engine.metrics import policy as policies
     from engine.metrics import table
-    from engine.report import audit, content
+    from engine.report import audit, content, policy
     from engine.writers import read_rows
 
+    rules = policies.read(_POLICY.value) if _POLICY.value else None
     cohort, split = _COHORT.value or config.data.cohort, _SPLIT.value
     step = _choose_step(workdir, config, cohort, split, _STEP.value)
     main_table = table.read_table(evaluate.table_path(workdir, cohort, split, step))
@@ -116,10 +236,13 @@ def main() -> None:
         history=read_rows(workdir / "metrics.jsonl"), metadata=metadata, cohort_report=cohort_report,
         saliency=dict(np.load(maps)) if maps.exists() else None,
     )  # fmt: skip
+    if rules:
+        context = policy.judged(context, rules)
     output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdir / "report"
     files = content.write(context, output, _study_sections(context))
     print(f"{cohort} {split}, step {step}: {len(main_table.frame)} images")
     print("\n".join(f"  {path}" for path in files if path.parent == output) + f"\n  {output / 'figures'}/")
+    return program.gate(context.verdicts)
 
 
 if __name__ == "__main__":

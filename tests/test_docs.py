@@ -10,7 +10,7 @@ import pytest
 from tests import launching
 
 DOCS = launching.ROOT / "docs"
-FENCE = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(python|yaml|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PROGRAMS = (
     f"equipoise() {{ '{sys.executable}' -P -m launch \"$@\"; }}\npython() {{ '{sys.executable}' \"$@\"; }}\n"
 )
@@ -30,18 +30,20 @@ def run(commands, folder):
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["own_cohort.md", "own_model.md"])
+@pytest.mark.parametrize("page", ["own_cohort.md", "own_model.md", "policy.md"])
 def test_a_walk_through_can_be_walked(page, tmp_path):
     for language, text in FENCE.findall((DOCS / page).read_text()):
-        if language == "python":
-            name = re.match(r"# (\w+\.py)\b", text)
-            assert name, f"{page}: a python block opens with the name of its file"
+        if language != "console":
+            name = re.match(r"# (\w+\.(py|yaml))\b", text)
+            assert name, f"{page}: a {language} block opens with the name of its file"
             pathlib.Path(tmp_path / name[1]).write_text(text)
             continue
         lines = text.splitlines()
         printed = run([line[2:] for line in lines if line.startswith("$ ")], tmp_path)
         for line in lines:
             assert line.startswith("$ ") or line in printed, f"{page} shows {line!r}; printed was\n{printed}"
+    if page == "policy.md":
+        return
     run_folders = list((tmp_path / "runs").iterdir())
     assert run_folders and all((folder / "checkpoints").is_dir() for folder in run_folders)
     if page == "own_cohort.md":

@@ -34,6 +34,8 @@ AUDITS = {
     "regression": (everything(), ("--table=TABLE", "--task=regression", "--target=age", "--score=guess", "--group=race,sex,race*sex")),
     "values": (everything(), ("--table=TABLE", "--values=dice_cup,hd95_cup", "--subject=pid", "--group=race,sex")),
     "values to give away": (everything(), ("--table=TABLE", "--values=dice_cup,hd95_cup", "--group=race,sex", "--share")),
+    "adjusted": (everything(), (*BINARY, "--group=race,sex", "--adjust=age", "--adjust_by=standardization", "--adjust_to=pooled")),
+    "adjusted values": (everything(), ("--table=TABLE", "--values=dice_cup,hd95_cup", "--group=race", "--adjust=age,sex")),
     "masks": (None, ("--pred_dir=pred", "--ref_dir=ref", "--attributes=cases.csv", "--structures=1:disc,2:cup", "--group=sex")),
     "dangerous names": (people(race=np.resize(NAMES, 240)), (*BINARY, "--group=race")),
     "other rows": (people(fold=np.resize(["val", "test"], 240)), (*BINARY, "--group=race", "--split=fold", "--threshold=youden:val")),
@@ -122,6 +124,23 @@ def test_every_kind_of_table_is_reported_and_names_nobody(audited, kind):
     for path in (audited / kind).rglob("*"):
         if path.is_file() and path.suffix != ".png":
             assert "person-" not in path.read_text() and str(audited) not in path.read_text()
+
+
+def test_adjusted_gaps_stand_beside_raw_ones(audited):
+    found = document(audited / "adjusted")
+    assert set(found["adjusted"]) == {"race", "sex"}
+    one = next(iter(found["adjusted"]["race"].values()))
+    assert (
+        one["confounders"] == ["age"] and one["method"] == "standardization" and "together" in one["target"]
+    )
+    raw = found["disparities"]["race"]
+    (level,) = found["adjusted"]["race"]
+    for metric, gap in one["gaps"].items():
+        assert gap["raw"]["value"] == raw[f"difference:{metric}:{level}-{one['reference']}"]["value"]
+        assert gap["adjusted"]["value"] + gap["explained"]["value"] == pytest.approx(gap["raw"]["value"])
+    assert "Raw and adjusted gaps" in (audited / "adjusted" / "report.html").read_text()
+    values = next(iter(document(audited / "adjusted values")["adjusted"]["race"].values()))
+    assert set(values["gaps"]) == {"mean:dice_cup", "mean:hd95_cup"} and values["left_out"] > 0
 
 
 def test_dangerous_level_names_harm_nobody(audited):

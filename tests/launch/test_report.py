@@ -10,7 +10,7 @@ from absl import flags
 import launch.report
 from engine import data
 from engine.config import UserError
-from engine.metrics import registry
+from engine.metrics import registry, table
 from engine.report import page
 from tests import launching
 from tests.engine.report import fake_run
@@ -21,10 +21,10 @@ def run(workdir, *words):
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["report", f"--workdir={workdir}", "--resamples=200", *words])
     try:
-        launch.report.main()
+        return launch.report.main()
     finally:
         flags.FLAGS.unparse_flags()
-        for name in ("workdir", "cohort", "split", "step", "output", "group", "resamples", "seed"):
+        for name in ("workdir", "cohort", "split", "step", "output", "group", "resamples", "seed", "policy"):
             flags.FLAGS[name].unparse()
         flags.FLAGS(["test"])
 
@@ -126,6 +126,30 @@ def test_mistakes_get_a_command_to_run(tmp_path):
         run(tmp_path / "run", "--cohort=simba/far_4mm")
     with pytest.raises(UserError, match="holds no run"):
         run(tmp_path / "nothing")
+
+
+def test_a_policy_decides_the_exit_code_and_a_threshold_of_its_own_split_is_refused(
+    tmp_path, monkeypatch, capsys
+):
+    builder = fake_run.make(tmp_path / "run", tmp_path / "data", 200, counterfactual=False)
+    monkeypatch.setattr(data, "open_builder", lambda cohort, data_dir: builder)
+    rules = tmp_path / "policy.yaml"
+    rules.write_text(
+        "rules:\n  - {metric: auroc, min: 0.1}\n  - {metric: accuracy, groups: bias, min: 0.999}\n"
+    )
+    assert run(tmp_path / "run", f"--policy={rules}") == 3
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all("policy.yaml:3: cnn: accuracy >= 0.999" in line for line in told)
+    document = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    jsonschema.validate(
+        document, json.loads((pathlib.Path(page.__file__).parent / "metrics.schema.json").read_text())
+    )
+    assert [v["is_met"] for v in document["policy"]["verdicts"]] == [True, True, True, False, False]
+    path = next((tmp_path / "run" / "evaluations").glob("*near*/test/*.parquet"))
+    found = table.read_table(path)
+    table.write_table(path, found.frame.assign(threshold_split="test"), found.schema)
+    with pytest.raises(UserError, match="judged on the same images"):
+        run(tmp_path / "run")
 
 
 def test_a_real_run_of_another_cohort_is_reported(tiny_run, tiny_data_dir):
