@@ -37,7 +37,7 @@ def obuchowski_variance(truth, score, subject):
 
 
 def clustered_wilson(success, subject, z):
-    """Wilson limits at n / deff, the design effect from an explicit sum over patients."""
+    """Wilson limits at n / deff, the design effect from an explicit sum over patients, widened from z to t of their number."""
     n, p = len(success), sum(success) / len(success)
     groups = {}
     for x, who in zip(success, subject, strict=True):
@@ -47,7 +47,8 @@ def clustered_wilson(success, subject, z):
     if 0 < p < 1 and i > 1:
         variance = i / (i - 1) * sum((sum(g) - p * len(g)) ** 2 for g in groups.values()) / n**2
         deff = min(max(variance / (p * (1 - p) / n), 1), ceiling)
-    e = n / deff
+    t = stats.t.ppf(stats.norm.cdf(z), i - 1)
+    e = max(n / deff * (z / t) ** 2, n / ceiling)
     # The limits solve (p - x)^2 = z^2 x (1 - x) / e, a quadratic in x.
     qa, qb, qc = 1 + z * z / e, -(2 * p + z * z / e), p * p
     root = math.sqrt(max(qb * qb - 4 * qa * qc, 0))

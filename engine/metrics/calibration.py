@@ -25,7 +25,7 @@ _STEPS = 300  # of Newton's method; a handful are enough unless the classes bare
 
 def _tolerance(weight: Array) -> float:
     """Length of a step of Newton's method that ends it; the next one would be its square."""
-    return float(np.finfo(weight.dtype).eps) ** 0.6
+    return float(np.finfo(weight.dtype).eps) ** 0.5
 
 
 def equal_mass_bins(score: Float[np.ndarray, " n"], count: int = BINS) -> Int[np.ndarray, " n"]:
@@ -154,13 +154,18 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
     overlap = (high_n > low_p) & (high_p > low_n)
     tolerance = _tolerance(weight)
     y, total = truth.astype(weight.dtype), xp.where(overlap, weight.sum(), 1)
+    # Of logits that hardly differ, sums of squares keep few digits: they are centred and scaled first.
+    mean = weight @ logit / total
+    spread = xp.sqrt(weight @ (logit - mean) ** 2 / total)
+    spread = xp.where(overlap & (spread > 0), spread, 1)
+    logit = (logit - mean) / spread
 
     def likelihood(a, b):
         x = a + b * logit
         return weight @ (y * x - xp.maximum(x, 0) - xp.log1p(xp.exp(-abs(x)))) / total
 
     def step(state):
-        a, b, best, move_a, move_b, count = state
+        a, b, best, move_a, move_b, _, count = state
         value = likelihood(a + move_a, b + move_b)
         rises = value >= best - tolerance * abs(best)
         a, b = xp.where(rises, a + move_a, a), xp.where(rises, b + move_b, b)
@@ -172,18 +177,22 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
         area = xp.where(area > 0, area, 1)
         newton_a, newton_b = (h2 * g0 - h1 * g1) / area, (h0 * g1 - h1 * g0) / area
         move_a, move_b = xp.where(rises, newton_a, move_a / 2), xp.where(rises, newton_b, move_b / 2)
-        return a, b, xp.where(rises, value, best), move_a, move_b, count + 1
+        gain = xp.where(
+            rises, (g0 * newton_a + g1 * newton_b) / total, np.inf
+        )  # twice what the step will add
+        return a, b, xp.where(rises, value, best), move_a, move_b, gain, count + 1
 
     def going(state):
-        size = abs(state[3]) + abs(state[4])
-        first = state[5] == 0
-        return (
-            overlap & (first | (size > tolerance * (1 + abs(state[0]) + abs(state[1])))) & (state[5] < _STEPS)
-        )
+        a, b, best, move_a, move_b, gain, count = state
+        far = abs(move_a) + abs(move_b) > tolerance * (1 + abs(a) + abs(b))
+        far = far & (
+            gain > np.finfo(weight.dtype).eps * abs(best)
+        )  # no more can be told in a flat likelihood
+        return overlap & ((count == 0) | far) & (count < _STEPS)
 
     zero = 0 * total
-    state = _repeat(step, going, (zero, zero + 1, likelihood(zero, zero + 1), zero, zero, 0))
-    return xp.where(overlap & (state[5] < _STEPS), state[1], np.nan)
+    state = _repeat(step, going, (mean, spread, likelihood(mean, spread), zero, zero, zero, 0))
+    return xp.where(overlap & (state[6] < _STEPS), (state[1] + state[4]) / spread, np.nan)
 
 
 @dataclasses.dataclass(frozen=True)

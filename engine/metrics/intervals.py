@@ -108,7 +108,8 @@ def proportion(
     """A proportion of images, clustered by patient: Wilson limits at n / deff.
 
     deff = clustered variance ÷ [p(1−p)/n], held within [1, Σm²/Σm] for m images per patient; the upper bound where p is 0
-    or 1 (the data then say nothing about clustering).
+    or 1 (the data then say nothing about clustering). It is known from I patients alone: n / deff is made (z / t_{I−1})² as large, as
+    Korn and Graubard do (Survey Methodology 1998;24:193), but never less than at the upper bound.
 
     Args:
       success: of each image.
@@ -134,7 +135,13 @@ def proportion(
         low, high = wilson_limits(p, effective)
         se = (high - low) / (2 * float(special.ndtri(0.975)))
     bounds, name = (clopper_pearson_limits, "Clopper-Pearson") if exact else (wilson_limits, "Wilson")
-    limits = lambda confidence: bounds(p, effective, confidence)  # noqa: E731
+
+    def limits(confidence: float) -> tuple[float, float]:
+        tail = 0.5 + confidence / 2
+        wide = special.stdtrit(max(patients - 1, 1), tail)
+        share = (special.ndtri(tail) / wide) ** 2 if wide > 0 else 1
+        return bounds(p, max(effective * share, n / ceiling), confidence)
+
     method = f"{name}, clustered by patient"
     influence = who, residual / n
     return Estimate(p, n, patients, int(success.sum()), se, method, limits, influence, freedom=patients - 1)

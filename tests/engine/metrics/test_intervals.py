@@ -44,9 +44,12 @@ def test_design_effect_bounds():
     once = proportion([1, 0, 1, 1]).limits(0.95)
     # Each patient's two images agree: two images say no more than one.
     assert proportion([1, 1, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3]).limits(0.95) == pytest.approx(once)
-    # Each patient has one of each: no less than one patient per image.
-    mixed = proportion([1, 0] * 4, np.repeat(range(4), 2)).limits(0.95)
-    assert mixed == pytest.approx(intervals.wilson_limits(0.5, 8))
+    # Each patient has one of each: as many patients as images, as far as forty patients can tell.
+    mixed = proportion([1, 0] * 40, np.repeat(range(40), 2)).limits(0.95)
+    assert mixed == pytest.approx(intervals.wilson_limits(0.5, 80 * (1.959964 / 2.022691) ** 2))
+    # Four patients cannot tell: t is so wide that nothing is gained beyond one image each.
+    few = proportion([1, 0] * 4, np.repeat(range(4), 2)).limits(0.95)
+    assert few == pytest.approx(intervals.wilson_limits(0.5, 4))
     # At p = 1 clustering cannot be seen and the most cautious is assumed.
     assert proportion([1] * 8, np.repeat(range(4), 2)).limits(0.95) == pytest.approx(
         intervals.wilson_limits(1.0, 4)
