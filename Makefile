@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## prepare, train, evaluate and report on real input (about 5 minutes on 2 cores)
 	@$(BIN)/python -m launch.demo --workdir=$(WORKDIR)
 
-test: install  ## the default test suite
-	@$(BIN)/python -m pytest
+test: install  ## the default test suite, in two processes
+	@$(BIN)/python -m pytest -n 2
 
 slow: install  ## the long tests
 	@$(BIN)/python -m pytest -m slow

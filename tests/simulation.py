@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tqdm
 
-from engine.metrics import comparisons, intervals, registry, resample
+from engine.metrics import comparisons, intervals, percentiles, registry, resample
 from engine.metrics.cells import Cells, Rows
 from engine.metrics.groupings import Grouping, grouping
 from engine.metrics.table import Table
@@ -129,8 +129,8 @@ def _bootstrapped(bootstrap: resample.Bootstrap) -> dict[str, tuple[float, float
         for name, of in wanted.items():
             value = float(of(values[0], values[1:]))
             drawn, without = of(replicates[0], replicates[1:]), of(left[0], left[1:])
-            found[f"{name} · percentile"] = value, *intervals.replicate_limits(value, drawn)
-            found[f"{name} · BCa"] = value, *intervals.replicate_limits(value, drawn, 0.95, (without, count))
+            found[f"{name} · percentile"] = value, *percentiles.limits_of(value, drawn)
+            found[f"{name} · BCa"] = value, *percentiles.limits_of(value, drawn, 0.95, (without, count))
     return found
 
 

@@ -25,8 +25,8 @@ from engine.metrics import (
     disparities,
     frame,
     groupings,
-    intervals,
     multiplicity,
+    percentiles,
     registry,
     resample,
     weighing,
@@ -354,6 +354,6 @@ def _compare(
         gaps[name] = dataclasses.replace(gap, null=null, reason=reason)
         change = (raw[name][0] - raw[name][1]) - gap.value
         moved = (before[0] - before[1]) - (after[0] - after[1])
-        limits = intervals.replicate_limits(change, moved) if math.isfinite(change) else (math.nan, math.nan)
+        limits = percentiles.limits_of(change, moved) if math.isfinite(change) else (math.nan, math.nan)
         explained[name] = Disparity(change, *limits, levels=pair.levels, reason=gap.reason)
     return gaps, explained, estimates, support

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from engine.metrics import disparities, fairness, intervals, multiclass, registry, resample
+from engine.metrics import disparities, fairness, intervals, multiclass, percentiles, registry, resample
 from engine.metrics.disparities import Disparity
 from engine.metrics.groupings import Grouping
 from engine.metrics.intervals import Estimate
@@ -168,7 +168,7 @@ class Cells:
             self._bootstrap.replicates[key][number],
         )
         left_out = functools.partial(self._bootstrap.leave_one_out, key, number) if self._bca else None
-        return intervals.bootstrap(
+        return percentiles.bootstrap(
             value,
             replicates,
             n,

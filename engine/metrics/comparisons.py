@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize, special
 
-from engine.metrics import intervals
+from engine.metrics import intervals, percentiles
 from engine.metrics.intervals import SMALLEST_P, Estimate, correlation, mover
 
 _NAN = (float("nan"), float("nan"))
@@ -42,7 +42,7 @@ def difference(
             left_out = first - second, count
         freedom = min(a.freedom, b.freedom)
         drawn = a.replicates - b.replicates
-        return value, *intervals.replicate_limits(value, drawn, confidence, left_out, freedom)
+        return value, *percentiles.limits_of(value, drawn, confidence, left_out, freedom)
     low, high = b.limits(confidence)
     shared = correlation(a, b) if shared is None else shared
     return value, *mover((a.value, *a.limits(confidence)), (-b.value, -high, -low), -shared)
@@ -63,7 +63,7 @@ def ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, fl
     if _bootstrapped(a, b):
         below = np.where(b.replicates != 0, b.replicates, np.nan)
         freedom = min(a.freedom, b.freedom)
-        return value, *intervals.replicate_limits(value, a.replicates / below, confidence, freedom=freedom)
+        return value, *percentiles.limits_of(value, a.replicates / below, confidence, freedom=freedom)
     limits = np.array([a.limits(confidence), b.limits(confidence)])
     if not np.isfinite(limits).all():
         return value, *_NAN
@@ -103,7 +103,7 @@ def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
     """(two-sided p of a = b, name of the test): the level at which :func:`difference`'s interval just reaches 0."""
     if _bootstrapped(a, b):
         freedom = min(a.freedom, b.freedom)
-        p = intervals.replicate_p(a.value - b.value, a.replicates - b.replicates, freedom)
+        p = percentiles.p_value(a.value - b.value, a.replicates - b.replicates, freedom)
         return p, "bootstrap of the difference"
     test = "inverted MOVER interval"
     value = difference(a, b)[0]

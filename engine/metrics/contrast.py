@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
-from engine.metrics import groupings, intervals, registry, weighing
+from engine.metrics import groupings, intervals, percentiles, registry, weighing
 from engine.metrics.cells import Rows
 from engine.metrics.intervals import Estimate
 from engine.metrics.registry import Metric
@@ -119,4 +119,4 @@ class Contrast:
             return intervals.undefined(missing, *size)
         entry = self.entries[name]
         bounds = entry.low, entry.high
-        return intervals.bootstrap(float(value), replicates, *size, entry.undefined, bounds=bounds)
+        return percentiles.bootstrap(float(value), replicates, *size, entry.undefined, bounds=bounds)

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from engine.metrics import comparisons, intervals
+from engine.metrics import comparisons, intervals, percentiles
 from engine.metrics.intervals import Estimate
 
 _NAN = float("nan")
@@ -58,7 +58,7 @@ def combination(terms: Sequence[Estimate], weights: Sequence[float]) -> Estimate
     replicates = [e.replicates for e in terms]
     if all(r is not None for r in replicates):
         total = sum(w * r for w, r in zip(weights, replicates, strict=True))
-        found = intervals.bootstrap(value, total, n, n_subjects, events)
+        found = percentiles.bootstrap(value, total, n, n_subjects, events)
         return dataclasses.replace(found, reason=reason or found.reason)
     signs = np.sign(np.outer(weights, weights))
     shared = signs * _correlations(terms, signs)

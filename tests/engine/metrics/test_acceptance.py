@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from engine.config import UserError
-from engine.metrics import acceptance, comparisons, frame, intervals
+from engine.metrics import acceptance, comparisons, frame, intervals, percentiles
 from engine.metrics.acceptance import equivalence, every, minimum_rate, non_inferiority
 from tests.engine.metrics.test_frame import CELLS, METRICS, SCHEMA, table
 
@@ -63,7 +63,7 @@ def test_minimum_rate_is_the_limit_of_the_rate():
 
 
 def test_a_bootstrapped_score(rng):
-    a, b = (intervals.bootstrap(v, v + 0.01 * rng.normal(size=4000), 90, 90, 40) for v in (0.20, 0.21))
+    a, b = (percentiles.bootstrap(v, v + 0.01 * rng.normal(size=4000), 90, 90, 40) for v in (0.20, 0.21))
     found = non_inferiority(a, b, 0.03, higher_is_better=False)
     assert found.shown and found.p == pytest.approx(stats.norm.sf(0.04 / np.hypot(0.01, 0.01)), abs=0.004)
     assert equivalence(a, intervals.constant(0.2), 0.04).shown

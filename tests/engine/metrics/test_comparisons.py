@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.metrics import comparisons, intervals
+from engine.metrics import comparisons, intervals, percentiles
 from tests import oracles
 
 
@@ -172,7 +172,7 @@ def test_areas_of_groups_that_share_patients(rng):
 def test_max_min_of_bootstrapped_estimates_uses_their_replicates(rng):
     shared = rng.normal(size=2000)
     draws = [0.5 + 0.01 * (shared + 0.1 * rng.normal(size=2000)) for _ in range(2)]
-    estimates = [intervals.bootstrap(0.5 + i / 100, d + i / 100, 50, 50, 20) for i, d in enumerate(draws)]
+    estimates = [percentiles.bootstrap(0.5 + i / 100, d + i / 100, 50, 50, 20) for i, d in enumerate(draws)]
     value, low, high = comparisons.max_min(estimates)
     assert (
         value == pytest.approx(0.01) and 0.005 < low < 0.01 < high < 0.015
@@ -203,7 +203,7 @@ def test_a_gap_is_an_estimate(rng):
 
 def test_gap_of_bootstrapped_scores_keeps_their_replicates(rng):
     draws = rng.normal(size=(2, 500))
-    a, b = (intervals.bootstrap(0.0, d, 50, 50, 20) for d in draws)
+    a, b = (percentiles.bootstrap(0.0, d, 50, 50, 20) for d in draws)
     assert comparisons.gap(a, b).replicates == pytest.approx(draws[0] - draws[1])
     assert comparisons.gap(a, b).limits(0.95) == comparisons.difference(a, b)[1:]
     missing = comparisons.gap(a, intervals.undefined("no image"))
@@ -223,7 +223,7 @@ def test_tail_is_where_a_limit_reaches_the_bound():
 def test_replicates_of_equal_groups_by_hand():
     draws = np.array([[0.7, 0.9, np.nan, 0.8], [0.4, 0.5, 0.6, 0.5]])
     estimates = [
-        intervals.bootstrap(v, d, 9, patients, 3)
+        percentiles.bootstrap(v, d, 9, patients, 3)
         for v, d, patients in ((0.8, draws[0], 5), (0.5, draws[1], 2))
     ]
     found = comparisons.equal_replicates(estimates, draws, 0.6)

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_breast_cancer
 
-from engine.metrics import comparisons, intervals, resample
+from engine.metrics import comparisons, intervals, percentiles, resample
 from tests import oracles
 
 Z = float(stats.norm.ppf(0.975))
@@ -185,13 +185,15 @@ def test_average_of_two_proportions_of_the_same_patients():
 
 
 def test_a_bootstrap_of_one_patient_has_no_interval():
-    found = intervals.bootstrap(0.3, np.full(100, 0.3), 4, 1, 2)
+    found = percentiles.bootstrap(0.3, np.full(100, 0.3), 4, 1, 2)
     assert (
         found.value == 0.3
         and np.isnan(found.limits(0.95)).all()
         and found.reason == "a single patient: no interval"
     )
-    assert np.isnan(intervals.bootstrap(np.nan, np.full(100, np.nan), 4, 3, 2, "no image is positive").value)
+    assert np.isnan(
+        percentiles.bootstrap(np.nan, np.full(100, np.nan), 4, 3, 2, "no image is positive").value
+    )
 
 
 def _coverage(rng, patients, sensitivities, repeats):
@@ -228,7 +230,7 @@ def test_an_area_of_two_positives_has_the_widest_limits_and_no_overflow():
 
 def test_bootstrap_limits_stay_within_the_range_of_the_metric():
     replicates = np.linspace(0.9, 1.0, 100)
-    found = intervals.bootstrap(0.98, replicates, 12, 12, 12, bounds=(0, 1))
+    found = percentiles.bootstrap(0.98, replicates, 12, 12, 12, bounds=(0, 1))
     low, high = found.limits(0.9999)  # too few replicates beyond: the normal limit, cut
     assert low < 0.98
     assert high == 1
@@ -238,13 +240,13 @@ def test_expanded_percentiles_of_a_mean_are_the_t_interval(rng):
     """Of normal replicates with the bootstrap's own spread, √((n − 1) / n) of the standard error, as Hesterberg 2015 has it."""
     sample = rng.normal(size=8)
     replicates = sample.mean() + stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000) * sample.std() / 8**0.5
-    found = intervals.bootstrap(sample.mean(), replicates, 8, 8, 8)
+    found = percentiles.bootstrap(sample.mean(), replicates, 8, 8, 8)
     expected = stats.t.interval(0.9, 7, sample.mean(), sample.std(ddof=1) / 8**0.5)
     assert found.limits(0.9) == pytest.approx(expected, abs=1e-3)
-    few = intervals.bootstrap(sample.mean(), replicates[50::100], 8, 8, 8)  # too few replicates beyond
+    few = percentiles.bootstrap(sample.mean(), replicates[50::100], 8, 8, 8)  # too few replicates beyond
     expected = stats.t.interval(0.99, 7, sample.mean(), sample.std(ddof=1) / 8**0.5)
     assert few.limits(0.99) == pytest.approx(expected, abs=0.02)
-    p = intervals.replicate_p(sample.mean() + 0.5, replicates + 0.5, 7)
+    p = percentiles.p_value(sample.mean() + 0.5, replicates + 0.5, 7)
     assert p == pytest.approx(stats.ttest_1samp(sample + 0.5, 0).pvalue, rel=0.01)
 
 
@@ -252,19 +254,19 @@ def test_expanded_percentiles_of_a_mean_are_the_t_interval(rng):
 @pytest.mark.parametrize("freedom", [5, np.inf])
 def test_p_of_replicates_is_where_their_limits_reach_zero(rng, centre, freedom):
     replicates = centre + rng.gamma(4, size=4000) / 4 - 1
-    p = intervals.replicate_p(centre, replicates, freedom)
+    p = percentiles.p_value(centre, replicates, freedom)
     for times, excludes in ((1.02, True), (0.97, False)):
-        low, _ = intervals.replicate_limits(centre, replicates, 1 - times * p, freedom=freedom)
+        low, _ = percentiles.limits_of(centre, replicates, 1 - times * p, freedom=freedom)
         assert (low > 0) == excludes, times
 
 
 def test_a_class_of_one_patient_has_no_bootstrap_interval():
     replicates = np.linspace(0, 1, 100)
-    found = intervals.bootstrap(0.5, replicates, 12, 12, 1, freedom=0)
+    found = percentiles.bootstrap(0.5, replicates, 12, 12, 1, freedom=0)
     assert np.isnan(found.limits(0.95)).all() and "a class has a single patient" in found.reason
     assert found.b_valid == 100
 
 
 def test_bca_of_replicates_on_one_side_of_the_value_has_no_limits():
     replicates, left_out = np.linspace(1, 2, 1000), (np.array([0.1, 0.2]), np.array([1, 1]))
-    assert np.isnan(intervals.replicate_limits(0.5, replicates, left_out=left_out)).all()
+    assert np.isnan(percentiles.limits_of(0.5, replicates, left_out=left_out)).all()

@@ -5,7 +5,7 @@ import pytest
 from scipy import special
 
 from engine.config import UserError
-from engine.metrics import comparisons, delong, frame, intervals, multiplicity, paired
+from engine.metrics import comparisons, delong, frame, intervals, multiplicity, paired, percentiles
 from engine.metrics.table import Schema, Table, validate
 from tests.engine.report import fake_run
 
@@ -78,13 +78,13 @@ def test_a_bootstrapped_score_takes_the_replicates_of_the_difference(compared):
     new, old = (frames[m].overall["brier"] for m in ("new", "old"))
     change = one(found, "overall", "brier")
     draws = new.replicates - old.replicates
-    assert (change.low, change.high) == intervals.replicate_limits(change.value, draws, freedom=new.freedom)
+    assert (change.low, change.high) == percentiles.limits_of(change.value, draws, freedom=new.freedom)
     assert abs(change.low - np.quantile(draws, 0.025)) < 0.2 * draws.std()  # percentiles, a little expanded
     cells = {k: [frames[m].groups["site"][k]["brier"] for m in ("new", "old")] for k in "BA"}
     b, a = (cells[k][0].replicates - cells[k][1].replicates for k in "BA")
     gap = one(found, "gap", "brier", ("B", "A"))
     freedom = min(e.freedom for pair in cells.values() for e in pair)
-    assert (gap.low, gap.high) == intervals.replicate_limits(gap.value, b - a, freedom=freedom)
+    assert (gap.low, gap.high) == percentiles.limits_of(gap.value, b - a, freedom=freedom)
 
 
 @pytest.mark.parametrize("metric", ["sensitivity", "accuracy", "auroc", "brier"])

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from engine.config import UserError
-from engine.metrics import intervals, registry, resample, weighing
+from engine.metrics import percentiles, registry, resample, weighing
 from tests import oracles
 
 METRICS = ("sensitivity", "accuracy", "f1", "brier", "auroc", "auprc")
@@ -145,7 +145,7 @@ def test_a_missing_group_is_nan_and_counted(rng):
     for name in ("accuracy", "brier"):
         valid = np.isfinite(found.replicates["m", name]).sum(axis=1)
         assert valid[0] == 1000 and valid[2] == pytest.approx(1000 * (1 - (1 - 1 / 30) ** 30), abs=60)
-    estimate = intervals.bootstrap(0.2, found.replicates["m", "brier"][2], 1, 2, 1, "no image")
+    estimate = percentiles.bootstrap(0.2, found.replicates["m", "brier"][2], 1, 2, 1, "no image")
     assert estimate.b_valid == valid[2] and "resamples are undefined (no image)" in estimate.reason
     assert np.isnan(estimate.limits(0.95)).all()
 
@@ -188,7 +188,7 @@ def test_bca_equals_scipy(rng):
             method=method,
             rng=np.random.default_rng(1),
         ).confidence_interval
-        ours = intervals.replicate_limits(value, found.replicates["m", "brier"][0], 0.95, left)
+        ours = percentiles.limits_of(value, found.replicates["m", "brier"][0], 0.95, left)
         assert ours == pytest.approx((peer.low, peer.high), abs=0.08 * (peer.high - peer.low)), method
         # The same replicates give the same limits.
         own = stats.bootstrap(
@@ -200,19 +200,17 @@ def test_bca_equals_scipy(rng):
 
 def test_bca_of_equal_values_left_out_is_the_bias_corrected_percentile(rng):
     replicates = rng.normal(0.1, 1, 4000)
-    limits = intervals.replicate_limits(0.0, replicates, 0.9, (np.ones(10), np.ones(10)))
+    limits = percentiles.limits_of(0.0, replicates, 0.9, (np.ones(10), np.ones(10)))
     shift = stats.norm.ppf((replicates < 0).mean())
     assert limits == pytest.approx(
         np.quantile(replicates, stats.norm.cdf(2 * shift + stats.norm.ppf([0.05, 0.95])))
     )
-    assert np.isnan(
-        intervals.replicate_limits(0.0, replicates, 0.9, (np.array([np.nan, 1]), np.ones(2)))
-    ).all()
+    assert np.isnan(percentiles.limits_of(0.0, replicates, 0.9, (np.array([np.nan, 1]), np.ones(2)))).all()
 
 
 def test_tails_beyond_the_replicates_are_normal(rng):
     replicates = rng.normal(size=100)
-    low, high = intervals.replicate_limits(0.0, replicates, 0.999)
+    low, high = percentiles.limits_of(0.0, replicates, 0.999)
     assert high == pytest.approx(3.29 * replicates.std(), rel=1e-2) and low == pytest.approx(-high)
 
 

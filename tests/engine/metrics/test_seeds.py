@@ -5,7 +5,7 @@ import statsmodels.formula.api as smf
 from scipy import special, stats
 from statsmodels.stats.anova import anova_lm
 
-from engine.metrics import comparisons, intervals, resample, seeds
+from engine.metrics import comparisons, intervals, percentiles, resample, seeds
 from engine.metrics.intervals import Estimate
 
 
@@ -47,7 +47,7 @@ def test_the_split_of_a_bootstrap_is_that_of_influences(rng):
     counts = resample.draw(120, 0, 4000, 3)[:-1].astype(float)
     replicates = y @ counts / 120
     drawn = [
-        intervals.bootstrap(float(v.mean()), r, 120, 120, 120) for v, r in zip(y, replicates, strict=True)
+        percentiles.bootstrap(float(v.mean()), r, 120, 120, 120) for v, r in zip(y, replicates, strict=True)
     ]
     ours, theirs = seeds.over_seeds(drawn), seeds.over_seeds([mean_of(v) for v in y])
     for name in ("variance_seed", "variance_patients", "variance_both"):
