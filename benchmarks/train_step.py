@@ -7,6 +7,9 @@ reused. PyTorch's is an eager loop over the same layers, widths and optimizer, i
 channels_last. Both start from the same stored bytes, use every core, and get their large buffers in huge pages: the
 program starts itself again with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the demo does. The closing line is of the
 network where we do worst; ratio is our time over that of PyTorch's default layout.
+
+What limits us on a CPU is the width of vectors: on a processor with AVX-512, which oneDNN uses and XLA's convolutions do not, the ratios were
+1.59, 1.23, 1.83 and 0.87; with ONEDNN_MAX_CPU_ISA=AVX2 on the same machine 1.10, 1.06, 1.11 and 0.66.
 """
 
 import argparse
