@@ -103,7 +103,7 @@ _ADJUST_TO = flags.DEFINE_enum(
 )  # fmt: skip
 _ADJUST_BY = flags.DEFINE_enum(
     "adjust_by", "weighting", ["weighting", "standardization", "matching"],
-    "With --adjust: inverse propensity, cells of the confounders, or one-to-one pairs.",
+    "With --adjust: inverse propensity, cells of the confounders, or one-to-one pairs (of like propensity, where one is a number).",
 )  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.")
 _RESAMPLES = flags.DEFINE_integer(

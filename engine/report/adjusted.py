@@ -30,15 +30,10 @@ from engine.report.page import (
     text_cell,
 )
 
-METHODS = {
-    "standardization": balance.Standardization(),
-    "weighting": balance.Weighting(),
-    "matching": balance.Matching(),
-}
 _WORDS = {
     "standardization": "both groups were standardised to the target within cells of the confounders",
     "weighting": "both groups were weighted to the target by inverse propensity",
-    "matching": "people of the two groups were matched",
+    "matching": "people of the two groups were matched one to one",
 }
 
 
@@ -60,7 +55,7 @@ def added(
     settings = {
         "confounders": confounders,
         "target": target,
-        "method": METHODS[method],
+        "method": _method(method, table, confounders),
         "resamples": resamples,
         "seed": seed,
     }
@@ -78,6 +73,14 @@ def added(
             f"--adjust={','.join(confounders)}: no group is left to compare; name one in --group that is no confounder"
         )
     return dataclasses.replace(context, adjusted=found, adjusted_by=method)
+
+
+def _method(name: str, table: Table, confounders: Sequence[str]) -> balance.Method:
+    """Pairs are exact in levels; where a number is among the confounders they are of like propensity."""
+    if name == "matching":
+        has_number = any(table.schema.attributes.get(c, ()) is None for c in confounders)
+        return balance.Matching(balance.PROPENSITY if has_number else None)
+    return {"standardization": balance.Standardization(), "weighting": balance.Weighting()}[name]
 
 
 def _of_columns(table: Table, metrics: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Adjusted]:

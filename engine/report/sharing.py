@@ -32,7 +32,7 @@ def _without(
 ) -> dict[str, Disparity]:
     """Comparisons without those that use something hidden.
 
-    Pairs use two levels; extremes and named scores all of them. Pairs are left out, others stay without a number.
+    Pairs use two levels; all others use every level. Pairs and comparisons with the rest are left out, others stay without a number.
 
     Args:
       found: comparisons of one attribute.

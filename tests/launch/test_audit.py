@@ -35,6 +35,8 @@ AUDITS = {
     "values": (everything(), ("--table=TABLE", "--values=dice_cup,hd95_cup", "--subject=pid", "--group=race,sex")),
     "values to give away": (everything(), ("--table=TABLE", "--values=dice_cup,hd95_cup", "--group=race,sex", "--share")),
     "adjusted": (everything(), (*BINARY, "--group=race,sex", "--adjust=age", "--adjust_by=standardization", "--adjust_to=pooled")),
+    "adjusted by pairs": (everything(), (*BINARY, "--group=race", "--adjust=age", "--adjust_by=matching")),
+    "adjusted by exact pairs": (everything(), (*BINARY, "--group=race", "--adjust=sex", "--adjust_by=matching")),
     "adjusted values": (everything(), ("--table=TABLE", "--values=dice_cup,hd95_cup", "--group=race", "--adjust=age,sex")),
     "masks": (None, ("--pred_dir=pred", "--ref_dir=ref", "--attributes=cases.csv", "--structures=1:disc,2:cup", "--group=sex")),
     "dangerous names": (people(race=np.resize(NAMES, 240)), (*BINARY, "--group=race")),
@@ -139,6 +141,11 @@ def test_adjusted_gaps_stand_beside_raw_ones(audited):
         assert gap["raw"]["value"] == raw[f"difference:{metric}:{level}-{one['reference']}"]["value"]
         assert gap["adjusted"]["value"] + gap["explained"]["value"] == pytest.approx(gap["raw"]["value"])
     assert "Raw and adjusted gaps" in (audited / "adjusted" / "report.html").read_text()
+    for name in ("adjusted by pairs", "adjusted by exact pairs"):
+        (one,) = document(audited / name)["adjusted"]["race"].values()
+        assert one["method"] == "matching" and set(one["gaps"]) == {"sensitivity", "fpr"}
+        for gap in one["gaps"].values():
+            assert (gap["adjusted"]["value"] is None) == (gap["adjusted"]["reason"] is not None)
     values = next(iter(document(audited / "adjusted values")["adjusted"]["race"].values()))
     assert set(values["gaps"]) == {"mean:dice_cup", "mean:hd95_cup"} and values["left_out"] > 0
 
