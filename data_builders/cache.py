@@ -45,6 +45,12 @@ def progress() -> rich.progress.Progress:
     )
 
 
+def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """Yields ``items`` while the bar counts them."""
+    with progress() as bar:
+        yield from bar.track(items, total, description=description)
+
+
 def in_parallel(
     function: Callable[[Item], Any], items: Iterable[Item], threads: int
 ) -> Iterator[tuple[Item, Any]]:

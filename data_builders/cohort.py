@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import rich.progress
 import tensorflow_datasets as tfds
 
 import data_builders
@@ -39,7 +38,11 @@ class Schema:
       attributes: name -> levels (``unknown`` is added), or None for a number (NaN: unknown).
       positive: label -> its positive class.
       has_mask: whether examples hold a mask [*spatial].
-      metadata: JSON values that an analysis must know of the cohort.
+      metadata: JSON values that an analysis must know of the cohort. Reports read three, each of which any cohort may
+        give: ``regions``, name -> mask of :func:`engine.transforms.masks.encode_mask`, outlined on saliency maps;
+        ``region_names``, the same names -> words; ``label_map``, for scores of every region: ``labels`` of
+        :func:`engine.transforms.masks.encode_labels` on the images' grid, ``names``, label (as text) -> words, and
+        ``marked``, name -> label of those that are pointed out.
     """
 
     image_shape: tuple[int | None, ...]
@@ -262,7 +265,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, split: str, scans: Sequence[Scan]) -> Iterator[tuple[str, dict[str, Any]]]:
         schema = self.schema()
         kept: list[Scan] = []
-        loaded = rich.progress.track(self.load_all(scans), f"{self.name}: {split}", total=len(scans))
+        loaded = cache.tracked(self.load_all(scans), f"{self.name}: {split}", len(scans))
         for scan, pixels in loaded:
             reason = pixels if isinstance(pixels, UnreadableScan) else _misfit(pixels, schema)
             if reason:

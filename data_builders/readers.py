@@ -4,8 +4,10 @@ import dataclasses
 import gzip
 import pathlib
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 
 class UnreadableScan(Exception):
@@ -104,3 +106,39 @@ def read_picture(path: pathlib.Path) -> Pixels:
     if deep:
         values = values.astype(np.uint16)
     return Pixels(values[..., None] if values.ndim == 2 else values, np.ones(2, np.float32))
+
+
+def resampled_shape(
+    shape: Sequence[int], old: Sequence[float], new: Sequence[float] | None
+) -> tuple[int, ...]:
+    """[*spatial] of a grid of voxel size ``old`` once its voxel size is ``new``; None keeps it."""
+    if new is None:
+        return tuple(shape)
+    return tuple(max(round(n * a / b), 1) for n, a, b in zip(shape, old, new, strict=True))
+
+
+def resampled(pixels: Pixels, spacing: tuple[float, ...]) -> Pixels:
+    """Trilinear on a grid whose outer edge is the old one's; masks take the nearest value."""
+    ratio = np.asarray(spacing) / pixels.spacing
+    if np.allclose(ratio, 1, atol=1e-4):
+        return pixels
+    grid = {
+        "matrix": ratio,
+        "offset": 0.5 * ratio - 0.5,
+        "output_shape": resampled_shape(pixels.image.shape[:-1], np.round(pixels.spacing.astype(float), 4), spacing),
+        "mode": "nearest",
+    }  # fmt: skip
+    smooth = ndimage.gaussian_filter(
+        pixels.image[..., 0].astype(np.float32), np.maximum((ratio - 1) / 2, 0), mode="nearest"
+    )
+    image = as_type(ndimage.affine_transform(smooth, order=1, **grid), pixels.image.dtype)[..., None]
+    mask = None if pixels.mask is None else ndimage.affine_transform(pixels.mask, order=0, **grid)
+    return dataclasses.replace(pixels, image=image, mask=mask, spacing=np.asarray(spacing, np.float32))
+
+
+def as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values brought to ``dtype``: whole numbers are rounded and held within its limits."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(values), limits.min, limits.max).astype(dtype)

@@ -7,9 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from data_builders.readers import Pixels, UnreadableScan, read_nifti, read_picture
+from data_builders.readers import (
+    Pixels,
+    UnreadableScan,
+    as_type,
+    read_nifti,
+    read_picture,
+    resampled,
+    resampled_shape,
+)
 from engine.config import UserError
 from engine.transforms.spatial import crop_or_pad
 
@@ -82,7 +89,7 @@ class Form:
 
     def shape_of(self, header: Header) -> tuple[int, ...]:
         """[*spatial] of an image after resampling, before it is fitted to ``size``."""
-        return _resampled_shape(header.shape, header.spacing, self.spacing)
+        return resampled_shape(header.shape, header.spacing, self.spacing)
 
 
 def kind_of(files: Iterable[pathlib.Path]) -> str:
@@ -222,8 +229,8 @@ def describe(form: Form, headers: Sequence[Header], skipped: Iterable[str]) -> l
     if form.kind == "volume":
         spacings = _counts(f"{_text(h.spacing)} mm" for h in headers)
         one = len({h.spacing for h in headers}) == 1
-        resampled = f", resampled to {_text(form.spacing)} mm" if form.spacing else ""
-        lines.append(f"voxel size {spacings}{resampled or ('' if one else '; --spacing=MM makes them one')}")
+        how = f", resampled to {_text(form.spacing)} mm" if form.spacing else ""
+        lines.append(f"voxel size {spacings}{how or ('' if one else '; --spacing=MM makes them one')}")
     converted = sum(h.channels != form.channels for h in headers)
     if converted:
         lines.append(f"{converted} of them {'colour, made grey' if form.channels == 1 else 'grey, made RGB'}")
@@ -251,7 +258,7 @@ def load(form: Form, image: pathlib.Path, mask: pathlib.Path | None) -> Pixels:
     if form.kind == "picture":
         pixels = _converted(pixels, form.channels)
         return _resized(pixels, form.size) if form.fit != "none" else pixels
-    return _fitted(_resampled(pixels, form.spacing) if form.spacing else pixels, form)
+    return _fitted(resampled(pixels, form.spacing) if form.spacing else pixels, form)
 
 
 def _read(file: pathlib.Path) -> Pixels:
@@ -300,35 +307,8 @@ def _resized(pixels: Pixels, size: tuple[int, ...]) -> Pixels:
     mask = pixels.mask
     if mask is not None:
         mask = resize(mask, Image.Resampling.NEAREST).astype(np.uint8)
-    image = _as_type(np.stack(planes, -1), pixels.image.dtype)
+    image = as_type(np.stack(planes, -1), pixels.image.dtype)
     return dataclasses.replace(pixels, image=image, mask=mask)
-
-
-def _resampled_shape(
-    shape: Sequence[int], old: Sequence[float], new: Sequence[float] | None
-) -> tuple[int, ...]:
-    if new is None:
-        return tuple(shape)
-    return tuple(max(round(n * a / b), 1) for n, a, b in zip(shape, old, new, strict=True))
-
-
-def _resampled(pixels: Pixels, spacing: tuple[float, ...]) -> Pixels:
-    """Trilinear on a grid whose outer edge is the old one's; masks take the nearest value."""
-    ratio = np.asarray(spacing) / pixels.spacing
-    if np.allclose(ratio, 1, atol=1e-4):
-        return pixels
-    grid = {
-        "matrix": ratio,
-        "offset": 0.5 * ratio - 0.5,
-        "output_shape": _resampled_shape(pixels.image.shape[:-1], np.round(pixels.spacing.astype(float), 4), spacing),
-        "mode": "nearest",
-    }  # fmt: skip
-    smooth = ndimage.gaussian_filter(
-        pixels.image[..., 0].astype(np.float32), np.maximum((ratio - 1) / 2, 0), mode="nearest"
-    )
-    image = _as_type(ndimage.affine_transform(smooth, order=1, **grid), pixels.image.dtype)[..., None]
-    mask = None if pixels.mask is None else ndimage.affine_transform(pixels.mask, order=0, **grid)
-    return dataclasses.replace(pixels, image=image, mask=mask, spacing=np.asarray(spacing, np.float32))
 
 
 def _fitted(pixels: Pixels, form: Form) -> Pixels:
@@ -337,13 +317,6 @@ def _fitted(pixels: Pixels, form: Form) -> Pixels:
     mask = None if pixels.mask is None else crop_or_pad(pixels.mask, form.size)
     image = crop_or_pad(pixels.image, form.size, float(pixels.image.min()))
     return dataclasses.replace(pixels, image=image, mask=mask)
-
-
-def _as_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.clip(np.round(values), limits.min, limits.max).astype(dtype)
 
 
 def _text(shape: Sequence[float]) -> str:

@@ -20,6 +20,7 @@ OPERATIONS = {
         intensity.minmax,
         intensity.standardise,
         intensity.rescale,
+        intensity.contrast,
         intensity.noise,
         intensity.gain,
         spatial.flip,

@@ -1,7 +1,8 @@
 """Deformations of 3D volumes: displacements in voxels, stationary velocity fields, and what is done with them.
 
 A displacement ``u`` [3, d, h, w] stands for the map x -> x + u(x); an image is pulled back along it. Values between
-voxels are linear, outside the grid those of its edge.
+voxels are linear, outside the grid those of its edge. A displacement that is zero outside a box may be kept on that
+box alone, with the index of its first voxel as ``origin``.
 """
 
 import jax
@@ -9,25 +10,43 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+Origin = tuple[int, int, int]
+_WHOLE = (0, 0, 0)
 
-def _grid(shape: tuple[int, ...], dtype: jnp.dtype) -> list[Array]:
+
+def _grid(shape: tuple[int, ...], dtype: jnp.dtype, origin: Origin = _WHOLE) -> list[Array]:
     """Voxel coordinates along each axis, shaped to broadcast."""
     return [
-        jnp.arange(n, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(3)])
-        for axis, n in enumerate(shape)
+        jnp.arange(start, start + n, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(3)])
+        for axis, (n, start) in enumerate(zip(shape, origin, strict=True))
     ]
 
 
-def sample(volumes: Float[Array, "c d h w"], points: list[Float[Array, "..."]]) -> Float[Array, "c ..."]:
+def looks_at(displacement: Float[Array, "3 d h w"], origin: Origin = _WHOLE) -> list[Float[Array, "d h w"]]:
+    """Coordinates x + u(x) along d, h and w, in voxels.
+
+    Args:
+      displacement: of a whole grid, or of the box of it that begins at ``origin``.
+      origin: index of the first voxel.
+    """
+    grid = _grid(displacement.shape[1:], displacement.dtype, origin)
+    return [g + u for g, u in zip(grid, displacement, strict=True)]
+
+
+def sample(
+    volumes: Float[Array, "c d h w"], points: list[Float[Array, "..."]], origin: Origin = _WHOLE
+) -> Float[Array, "c ..."]:
     """Linear interpolation of several volumes at the same points.
 
     One gather per corner and volume from flat memory: on a CPU, gathering vectors is thirty times slower.
 
     Args:
       volumes: on one grid.
-      points: coordinates along d, h and w, in voxels.
+      points: coordinates along d, h and w, in voxels of the grid whose voxel ``origin`` is the volumes' first.
+      origin: not zero where the volumes hold a box of a larger grid; beyond it their edge goes on.
     """
     shape = volumes.shape[1:]
+    points = [p - start for p, start in zip(points, origin, strict=True)] if any(origin) else points
     clipped = [jnp.clip(p, 0, n - 1) for p, n in zip(points, shape, strict=True)]
     low = [jnp.clip(c.astype(jnp.int32), 0, max(n - 2, 0)) for c, n in zip(clipped, shape, strict=True)]
     above = [c - i for c, i in zip(clipped, low, strict=True)]
@@ -46,10 +65,7 @@ def sample(volumes: Float[Array, "c d h w"], points: list[Float[Array, "..."]]) 
 
 def warp(image: Float[Array, "d h w"], displacement: Float[Array, "3 d h w"]) -> Float[Array, "d h w"]:
     """``image`` pulled back: out(x) = image(x + u(x))."""
-    return sample(
-        image[None],
-        [g + u for g, u in zip(_grid(image.shape, displacement.dtype), displacement, strict=True)],
-    )[0]
+    return sample(image[None], looks_at(displacement))[0]
 
 
 def warp_labels(
@@ -57,19 +73,28 @@ def warp_labels(
 ) -> Shaped[Array, "d h w"]:
     """A label map pulled back, each voxel taking the label nearest to where it looks."""
     places = [
-        jnp.clip(jnp.round(g + u).astype(jnp.int32), 0, n - 1)
-        for g, u, n in zip(_grid(labels.shape, displacement.dtype), displacement, labels.shape, strict=True)
+        jnp.clip(jnp.round(p).astype(jnp.int32), 0, n - 1)
+        for p, n in zip(looks_at(displacement), labels.shape, strict=True)
     ]
     return labels[tuple(jnp.broadcast_to(p, labels.shape) for p in places)]
 
 
-def compose(outer: Float[Array, "3 d h w"], inner: Float[Array, "3 d h w"]) -> Float[Array, "3 d h w"]:
-    """The displacement of ``outer ∘ inner``: inner(x) + outer(x + inner(x))."""
-    points = [g + u for g, u in zip(_grid(inner.shape[1:], inner.dtype), inner, strict=True)]
-    return inner + sample(outer, points)
+def compose(
+    outer: Float[Array, "3 d h w"], inner: Float[Array, "3 d h w"], origin: Origin = _WHOLE
+) -> Float[Array, "3 d h w"]:
+    """The displacement of ``outer ∘ inner``: inner(x) + outer(x + inner(x)).
+
+    Args:
+      outer: displacement that is applied last to a point, first to an image.
+      inner: on the same grid or box.
+      origin: index of the first voxel of both.
+    """
+    return inner + sample(outer, looks_at(inner, origin), origin)
 
 
-def exponential(velocity: Float[Array, "3 d h w"], num_squarings: int = 6) -> Float[Array, "3 d h w"]:
+def exponential(
+    velocity: Float[Array, "3 d h w"], num_squarings: int = 6, origin: Origin = _WHOLE
+) -> Float[Array, "3 d h w"]:
     """The displacement of exp(v), by scaling and squaring (Arsigny et al. 2006, doi 10.1007/11866565_113).
 
     The inverse is ``exponential(-velocity)``. The squarings are a compiled loop: unrolled, XLA would fuse each gather into
@@ -78,8 +103,10 @@ def exponential(velocity: Float[Array, "3 d h w"], num_squarings: int = 6) -> Fl
     Args:
       velocity: stationary, in voxels per unit time.
       num_squarings: v is first divided by 2 to this power; a step should then move less than half a voxel.
+      origin: index of the first voxel, where the velocity is that of a box with zeros all around it.
     """
-    return jax.lax.fori_loop(0, num_squarings, lambda _, u: compose(u, u), velocity / 2**num_squarings)
+    start = velocity / 2**num_squarings
+    return jax.lax.fori_loop(0, num_squarings, lambda _, u: compose(u, u, origin), start)
 
 
 def control_shape(shape: tuple[int, ...], every: int) -> tuple[int, ...]:
@@ -114,8 +141,19 @@ def upsample(
 
 
 def jacobian_determinant(displacement: Float[Array, "3 d h w"]) -> Float[Array, "d h w"]:
-    """Local change of volume of x + u(x), by central differences; a fold shows as a value of 0 or below."""
-    rows = [jnp.stack(jnp.gradient(u)) for u in displacement]
-    jacobian = jnp.stack(rows).transpose(2, 3, 4, 0, 1) + jnp.eye(3, dtype=displacement.dtype)
-    (a, b, c), (d, e, f), (g, h, i) = (tuple(jacobian[..., r, k] for k in range(3)) for r in range(3))
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    """Local change of volume of x + u(x), by central differences; a fold shows as a value of 0 or below.
+
+    A compiled loop over planes: were it one expression, XLA would fuse what made the field into it, and compute that
+    anew for each of the neighbours that a difference takes.
+    """
+    count = displacement.shape[1]
+    identity = jnp.eye(3, dtype=displacement.dtype)[..., None, None]
+
+    def plane(index: Array) -> Float[Array, "h w"]:
+        ends = jnp.clip(index + jnp.array([-1, 1]), 0, count - 1)
+        before, here, after = (displacement[:, at] for at in (ends[0], index, ends[1]))
+        columns = [(after - before) / (ends[1] - ends[0]), *jnp.gradient(here, axis=(1, 2))]
+        (a, d, g), (b, e, h), (c, f, i) = (u + one for u, one in zip(columns, identity, strict=True))
+        return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+    return jax.lax.map(plane, jnp.arange(count), batch_size=16)

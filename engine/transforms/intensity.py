@@ -32,6 +32,13 @@ def rescale(image: Float[Array, "..."], factor: float = 1.0, offset: float = 0.0
     return factor * image + offset
 
 
+def contrast(image: Float[Array, "..."], factor: float = 1.2) -> Float[Array, "..."]:
+    """Stretches (or, below 1, flattens) contrast about the middle of the image's own range, which it does not leave."""
+    least, most = image.min(), image.max()
+    middle = (least + most) / 2
+    return jnp.clip(middle + factor * (image - middle), least, most)
+
+
 def noise(image: Float[Array, "..."], key: Key[Array, ""], sd: float = 0.05) -> Float[Array, "..."]:
     """Adds Gaussian noise of standard deviation ``sd`` (in the image's units at that point)."""
     return image + sd * jax.random.normal(key, image.shape, image.dtype)

@@ -1,73 +1,91 @@
 """Settings of the synthetic cohort: their names, their limits, and what must not depend on them."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import json
+
 import pytest
 
-from data_builders import simba
+from data_builders.simba import Simba
 from engine.config import UserError
-from engine.transforms import deformation
-
-
-def test_a_listed_configuration_with_one_setting_changed_can_be_rendered():
-    config = simba.Simba.configure("near_4mm", subjects=40)
-    assert config.name == "near_4mm_subjects40"
-    assert simba.load_anatomy(config.resolution) is simba.load_anatomy(
-        4
-    )  # 4, not 4.0, which the template refuses
+from tests.data_builders.test_simba_anatomy import write_pair
 
 
 def test_settings_that_differ_never_share_a_name():
-    names = {simba.Simba.configure("near_4mm", seed=s).name for s in (1234567, 1234568, 12345678)}
-    names |= {simba.Simba.configure("near_4mm", noise=n).name for n in (0.0123456, 0.01234561)}
-    assert len(names) == 5
+    changes = [
+        *({"seed": s} for s in (1234567, 1234568, 12345678)),
+        *({"noise": n} for n in (0.0123456, 0.01234561)),
+        *({"bias_region": r} for r in ("left putamen", "right caudate", "left insula")),
+        *({"disease_region": r} for r in ("left putamen", "right caudate", "left insula")),
+        {"local_model": "mode"},
+        {"variability": "shared_scalar"},
+        {"contrast": 1.1},
+    ]
+    assert len({Simba.configure("near_4mm", **change).name for change in changes}) == len(changes)
+
+
+def test_names_tell_what_is_not_default():
+    assert Simba.configure("far_3mm", subjects=40, seed=2).name == "far_3mm_subjects40_seed2"
+    assert Simba.configure("near_4mm", resolution=8).name == "near_8mm"
+    assert Simba.configure("near_4mm", bias_region="right putamen").name == "near_4mm"
+    assert Simba.configure("far_4mm", bias_region="right putamen").name == "far_4mm_bias_region78"
+    assert Simba.configure("near_4mm", local_model="mode").name == "near_4mm_local_modelmode"
+    flipped = Simba.configure("multi_4mm_counterfactual", flip="intensity_bias")
+    assert flipped.name == "multi_4mm_counterfactual_flipintensity_bias"
+    assert len({c.name for c in Simba.BUILDER_CONFIGS}) == len(Simba.BUILDER_CONFIGS)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("base", "options", "message"),
     [
-        ({"subjects": "forty"}, "subjects='forty' must be a whole number"),
-        ({"subjects": 40.5}, "subjects=40.5 must be a whole number"),
-        ({"resolution": 2.5}, "resolution=2.5 must be a whole number"),
-        ({"counterfactual": "yes"}, "counterfactual='yes' must be true or false"),
-        ({"seed": -1}, "seed=-1 must be 0 to"),
-        ({"noise": -0.1}, "noise=-0.1 must be 0 or"),
-        ({"effect_width_mm": 0}, "effect_width_mm=0 must be a positive number"),
-        ({"subject_mm": float("nan")}, "subject_mm=nan must be 0 or"),
+        ("near", {"subjects": 40}, "does not read as"),
+        ("near_4mm", {"subject": 40}, "has no setting 'subject'.*Did you mean 'subjects'"),
+        ("near_4mm", {"subjects": 4}, "must be at least 8"),
+        ("near_4mm", {"prevalence": 1.5}, "between 0 and 1"),
+        ("multi_4mm", {"intensity_in_healthy": 0}, "intensity_in_healthy=0 must lie between 0 and 1"),
+        ("none_4mm_counterfactual", {"subjects": 40}, "needs a bias to flip: choose near, far, intensity, both, multi"),
+        ("nearby_4mm", {"seed": 1}, "scenario='nearby' is none of none, near, far, .*Did you mean 'near'"),
+        ("near_4mm", {"subjects": "forty"}, "subjects='forty' must be a whole number"),
+        ("near_4mm", {"subjects": 40.5}, "subjects=40.5 must be a whole number"),
+        ("near_4mm", {"resolution": 2.5}, "resolution=2.5 must be a whole number"),
+        ("near_4mm", {"counterfactual": "yes"}, "counterfactual='yes' must be true or false"),
+        ("near_4mm", {"seed": -1}, "seed=-1 must be 0 to"),
+        ("near_4mm", {"noise": -0.1}, "noise=-0.1 must be 0 or"),
+        ("near_4mm", {"effect_width_mm": 0}, "effect_width_mm=0 must be a positive number"),
+        ("near_4mm", {"subject_mm": float("nan")}, "subject_mm=nan must be 0 or"),
+        ("near_4mm", {"contrast": 0}, "contrast=0 must be a positive number"),
+        ("near_4mm", {"contrast": float("inf")}, "contrast=inf must be a positive number"),
+        ("near_4mm", {"local_model": "pca"}, "local_model='pca' is none of expansion, mode"),
+        ("near_4mm", {"variability": "shared"}, "variability='shared' is none of .*Did you mean 'shared_scalar'"),
+        ("near_4mm", {"flip": "all"}, "flip='all' is for counterfactuals of multi"),
+        ("near_4mm_counterfactual", {"flip": "intensity_bias"}, "flip='intensity_bias' is for counterfactuals of multi"),
+        ("multi_4mm", {"flip": "all"}, "flip='all' is for counterfactuals"),
+        ("near_4mm", {"bias_region": "right putamn"}, "Did you mean 'right putamen'"),
+        ("near_4mm", {"bias_region": 99}, "no region has the label 99"),
+        ("near_4mm", {"bias_region": 1.5}, "bias_region=1.5 must be text"),
+        ("near_4mm", {"bias_region": "right insula"}, "bias_region='right insula' is the disease's own region"),
+        ("near_4mm", {"template": "/nowhere/t.nii.gz"}, "labels='' and template go together"),
+        ("near_4mm", {"label_names": "/nowhere/names.txt"}, "names the regions of labels=FILE"),
+        ("near_4mm", {"template": "/nowhere/t.nii.gz", "labels": "/nowhere/l.nii.gz", "disease_region": 1, "bias_region": 2}, "no file /nowhere/t.nii.gz"),
+        ("near_4mm", {"template": "/nowhere/t.nii.gz", "labels": "/nowhere/l.nii.gz"}, "has no names. Give the label's number"),
     ],
-)
-def test_settings_out_of_range_are_named(options, message):
+)  # fmt: skip
+def test_settings_out_of_range_are_named(base, options, message):
     with pytest.raises(UserError, match=message):
-        simba.Simba.configure("near_4mm", **options)
+        Simba.configure(base, **options)
 
 
-def test_draws_do_not_depend_on_the_precision_of_the_process():
-    """A run in float64 switches 64-bit arithmetic on; random draws of that width would be other draws."""
-    config = simba.Simba.configure("near_4mm", resolution=8, subjects=8, disease_mm=0, bias_mm=0)
-    anatomy = simba.load_anatomy(8)
-
-    def render():
-        scores = jnp.zeros(1, jnp.float32)
-        return np.asarray(simba.make_renderer(config, anatomy)(jnp.arange(1), scores, scores)[0]).astype(int)
-
-    usual = render()
-    with jax.enable_x64(True):
-        wide = render()
-    assert np.abs(usual - wide).max() <= 1  # rounding of one grey level
-
-
-def test_subjects_may_be_exponentiated_on_the_control_grid():
-    """At 1 mm, the one resolution that has a coarser grid, with every amplitude near its limit."""
-    config = simba.Simba.configure("near_1mm")
-    every = simba._CONTROL_MM
-    shape = (57, 49, 53)
-    modes = simba.subject_modes(config, shape)
-    for seed in range(3):
-        amplitudes = np.random.default_rng(seed).choice([-3.0, 3.0], config.num_modes).astype(np.float32)
-        velocity = jnp.tensordot(amplitudes, modes, 1)
-        full = deformation.exponential(velocity)
-        coarse = deformation.exponential(velocity[:, ::every, ::every, ::every] / every)
-        error = jnp.abs(deformation.upsample(coarse, shape, every) - full)
-        assert float(jnp.abs(full).max()) > 2
-        assert float(error.max()) < 0.1
+def test_a_users_files_are_in_the_name_and_design_by_content_and_never_by_path(tmp_path):
+    (tmp_path / "names.txt").write_text("21 left blob\n34 right blob\n")
+    template, labels = map(str, write_pair(tmp_path))
+    options = {"template": template, "labels": labels, "label_names": str(tmp_path / "names.txt")}
+    config = Simba.configure("near_2mm", disease_region="left blob", bias_region=34, **options)
+    name, _, digest = config.name.rpartition("_pair")
+    assert name == "near_2mm_disease_region21_bias_region34" and len(digest) == 10
+    design = config.design()
+    assert design["template"] == design["labels"] == f"user:{digest}"
+    assert (design["disease_region"], design["bias_region"]) == ("left blob", "right blob")
+    assert str(tmp_path) not in json.dumps(design) + config.name + repr(config)
+    by_number = Simba.configure(
+        "near_2mm", disease_region=21, bias_region=34, template=template, labels=labels
+    )
+    assert by_number.name == config.name
+    assert by_number.regions == {"disease": (21, "label 21"), "bias": (34, "label 34")}

@@ -54,6 +54,21 @@ def test_exponential_of_minus_v_inverts():
     assert float(jnp.abs(both[INNER]).max()) < 0.02 < float(jnp.abs(forth[INNER]).max())
 
 
+def test_a_field_that_is_zero_outside_a_box_may_be_kept_on_the_box():
+    """Its exponential, and what it does to points anywhere, are those of the whole field."""
+    box, origin = (slice(None), slice(3, 13), slice(4, 15), slice(2, 12)), (3, 4, 2)
+    inside = np.zeros(SHAPE, np.float32)
+    inside[4:12, 5:14, 3:11] = 1
+    velocity = smooth_field(4, size=3) * inside
+    whole = deformation.exponential(velocity)
+    part = deformation.exponential(velocity[box], origin=origin)
+    np.testing.assert_allclose(part, whole[box], atol=1e-6)
+    points = deformation.looks_at(smooth_field(5, size=4))
+    found, expected = deformation.sample(part, points, origin), deformation.sample(whole, points)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert float(jnp.abs(whole).max()) > 1
+
+
 def test_compose_is_one_map_after_the_other():
     a, b = smooth_field(1), smooth_field(2)
     image = jnp.asarray(ndimage.gaussian_filter(np.random.default_rng(3).normal(size=SHAPE), 2), jnp.float32)
@@ -67,6 +82,15 @@ def test_jacobian_of_a_linear_map_is_its_determinant():
     u = np.einsum("ij,j...->i...", matrix, GRID)
     found = deformation.jacobian_determinant(jnp.asarray(u, jnp.float32))
     np.testing.assert_allclose(found, np.linalg.det(np.eye(3) + matrix), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (16, 5, 4), (37, 6, 9)])
+def test_jacobian_is_that_of_central_differences(rng, shape):
+    """At every voxel, edges too, whether or not planes come out even; against NumPy's gradient and determinant."""
+    u = rng.normal(size=(3, *shape))
+    matrices = np.stack([np.stack(np.gradient(row), -1) for row in u], -2) + np.eye(3)
+    found = deformation.jacobian_determinant(jnp.asarray(u, jnp.float32))
+    np.testing.assert_allclose(found, np.linalg.det(matrices), atol=1e-4)
 
 
 def test_a_fold_shows_as_a_negative_determinant():

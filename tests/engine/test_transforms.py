@@ -19,6 +19,12 @@ def test_minmax_and_rescale_by_hand():
     np.testing.assert_allclose(out[..., 0], [[-0.5, 0.0, 0.5], [-0.5, -0.5, -0.5]])
 
 
+def test_contrast_turns_about_the_middle_of_the_range_and_stays_within_it():
+    images = jnp.array([[0.0, 2.0, 5.0, 7.0, 10.0], [3.0] * 5])[..., None]
+    out = transforms.chain("contrast(factor=1.5)", allow_random=False)(images)
+    np.testing.assert_allclose(out[..., 0], [[0, 0.5, 5, 8, 10], [3] * 5], atol=1e-6)
+
+
 def test_standardise_over_the_foreground_leaves_the_background():
     image = jnp.array([0.0, 0.0, 1.0, 3.0])[None, :, None]
     out = transforms.chain("standardise(foreground=True)")(image)
