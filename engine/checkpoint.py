@@ -185,6 +185,11 @@ class Checkpoints:
             )
         return None
 
+    def forget_after(self, step: int) -> None:
+        """Deletes checkpoints newer than ``step``."""
+        for newer in [s for s in self.steps() if s > step]:
+            self._manager.delete(newer)
+
     def close(self) -> None:
         """Waits for writes and frees threads.
 

@@ -59,6 +59,25 @@ class Model:
 
 
 @dataclasses.dataclass
+class Method:
+    """How groups enter training; each setting names the methods that it belongs to, and is refused with the others."""
+
+    name: str = "erm"  # erm, reweighing, resampling, group_dro, unlearning, group_models
+    group: str = ""  # an attribute, or an intersection such as "race*sex"; erm takes no notice of it
+    step_size: float = 0.01  # group_dro: of the exponentiated ascent on the groups' weights
+    pretrain_steps: int = 0  # unlearning, group_models: updates as under erm before the groups enter
+    head_steps: int = 0  # unlearning: then updates that train the group head too, before unlearning starts
+    block: str = ""  # unlearning: which of the model's features the group head reads; "": the last
+    alpha: float = 1.0  # unlearning: factor of the group head's loss
+    beta: float = 1.0  # unlearning: factor of the confusion loss
+
+    @property
+    def starts_after(self) -> int:
+        """Updates after which every part of the method is in force: earlier checkpoints are never the best."""
+        return self.pretrain_steps + self.head_steps
+
+
+@dataclasses.dataclass
 class Optimizer:
     """Gradient transformation and learning-rate schedule (optax)."""
 
@@ -93,6 +112,15 @@ class Checkpoint:
 
 
 @dataclasses.dataclass
+class Population:
+    """Runs trained at once as one program, each in a folder WORKDIR/member_000 of its own, and each as it would be alone."""
+
+    seeds: int = 1  # members that differ in the seed: the run's own, one more, ...
+    form: str = "auto"  # mapped (over models, over devices) or turns (one device); auto: turns on a CPU
+    grid: str = ""  # numbers with every seed, "optimizer.learning_rate=1e-3,1e-4|method.beta=0.1,1"
+
+
+@dataclasses.dataclass
 class Parallel:
     """Where the run is computed; never part of what is computed."""
 
@@ -118,20 +146,29 @@ class Run:
     data: Data = dataclasses.field(default_factory=Data)
     task: Task = dataclasses.field(default_factory=Task)
     model: Model = dataclasses.field(default_factory=Model)
+    method: Method = dataclasses.field(default_factory=Method)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    population: Population = dataclasses.field(default_factory=Population)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
     writers: Writers = dataclasses.field(default_factory=Writers)
 
 
 # Fields that change where or how fast a run goes, or what it prints, but not what it computes.
-_NOT_IDENTITY = ("num_steps", "parallel", "writers", "data.num_threads", "data.prefetch")
+_NOT_IDENTITY = ("num_steps", "parallel", "population.form", "writers", "data.num_threads", "data.prefetch")
 _CHOICES = {
+    "method.name": ("erm", "reweighing", "resampling", "group_dro", "unlearning", "group_models"),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "exponential"),
     "parallel.mode": ("jit", "pmap"),
+    "population.form": ("auto", "mapped", "turns"),
+}
+_METHOD_SETTINGS = {  # beside `name` and `group`
+    "group_dro": ("step_size",),
+    "unlearning": ("pretrain_steps", "head_steps", "block", "alpha", "beta"),
+    "group_models": ("pretrain_steps",),
 }
 _POSITIVE = (
     "num_steps",
@@ -144,6 +181,7 @@ _POSITIVE = (
     "evaluation.every_steps",
     "checkpoint.every_steps",
     "checkpoint.keep",
+    "population.seeds",
     "writers.every_steps",
 )
 
@@ -214,6 +252,32 @@ def validate(config: Run) -> None:
         )
     if config.optimizer.weight_decay and config.optimizer.name == "adam":
         raise UserError("--config.optimizer.weight_decay has no effect with adam: choose adamw")
+    _validate_method(config.method)
+    if config.method.starts_after >= config.num_steps:
+        raise UserError(
+            f"--config.num_steps={config.num_steps} ends before {config.method.name} is in force, which takes "
+            f"{config.method.starts_after} updates and more (--config.method.pretrain_steps and head_steps)"
+        )
+
+
+def _validate_method(method: Method) -> None:
+    own = _METHOD_SETTINGS.get(method.name, ())
+    for field in dataclasses.fields(Method):
+        value = getattr(method, field.name)
+        if field.name in ("name", "group"):
+            continue
+        if field.name not in own and value != field.default:
+            users = [name for name, settings in _METHOD_SETTINGS.items() if field.name in settings]
+            raise UserError(
+                f"--config.method.{field.name} has no effect with {method.name}: it belongs to {', '.join(users)}"
+            )
+        if not isinstance(value, str) and value < 0:
+            raise UserError(f"--config.method.{field.name}={value!r} must be at least 0")
+    if method.name != "erm" and not method.group:
+        raise UserError(
+            f"--config.method.name={method.name} needs --config.method.group: "
+            "an attribute of the cohort, or an intersection such as race*sex"
+        )
 
 
 def identity(config: Run) -> dict[str, Any]:

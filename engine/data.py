@@ -1,8 +1,8 @@
 """From a prepared cohort on disk to batches on devices.
 
-The path of a training batch, in order: the whole split is shuffled (anew each epoch), the global batch at a step is cut
-out, each host takes its contiguous part, threads read and decode, and the parts are placed on devices. Every batch is a
-pure function of (seed, step): there is no iterator state to save.
+The path of a training batch, in order: the whole split is shuffled (anew each epoch; a method may draw otherwise), the
+global batch at a step is cut out, each host takes its contiguous part, threads read and decode, and the parts are placed
+on devices. Every batch is a pure function of (seed, step): there is no iterator state to save.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import grain
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
+from jaxtyping import Int
 
 from engine import mesh
 from engine.config import Data, UserError, did_you_mean
@@ -145,11 +146,22 @@ def _decode(example: dict[str, Any], label: str, shape: tuple[int, ...]) -> dict
     }
 
 
-def read(split: Split, rows: list[int], config: Data, label: str) -> dict[str, np.ndarray]:
+def _group(group: Int[np.ndarray, " n"] | None, row: int) -> dict[str, np.ndarray]:
+    return {} if group is None else {"group": np.int32(group[row])}
+
+
+def read(
+    split: Split, rows: list[int], config: Data, label: str, group: Int[np.ndarray, " n"] | None = None
+) -> dict[str, np.ndarray]:
     """A batch of chosen rows, read now."""
     shape = batch_shape(split, config)[:-1]
-    examples = [_decode(split.source[i], label, shape) for i in rows]
+    examples = [_decode(split.source[i], label, shape) | _group(group, i) for i in rows]
     return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+
+
+def shuffled(rows: Int[np.ndarray, " n"], seed: int) -> grain.MapDataset:
+    """An endless order of rows, each once per epoch and every epoch in its own order."""
+    return grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
 
 
 class _HostPart(grain.MapDataset):
@@ -182,6 +194,9 @@ class TrainBatches:
         seed: int,
         host: int | None = None,
         hosts: int | None = None,
+        *,
+        order: grain.MapDataset | None = None,
+        group: Int[np.ndarray, " n"] | None = None,
     ):
         """Describes the stream; reads nothing yet.
 
@@ -192,6 +207,8 @@ class TrainBatches:
           seed: of the run.
           host: index of this process, by default the real one.
           hosts: number of processes.
+          order: the row that each draw gives, draw ``step * batch_size + place``; by default :func:`shuffled`.
+          group: of every row of the split, which batches then hold as ``group`` [b].
 
         Raises:
           UserError: for an empty split, a missing label, or a batch that does not divide among hosts.
@@ -205,12 +222,13 @@ class TrainBatches:
                 f"--config.data.batch_size={config.batch_size} does not divide among {hosts} hosts"
             )
         shape = batch_shape(split, config)[:-1]
-        shuffled = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat()
-        part = _HostPart(shuffled, config.batch_size, host, hosts)
+        order = shuffled(np.arange(len(split)), seed) if order is None else order
+        part = _HostPart(order, config.batch_size, host, hosts)
 
-        def one(item: tuple[int, Any]) -> dict[str, np.ndarray]:
-            position, example = item
-            return _decode(example, label, shape) | {"position": np.int32(position), "weight": np.float32(1)}
+        def one(item: tuple[int, int]) -> dict[str, np.ndarray]:
+            position, row = item
+            arrays = _decode(split.source[row], label, shape) | _group(group, row)
+            return arrays | {"position": np.int32(position), "weight": np.float32(1)}
 
         self._batches = part.map(one).batch(config.batch_size // hosts)
         self._options = grain.ReadOptions(
@@ -252,6 +270,8 @@ def eval_batches(
     multiple: int,
     host: int | None = None,
     hosts: int | None = None,
+    *,
+    group: Int[np.ndarray, " n"] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of batches of every example once; the last is padded; ``index`` is -1 in padding, else the row.
 
@@ -262,6 +282,7 @@ def eval_batches(
       multiple: batches hold a multiple of this many examples (the number of devices).
       host: index of this process, by default the real one.
       hosts: number of processes.
+      group: of every row of the split, which batches then hold as ``group`` [b].
 
     Yields:
       Batches as in training, with ``index`` [b] and ``weight`` [b] 0 in padding.
@@ -274,8 +295,8 @@ def eval_batches(
 
     def one(item: tuple[int, int]) -> dict[str, np.ndarray]:
         position, row = item
-        real = row < len(split)
-        arrays = _decode(split.source[min(row, len(split) - 1)], label, shape)
+        real, row = row < len(split), min(row, len(split) - 1)
+        arrays = _decode(split.source[row], label, shape) | _group(group, row)
         return arrays | {
             "index": np.int32(row if real else -1),
             "position": np.int32(position),

@@ -1,34 +1,52 @@
 """From a state and a split to the prediction table: every image of the split, exactly once."""
 
+import copy
 import dataclasses
+import functools
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
-from engine import data, mesh, models, optim, rng, saliency
+from engine import data, mesh, methods, models, optim, rng, saliency
 from engine.checkpoint import Checkpoints, Damaged
 from engine.config import Run, UserError, fingerprint
 from engine.metrics import frame as metric_frame
 from engine.metrics.table import UNKNOWN, Schema
-from engine.step import TaskKind, TrainState, init_state, make_predict_step, make_preprocess
+from engine.step import (
+    TaskKind,
+    TrainState,
+    init_state,
+    make_predict_step,
+    make_preprocess,
+    make_train_step,
+)
 from engine.writers import read_rows
 
 
 @dataclasses.dataclass
 class Program:
-    """A configuration made concrete: model, optimizer, runner and compiled prediction."""
+    """A configuration made concrete: model, method, optimizer, runner and compiled prediction.
+
+    Attributes:
+      config: the run.
+      task: made for its cohort.
+      training: the split it is trained on, which says what an image and what the groups are.
+    """
 
     config: Run
     task: TaskKind
-    image_shape: tuple[int, ...]
+    training: data.Split
 
     def __post_init__(self):
         config = self.config
+        self.image_shape = data.batch_shape(self.training, config.data)
+        self.method = methods.make(config, self.training)
         self.runner = mesh.make_runner(config)
         self.model = models.build(
             config.model.name,
@@ -38,16 +56,73 @@ class Program:
             **config.model.args,
         )
         self.optimizer = optim.make(config.optimizer)
-        self._predict = self.runner.predict(make_predict_step(config, self.model, self.task))
+        self._phase = functools.cache(self._compile)
+        self.predict_step = self.runner.predict(make_predict_step(config, self.model, self.task, self.method))
+
+    def _init(self) -> TrainState:
+        return init_state(self.config, self.model, self.optimizer, self.image_shape, self.method)
 
     def init(self) -> TrainState:
         """A fresh state on this run's devices."""
-        return self.runner.replicate(init_state(self.config, self.model, self.optimizer, self.image_shape))
+        return self.runner.replicate(self._init())
 
     def abstract(self) -> TrainState:
         """Shapes and shardings of the state, without computing it."""
-        shapes = jax.eval_shape(lambda: init_state(self.config, self.model, self.optimizer, self.image_shape))
-        return self.runner.abstract(shapes)
+        return self.runner.abstract(jax.eval_shape(self._init))
+
+    @functools.cached_property
+    def batches(self) -> data.TrainBatches:
+        """This run's training batches, in the method's order."""
+        return data.TrainBatches(
+            self.training, self.config.data, self.config.task.label, self.config.seed,
+            order=self.method.order(), group=self.method.code,
+        )  # fmt: skip
+
+    def eval_batches(self, split: data.Split) -> Iterator[dict[str, np.ndarray]]:
+        """Every image of a split once, with its group where the method asks for it."""
+        return data.eval_batches(
+            split, self.config.data, self.config.task.label, self.runner.num_devices, group=self._group(split)
+        )
+
+    def train_step(self, step: int) -> Callable:
+        """The compiled update ``step``: (state, batch) -> (state, metrics)."""
+        return self._phase(self.method.phase(step))
+
+    def _compile(self, phase: str) -> Callable:
+        step = make_train_step(
+            self.config, self.model, self.task, self.optimizer, self.runner.axis_name, self.method, phase
+        )
+        return self.runner.train(step)
+
+    def _group(self, split: data.Split) -> Int[np.ndarray, " n"] | None:
+        return self.method.groups.code(split) if self.method.is_by_group else None
+
+    @property
+    def members(self) -> list[Run]:
+        """The runs that the machine trains: this one. A population has more (:mod:`engine.population`)."""
+        return [self.config]
+
+    def split(self, state: TrainState) -> list[TrainState]:
+        """Every member's state."""
+        return [state]
+
+    def join(self, states: list[TrainState]) -> TrainState:
+        """The inverse of :meth:`split`."""
+        return states[0]
+
+    def rows(self, metrics: dict[str, np.ndarray]) -> list[dict[str, float]]:
+        """Every member's metrics of one update."""
+        return [{name: float(v) for name, v in metrics.items()}]
+
+    def predict_members(self, state: TrainState, split: data.Split) -> list[tuple[pd.DataFrame, float]]:
+        """:meth:`predict` for every member."""
+        return [self.predict(state, split)]
+
+    def as_member(self, config: Run) -> "Program":
+        """The same machine for a run that differs in numbers alone; what is compiled for prediction is shared."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def predict(
         self, state: TrainState, split: data.Split, progress: Callable[[int, int], None] | None = None
@@ -65,14 +140,35 @@ class Program:
         Raises:
           RuntimeError: should any image be missing or scored twice.
         """
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        batches = data.eval_batches(split, self.config.data, self.config.task.label, self.runner.num_devices)
+        variables = self.method.variables(state)
+        order, score, loss = self.score(variables, split, self.predict_step, self.runner.shard, progress)
+        return self.table(split, order, score), float(loss.mean())
 
+    def score(
+        self,
+        variables: Any,
+        split: data.Split,
+        predict: Callable,
+        place: Callable,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ..."], Float[np.ndarray, "n ..."]]:
+        """Row numbers, scores and losses of a split's images, in the order in which they were scored.
+
+        Args:
+          variables: that ``predict`` takes.
+          split: of a prepared cohort.
+          predict: compiled prediction step.
+          place: puts a batch on the devices.
+          progress: called with (images done, images in all).
+
+        Raises:
+          RuntimeError: should any image be missing or scored twice.
+        """
         rows: list[np.ndarray] = []
         scores: list[np.ndarray] = []
         losses: list[np.ndarray] = []
-        for batch in mesh.prefetch(batches, self.runner.shard):
-            out = jax.device_get(self._predict(variables, batch))
+        for batch in mesh.prefetch(self.eval_batches(split), place):
+            out = jax.device_get(predict(variables, batch))
             real = out["index"] >= 0
             rows.append(out["index"][real])
             scores.append(out["score"][real])
@@ -82,14 +178,20 @@ class Program:
         order = np.concatenate(rows)
         if not np.array_equal(np.sort(order), np.arange(len(split))):
             raise RuntimeError(f"{len(order)} rows for {len(split)} images of {split.cohort}/{split.name}")
+        return order, np.concatenate(scores), np.concatenate(losses)
+
+    def table(
+        self, split: data.Split, order: Int[np.ndarray, " n"], score: Float[np.ndarray, "n ..."]
+    ) -> pd.DataFrame:
+        """The prediction table of scores in the order of :meth:`score`."""
         columns = split.columns.iloc[order].reset_index(drop=True)
-        score = np.concatenate(scores).astype(np.float64)
+        score = score.astype(np.float64)
         target = columns[f"label:{self.config.task.label}"]
         head = columns[["scan_id", "subject_id"]].assign(cohort=split.cohort, split=split.name, target=target)
         for name, values in zip(self.task.score_columns, score.reshape(len(score), -1).T, strict=True):
             head[name] = values
         attributes = columns[[c for c in columns if c in split.vocabulary("attributes")]]
-        return pd.concat([head, attributes], axis=1), float(np.concatenate(losses).mean())
+        return pd.concat([head, attributes], axis=1)
 
     def saliency(
         self,
@@ -112,29 +214,31 @@ class Program:
         Returns:
           ``mean_NAME`` [*spatial] and ``count_NAME`` of each group, and ``template``, the mean of all their images.
         """
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        preprocess = make_preprocess(self.config)
+        variables = self.method.variables(state)
+        preprocess, group = make_preprocess(self.config), self._group(split)
         stream = rng.key(self.config.seed, "saliency")
 
         @jax.jit
-        def one_sample(variables: Any, images: jax.Array, targets: jax.Array, keys: jax.Array) -> jax.Array:
+        def one_sample(
+            variables: Any, images: jax.Array, batch: dict[str, jax.Array], keys: jax.Array
+        ) -> jax.Array:
             def logits(x: jax.Array) -> jax.Array:
-                return self.model.apply(variables, x, train=False)[0]
+                return self.method.predict(self.model, variables, x, batch)[0]
 
-            return saliency.smooth_grad(logits, images, targets, keys, num_samples=1, noise=noise)
+            return saliency.smooth_grad(logits, images, batch["target"], keys, num_samples=1, noise=noise)
 
         size = max(map(len, groups.values()))
         maps, template = saliency.GroupMeans(), saliency.GroupMeans()
         for name, rows in groups.items():
             padded = (rows * size)[:size]  # one compiled shape for every group
-            batch = data.read(split, padded, self.config.data, self.config.task.label)
+            batch = data.read(split, padded, self.config.data, self.config.task.label, group)
             batch = self.runner.replicate(batch | {"row": np.array(padded)})
             images = preprocess(batch)
             keys = rng.example_keys(stream, batch["row"])
             total = 0.0
             for number in range(num_samples):
                 drawn = jax.vmap(lambda k, number=number: jax.random.fold_in(k, number))(keys)
-                total = total + one_sample(variables, images, batch["target"], drawn)
+                total = total + one_sample(variables, images, batch, drawn)
             maps.add(saliency.normalise(total[: len(rows)]), [name] * len(rows))
             template.add(np.asarray(images)[: len(rows)].mean(-1), ["template"] * len(rows))
         means = {f"mean_{k}": v.astype(np.float32) for k, v in maps.means().items()}
@@ -234,6 +338,8 @@ def validation_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
 def best_step(workdir: pathlib.Path, config: Run, available: list[int]) -> int:
     """The available checkpoint with the best validation metric; the earliest of equals.
 
+    A checkpoint from before the method was in force is never the best.
+
     Raises:
       UserError: when none of them was evaluated.
     """
@@ -242,7 +348,10 @@ def best_step(workdir: pathlib.Path, config: Run, available: list[int]) -> int:
     rows = [
         r
         for r in read_rows(workdir / "metrics.jsonl")
-        if r["split"] == "validation" and r["step"] in available and r.get(metric) is not None
+        if r["split"] == "validation"
+        and r["step"] in available
+        and r["step"] > config.method.starts_after
+        and r.get(metric) is not None
     ]
     if not rows:
         raise UserError(

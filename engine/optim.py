@@ -61,3 +61,11 @@ def make(config: Optimizer) -> optax.GradientTransformation:
 
         chain = optax.multi_transform({"trained": chain, "frozen": optax.set_to_zero()}, labels)
     return chain
+
+
+def apply(
+    optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
+) -> tuple[Any, Any]:
+    """One update: (new parameters, new optimizer state)."""
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state

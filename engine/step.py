@@ -12,8 +12,9 @@ import pandas as pd
 from flax import struct
 from jaxtyping import Array, Int
 
-from engine import losses, rng, transforms
+from engine import losses, optim, rng, transforms
 from engine.config import Run
+from engine.methods import Method
 
 
 class TaskKind(Protocol):
@@ -56,16 +57,22 @@ class TrainState:
       params: the model's parameters.
       batch_stats: running statistics of normalisation layers.
       opt_state: of the optax chain.
+      method: what the method carries (:meth:`engine.methods.Method.init`); mostly nothing.
     """
 
     step: Int[Array, ""]
     params: Any
     batch_stats: Any
     opt_state: Any
+    method: Any = ()
 
 
 def init_state(
-    config: Run, model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...]
+    config: Run,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    method: Method | None = None,
 ) -> TrainState:
     """A fresh state, a pure function of the seed.
 
@@ -74,19 +81,22 @@ def init_state(
       model: as from :func:`engine.models.build`.
       optimizer: as from :func:`engine.optim.make`.
       image_shape: [*spatial, channel] of one image.
+      method: how groups enter; by default they do not.
     """
-    dtype = jnp.dtype(config.model.dtype)
+    image = jnp.zeros((1, *image_shape), jnp.dtype(config.model.dtype))
 
     def init() -> tuple[Any, Any]:
-        variables = model.init(
-            rng.key(config.seed, "params"), jnp.zeros((1, *image_shape), dtype), train=False
-        )
+        variables = model.init(rng.key(config.seed, "params"), image, train=False)
         return variables["params"], variables.get("batch_stats", {})
 
     params, batch_stats = jax.jit(init)()
     if config.model.dtype == "float64":
         params, batch_stats = jax.tree.map(lambda x: x.astype(jnp.float64), (params, batch_stats))
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    if method is None:
+        return state
+    variables = {"params": params, "batch_stats": batch_stats}
+    return state.replace(method=method.init(state, lambda: model.apply(variables, image, train=False)[1]))
 
 
 def make_preprocess(config: Run) -> Callable[[dict[str, Array]], Array]:
@@ -101,75 +111,161 @@ def make_preprocess(config: Run) -> Callable[[dict[str, Array]], Array]:
     return preprocess
 
 
+class Sweep:
+    """Passes over the global batch, microbatch by microbatch.
+
+    Microbatch j of A holds the examples i with i mod A = j: their places in the global batch, and so all sums, do not
+    depend on how the batch is split over devices. The microbatches are unrolled because convolutions inside a compiled
+    loop are an order of magnitude slower on a CPU.
+    """
+
+    def __init__(self, config: Run, model: nn.Module, axis_name: str | None = None):
+        """Of a run; ``axis_name`` is the mapped axis that holds the parts of a batch, under ``pmap``."""
+        self.parts = config.optimizer.accumulate
+        self._seed, self._model, self._axis_name = config.seed, model, axis_name
+        self._preprocess, self._augment = make_preprocess(config), transforms.chain(config.data.augment)
+
+    def total(self, tree: Any) -> Any:
+        """Sums over the devices that share a batch."""
+        if self._axis_name is None:
+            return tree
+        return jax.tree.map(lambda x: jax.lax.psum(x, self._axis_name), tree)
+
+    def forward(
+        self, params: Any, batch_stats: Any, micro: dict[str, Array], step: Int[Array, ""]
+    ) -> tuple[Array, dict[str, Array], Any]:
+        """Output, features and new running statistics of the model in training."""
+        keys = {
+            name: rng.example_keys(rng.key(self._seed, name, step), micro["position"])
+            for name in ("augment", "dropout")
+        }
+        images = self._augment(self._preprocess(micro), keys["augment"])
+        variables = {"params": params, "batch_stats": batch_stats}
+        (output, features), updated = self._model.apply(
+            variables, images, train=True, keys=keys["dropout"], mutable=["batch_stats"]
+        )
+        return output, features, updated.get("batch_stats", {})
+
+    def over(
+        self,
+        part: Callable[[dict[str, Array], Any], tuple[Any, Any]],
+        batch_stats: Any,
+        batch: dict[str, Array],
+    ) -> tuple[Any, Any]:
+        """Global sums of ``(sums, new statistics) = part(microbatch, statistics)``, and the last statistics."""
+        sums = None
+        for number in range(self.parts):
+            micro = jax.tree.map(
+                lambda x, number=number: x.reshape(-1, self.parts, *x.shape[1:])[:, number], batch
+            )
+            if sums is not None:  # one microbatch's activations in memory at a time
+                micro, sums = jax.lax.optimization_barrier((micro, sums))
+            more, batch_stats = part(micro, batch_stats)
+            sums = more if sums is None else jax.tree.map(jnp.add, sums, more)
+        return self.total(sums), batch_stats
+
+    def gradient(
+        self,
+        loss: Callable[[Any, Any, dict[str, Array]], tuple[Array, tuple[Any, Any]]],
+        variables: Any,
+        batch_stats: Any,
+        batch: dict[str, Array],
+    ) -> tuple[Array, Any, Any, Any]:
+        """Value and gradient in ``variables`` of a sum over the global batch.
+
+        Args:
+          loss: (variables, statistics, microbatch) -> (its summand, (other sums, new statistics)).
+          variables: to differentiate in.
+          batch_stats: running statistics before.
+          batch: this device's part of it.
+
+        Returns:
+          (value, other sums, gradient, last statistics).
+        """
+
+        def part(micro: dict[str, Array], batch_stats: Any) -> tuple[Any, Any]:
+            (value, (sums, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(
+                variables, batch_stats, micro
+            )
+            return (value, sums, grads), batch_stats
+
+        sums, batch_stats = self.over(part, batch_stats, batch)
+        return *sums, batch_stats
+
+
 def make_train_step(
     config: Run,
     model: nn.Module,
     task: TaskKind,
     optimizer: optax.GradientTransformation,
     axis_name: str | None = None,
+    method: Method | None = None,
+    phase: str = "all",
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The pure training step.
 
-    Microbatch j of A holds the examples i with i mod A = j: their places in the global batch, and so the update, do
-    not depend on how the batch is split over devices. The microbatches are unrolled because convolutions inside a
-    compiled loop are an order of magnitude slower on a CPU.
-
     A batch holds ``image`` [b, *spatial, c], ``scale`` [b, 2], ``target`` [b], ``weight`` [b] and ``position`` [b], the
-    example's place in the global batch, to which all randomness is keyed.
+    example's place in the global batch, to which all randomness is keyed; ``group`` [b] where the method has groups.
+
+    Args:
+      config: the run.
+      model: as from :func:`engine.models.build`.
+      task: whose loss is minimised.
+      optimizer: as from :func:`engine.optim.make`.
+      axis_name: mapped axis that holds the parts of a batch, under ``pmap``.
+      method: how groups enter; by default they do not.
+      phase: of the method, which one step has (:meth:`engine.methods.Method.phase`).
 
     Returns:
-      (state, batch) -> (new state, {"loss", "grad_norm"} as scalars over the global batch).
+      (state, batch) -> (new state, metrics as scalars over the global batch: "loss", "grad_norm", the method's own).
     """
-    preprocess = make_preprocess(config)
-    augment = transforms.chain(config.data.augment)
-
-    def total(x: Array) -> Array:
-        return x if axis_name is None else jax.lax.psum(x, axis_name)
-
-    parts = config.optimizer.accumulate
+    sweep = Sweep(config, model, axis_name)
+    method = method or Method(config)
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        norm = total(batch["weight"].sum())
+        norm = sweep.total(batch["weight"].sum())
 
-        def loss_fn(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, Any]:
-            keys = {
-                name: rng.example_keys(rng.key(config.seed, name, state.step), micro["position"])
-                for name in ("augment", "dropout")
-            }
-            images = augment(preprocess(micro), keys["augment"])
-            variables = {"params": params, "batch_stats": batch_stats}
-            (output, _), updated = model.apply(
-                variables, images, train=True, keys=keys["dropout"], mutable=["batch_stats"]
+        def measure(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, Any, Any]:
+            output, _, batch_stats = sweep.forward(params, batch_stats, micro, state.step)
+            each = task.loss(output, micro)
+            return each, method.measure(jax.lax.stop_gradient(each), micro), batch_stats
+
+        whole = None
+        if (
+            method.measures and sweep.parts > 1
+        ):  # one more forward pass: no microbatch alone knows the weights
+            whole, _ = sweep.over(
+                lambda micro, stats: measure(state.params, stats, micro)[1:], state.batch_stats, batch
             )
-            loss, _ = losses.weighted_mean(task.loss(output, micro), micro["weight"])
-            return loss / norm, updated.get("batch_stats", {})
 
-        loss, grads, batch_stats = 0.0, None, state.batch_stats
-        for part in range(parts):
-            micro = jax.tree.map(lambda x, part=part: x.reshape(-1, parts, *x.shape[1:])[:, part], batch)
-            if grads is not None:  # one microbatch's activations in memory at a time
-                micro, grads = jax.lax.optimization_barrier((micro, grads))
-            (more, batch_stats), new = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params, batch_stats, micro
-            )
-            loss, grads = loss + more, new if grads is None else jax.tree.map(jnp.add, grads, new)
-        loss, grads = total(loss), jax.tree.map(total, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        def loss(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, tuple[Any, Any]]:
+            each, part, batch_stats = measure(params, batch_stats, micro)
+            measured = sweep.total(part) if whole is None else whole
+            weights = method.weigh(method.update(state.method, measured), measured, micro)
+            value, _ = losses.weighted_mean(each, weights * micro["weight"])
+            return value / norm, (part, batch_stats)
 
-    return train_step
+        value, measured, grads, batch_stats = sweep.gradient(loss, state.params, state.batch_stats, batch)
+        params, opt_state = optim.apply(optimizer, grads, state.opt_state, state.params)
+        own = method.update(state.method, measured)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **method.show(own)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state, own), metrics
+
+    return method.wrap(train_step, sweep, phase)
 
 
 def make_predict_step(
-    config: Run, model: nn.Module, task: TaskKind
+    config: Run, model: nn.Module, task: TaskKind, method: Method | None = None
 ) -> Callable[[Any, dict[str, Array]], dict]:
-    """The pure prediction step: (variables, batch) -> {"index": [b], "score": [b, ...], "loss": [b]}, nothing summed."""
+    """The pure prediction step: (variables, batch) -> {"index": [b], "score": [b, ...], "loss": [b]}, nothing summed.
+
+    The variables are :meth:`engine.methods.Method.variables` of a state.
+    """
     preprocess = make_preprocess(config)
+    method = method or Method(config)
 
     def predict_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        output, _ = model.apply(variables, preprocess(batch), train=False)
+        output, _ = method.predict(model, variables, preprocess(batch), batch)
         return {"index": batch["index"], "score": task.scores(output), "loss": task.loss(output, batch)}
 
     return predict_step

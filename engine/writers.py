@@ -176,13 +176,16 @@ class Many:
             writer.close()
 
 
-def make(config: Writers, workdir: pathlib.Path, start: int, num_steps: int, is_main: bool) -> Writer:
-    """The writers that a configuration asks for; only the main host writes."""
+def make(config: Writers, workdir: pathlib.Path, start: int, is_main: bool) -> Writer:
+    """The files of a run that a configuration asks for; only the main host writes."""
     if not is_main:
         return Noop()
     writers: list[Writer] = [Jsonl(workdir, start)]
     if config.tensorboard:
         writers.append(TensorBoard(workdir, start))
-    if config.console:
-        writers.append(Console(start, num_steps))
     return Many(*writers)
+
+
+def make_console(config: Writers, start: int, num_steps: int, is_main: bool) -> Writer:
+    """The console, where a configuration asks for one; only the main host prints."""
+    return Console(start, num_steps) if config.console and is_main else Noop()

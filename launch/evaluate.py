@@ -2,13 +2,17 @@
 
   equipoise evaluate --workdir=runs/near
   equipoise evaluate --workdir=runs/near --cohort=simba/far_4mm --split=test --step=last
+  equipoise evaluate --workdir=runs/near --cohort=simba/near_4mm,simba/near_4mm_counterfactual
   equipoise evaluate --workdir=runs/near --step=all --split=validation
   equipoise evaluate --workdir=runs/near --saliency
+  equipoise evaluate --workdir=runs/many
 
 Writes WORKDIR/evaluations/COHORT/SPLIT/STEP.parquet: ids, split, target, score, the threshold and the split it was
 chosen on (always validation, never the split that is scored), attributes, and the fingerprints of checkpoint and
-configuration. With --saliency also WORKDIR/saliency/COHORT/STEP.npz: SmoothGrad maps averaged over correctly
-classified images of each class and group. A report comes next: `equipoise report --workdir=...`.
+configuration. A population is scored member by member, each in its own folder. With --saliency also
+WORKDIR/saliency/COHORT/STEP.npz: SmoothGrad maps of the true class's logit, averaged over correctly classified images of
+each class and group (true positives and true negatives of a binary label). A report comes next:
+`equipoise report --workdir=...`.
 """
 
 import pathlib
@@ -18,10 +22,10 @@ from absl import flags
 from launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_COHORT = flags.DEFINE_string(
-    "cohort", None, "Prepared cohort to score. Default: the one the run was trained on."
+_COHORT = flags.DEFINE_list(
+    "cohort", [], "Prepared cohorts to score, by comma. Default: the one the run was trained on."
 )
-_SPLIT = flags.DEFINE_string("split", "test", "Split of that cohort.")
+_SPLIT = flags.DEFINE_string("split", "test", "Split of those cohorts.")
 _STEP = flags.DEFINE_string("step", "best", "best (by the run's validation metric), last, all, or a number.")
 program.define_hosts()
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices to use; 0: every one.")
@@ -42,25 +46,37 @@ def main() -> None:
 
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder of a run")
-    workdir = pathlib.Path(_WORKDIR.value).expanduser()
-    config = run_config.load(workdir)
+    root = pathlib.Path(_WORKDIR.value).expanduser()
+    config = run_config.load(root)
     config.parallel.num_devices = _NUM_DEVICES.value
 
     import numpy as np
     import rich.progress
 
-    from engine import data, evaluate, mesh
+    from engine import data, evaluate, mesh, population
     from engine.metrics.table import read_table, write_table
     from tasks import make_task
 
     program.join_hosts()
     tell = print if mesh.is_main() else lambda _: None
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
-    split = data.open_split(_COHORT.value or config.data.cohort, _SPLIT.value, program.data_dir())
+    splits = [
+        data.open_split(cohort, _SPLIT.value, program.data_dir())
+        for cohort in _COHORT.value or [config.data.cohort]
+    ]
     task = make_task(config, training)
-    data.check_classes(split, config.task.label, task.classes)
-    machine = evaluate.Program(config, task, data.batch_shape(training, config.data))
-    for step in evaluate.choose_steps(workdir, config, _STEP.value):
+    for split in splits:
+        data.check_classes(split, config.task.label, task.classes)
+    folders = population.folders(root, config)
+    config = run_config.replaced(population.members(config)[0], parallel=config.parallel)
+    machine = evaluate.Program(config, task, training)
+    chosen = [
+        (workdir, machine.as_member(run_config.load(workdir)), step)
+        for workdir in folders
+        for step in evaluate.choose_steps(workdir, config, _STEP.value)
+    ]
+    for workdir, machine, step in chosen:
+        config = machine.config
         state = evaluate.restore(machine, workdir, step)
         kept = evaluate.validation_path(workdir, step)
         if kept.exists():
@@ -71,27 +87,28 @@ def main() -> None:
             )
             validation = machine.predict(state, validation_split)[0]
         threshold, chosen_on = task.choose_threshold(config.task.threshold, validation)
-        with rich.progress.Progress(transient=True, disable=not mesh.is_main()) as progress:
-            bar = progress.add_task(f"scoring {split.cohort} {split.name}", total=len(split))
-            frame, loss = machine.predict(
-                state, split, lambda done, _, bar=bar: progress.update(bar, completed=done)
-            )
-        frame = evaluate.stamp(frame, config, step, threshold, chosen_on)
-        path = evaluate.table_path(workdir, split.cohort, split.name, step)
-        if mesh.is_main():
-            write_table(path, frame, evaluate.schema(config, task, split))
-        summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
-        tell(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
-        if _SALIENCY.value:
-            path = evaluate.saliency_path(workdir, split.cohort, step)
-            attribute = evaluate.choose_attribute(split, _SALIENCY_GROUP.value)
-            groups = evaluate.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
-            maps = machine.saliency(state, split, groups, noise=_SALIENCY_NOISE.value)
+        for split in splits:
+            with rich.progress.Progress(transient=True, disable=not mesh.is_main()) as progress:
+                bar = progress.add_task(f"scoring {split.cohort} {split.name}", total=len(split))
+                frame, loss = machine.predict(
+                    state, split, lambda done, _, bar=bar: progress.update(bar, completed=done)
+                )
+            frame = evaluate.stamp(frame, config, step, threshold, chosen_on)
+            path = evaluate.table_path(workdir, split.cohort, split.name, step)
             if mesh.is_main():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(path, **maps)
-            tell(f"  {path}")
-    tell(f"next: equipoise report --workdir={workdir} --cohort={split.cohort} --split={split.name}")
+                write_table(path, frame, evaluate.schema(config, task, split))
+            summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
+            tell(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
+            if _SALIENCY.value:
+                path = evaluate.saliency_path(workdir, split.cohort, step)
+                attribute = evaluate.choose_attribute(split, _SALIENCY_GROUP.value)
+                groups = evaluate.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
+                maps = machine.saliency(state, split, groups, noise=_SALIENCY_NOISE.value)
+                if mesh.is_main():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    np.savez_compressed(path, attribute=np.str_(attribute), **maps)
+                tell(f"  {path}")
+    tell(f"next: equipoise report --workdir={folders[0]} --cohort={splits[0].cohort} --split={_SPLIT.value}")
 
 
 if __name__ == "__main__":

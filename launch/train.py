@@ -4,6 +4,8 @@
   equipoise train --config=simba:near --workdir=runs/slow --config.optimizer.learning_rate=1e-4
   equipoise train --config=path/to/my_runs.py:baseline --workdir=runs/mine
   equipoise train --config=simba:near --workdir=runs/wide --config.parallel.mode=pmap --config.optimizer.accumulate=2
+  equipoise train --config=simba:near --workdir=runs/fair --config.method.name=group_dro --config.method.group=bias
+  equipoise train --config=simba:near --workdir=runs/many --config.population.seeds=8
   equipoise train --config=simba:near --print_config
   srun equipoise train --config=simba:near --workdir=/shared/near --distributed
 
@@ -11,6 +13,14 @@ The same command continues where the newest checkpoint stands, after a crash, a 
 exits with 75, so that a scheduler can requeue). A folder that holds a run of another configuration is refused, with
 the difference shown; only length, devices, workers and writers may change. Several processes (--distributed, or
 --coordinator with --num_processes and --process_id) share a batch, and a --workdir that all of them see.
+
+--config.method says how groups enter training: erm (they do not), reweighing, resampling, group_dro, unlearning or
+group_models, and --config.method.group which attribute, or intersection of attributes (race*sex), makes the groups.
+Images of unknown group train with weight 1 and are never counted into another group. docs/cli.md has every setting.
+
+--config.population.seeds=8 trains eight runs at once, with seeds from the run's own on, as one program; with
+--config.population.grid="optimizer.learning_rate=1e-3,1e-4" each of them at each value. Every member is the run that it
+would be alone, in WORKDIR/member_000, WORKDIR/member_001, ...: a run's folder like any other.
 
 In --workdir: config.json, checkpoints/, metrics.jsonl (losses and validation metrics), timing.jsonl (examples per
 second, share of time spent waiting for data), tensorboard/, validation/ (predictions of every evaluation).
@@ -49,7 +59,7 @@ def main() -> None:
     tell(
         f"training {config.model.name} on {len(training)} images of {config.data.cohort}, {mesh.describe()}, in {workdir}"
     )
-    state = loop.train(config, make_task(config, training), program.data_dir(), workdir)
+    state, *_ = loop.train(config, make_task(config, training), program.data_dir(), workdir)
     tell(f"trained to step {int(state.step)}. Next: equipoise evaluate --workdir={workdir} --split=test")
 
 

@@ -31,7 +31,7 @@ def test_the_table_holds_each_image_once(tiny_run, tiny_data_dir):
     split = data.open_split("tiny", "test", tiny_data_dir)
     for size in (1, 5, 64):
         config.data.eval_batch_size = size
-        program = evaluate.Program(config, make_task(config, split), data.batch_shape(split, config.data))
+        program = evaluate.Program(config, make_task(config, split), split)
         frame, _ = program.predict(evaluate.restore(program, workdir, 12), split)
         assert sorted(frame["scan_id"]) == sorted(split.columns["scan_id"])
         if size == 1:

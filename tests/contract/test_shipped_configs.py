@@ -38,7 +38,7 @@ def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
     config = run_config.replaced(full, **small)
     folder = shrunken_data_dir["folder"]
     split = data.open_split(config.data.cohort, "train", folder)
-    state = loop.train(config, make_task(config, split), folder, tmp_path / "run")
+    (state,) = loop.train(config, make_task(config, split), folder, tmp_path / "run")
     assert int(state.step) == 2
     assert (tmp_path / "run" / "validation" / "00000002.parquet").exists()
 

@@ -29,12 +29,14 @@ def test_a_line_cut_by_a_crash_is_left_out(tmp_path):
 
 
 def test_only_the_main_host_writes(tmp_path):
-    assert isinstance(writers.make(Writers(), tmp_path, 0, 10, is_main=False), writers.Noop)
+    assert isinstance(writers.make(Writers(), tmp_path, 0, is_main=False), writers.Noop)
+    assert isinstance(writers.make_console(Writers(), 0, 10, is_main=False), writers.Noop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_console_and_tensorboard(tmp_path, capsys):
-    writer = writers.make(Writers(), tmp_path, 0, 10, is_main=True)
+    files = writers.make(Writers(), tmp_path, 0, is_main=True)
+    writer = writers.Many(files, writers.make_console(Writers(), 0, 10, is_main=True))
     writer.write(10, "train", {"loss": 0.25})
     writer.timing(10, {"examples_per_second": 12.0, "wait_share": 0.5})
     writer.write(10, "validation", {"auroc": 0.75})

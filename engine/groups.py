@@ -1,0 +1,78 @@
+"""The groups that training knows: levels of an attribute, or of an intersection of attributes, as numbers per image."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+from jaxtyping import Int
+
+from engine.config import UserError, did_you_mean
+from engine.data import Split
+from engine.metrics.groupings import JOIN
+from engine.metrics.table import UNKNOWN
+
+NOBODY = -1  # the number of an image that is in no group
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Groups with images to train on.
+
+    Attributes:
+      name: an attribute, or several joined as ``race*sex``.
+      levels: of the groups, such as ``Black*F``, in the cohort's order.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+
+    def code(self, split: Split) -> Int[np.ndarray, " n"]:
+        """The group of every image of a split; -1 where an attribute is unknown or nobody was there to train on.
+
+        Raises:
+          UserError: when the split's cohort lacks the attribute.
+        """
+        places = {level: number for number, level in enumerate(self.levels)}
+        return np.asarray([places.get(level, NOBODY) for level in _levels(split, self.name)], np.int32)
+
+
+def trained(split: Split, name: str) -> Groups:
+    """The groups that have at least one image in a training split; an unknown attribute makes none.
+
+    Raises:
+      UserError: for an attribute that does not exist, is a number, or has fewer than two levels with images.
+    """
+    there = set(_levels(split, name))
+    known = itertools.product(*([v for v in words if v != UNKNOWN] for words in _vocabulary(split, name)))
+    levels = tuple(level for level in map(JOIN.join, known) if level in there)
+    if len(levels) < 2:
+        raise UserError(
+            f"--config.method.group={name}: the images of {split.cohort!r} {split.name!r} are in "
+            f"{len(levels)} group(s) ({', '.join(levels) or 'all unknown'}); a method needs at least two"
+        )
+    return Groups(name, levels)
+
+
+def _attributes(split: Split, name: str) -> list[str]:
+    return [name] if name in split.vocabulary("attributes") else name.split(JOIN)
+
+
+def _vocabulary(split: Split, name: str) -> list[list[str]]:
+    found, there = [], split.vocabulary("attributes")
+    for attribute in _attributes(split, name):
+        if attribute not in there:
+            raise UserError(
+                f"--config.method.group={name}: cohort {split.cohort!r} has no attribute {attribute!r}."
+                f"{did_you_mean(attribute, there)} It has: {', '.join(there) or 'none'}"
+            )
+        if there[attribute] is None:
+            raise UserError(f"--config.method.group={name}: {attribute!r} is a number and has no groups")
+        found.append(there[attribute])
+    return found
+
+
+def _levels(split: Split, name: str) -> list[str]:
+    """The level of every image; one unknown attribute makes an intersection that no group has."""
+    _vocabulary(split, name)
+    columns = (split.columns[attribute] for attribute in _attributes(split, name))
+    return [UNKNOWN if UNKNOWN in row else JOIN.join(row) for row in zip(*columns, strict=True)]
