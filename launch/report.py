@@ -7,8 +7,9 @@
 
 Reads what `equipoise evaluate` and training left in the run's folder, and the cohort's own counts and regions. Writes
 report.html (stands alone; open it in any browser), metrics.json, metrics.csv, model_card.md and figures/, by default to
-WORKDIR/report. Every other evaluation of the same checkpoint is there for comparison: with the counterfactual cohort
-evaluated, the report says what the bias does to the same subjects. Neither page nor numbers name a person.
+WORKDIR/report; with saliency maps of a cohort that has a label map also region_scores.csv. Every other evaluation of the
+same checkpoint is there for comparison: with the counterfactual cohort evaluated, the report says what the bias does to
+the same subjects. Neither page nor numbers name a person.
 
 Many runs at once, methods by seeds:
 
@@ -58,6 +59,11 @@ _GROUP = flags.DEFINE_list(
 )
 _POLICY = flags.DEFINE_string(
     "policy", None, "YAML file of bounds that scores must keep; exit code 3 where one is violated."
+)
+_REGION_CUT = flags.DEFINE_float(
+    "region_cut",
+    0.25,
+    "Saliency below which a voxel does not count for its region; a mean map runs from 0 to 1.",
 )
 _RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Bootstrap resamples.", lower_bound=100)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
@@ -204,18 +210,25 @@ def main() -> int:
         raise UserError("--by arranges several runs: give them with --runs='GLOB'")
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder of a run, or several with --runs='GLOB'")
+    if not 0 < _REGION_CUT.value < 1:
+        raise UserError(f"--region_cut={_REGION_CUT.value}: give a number between 0 and 1")
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
     config = run_config.load(workdir)
 
     import numpy as np
 
-    from engine import evaluate
+    from engine import evaluate, population
     from engine.metrics import policy as policies
     from engine.metrics import table
     from engine.report import audit, content, policy
     from engine.writers import read_rows
 
     rules = policies.read(_POLICY.value) if _POLICY.value else None
+    members = population.folders(workdir, config)
+    if members != [workdir]:
+        raise UserError(
+            f"{workdir} holds a population of {len(members)} runs: report all with --runs='{workdir}/member_*', or one: --workdir={members[0]}"
+        )
     cohort, split = _COHORT.value or config.data.cohort, _SPLIT.value
     step = _choose_step(workdir, config, cohort, split, _STEP.value)
     main_table = table.read_table(evaluate.table_path(workdir, cohort, split, step))
@@ -234,7 +247,7 @@ def main() -> int:
         audit.context(main_table, groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value),
         workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables, models={},
         history=read_rows(workdir / "metrics.jsonl"), metadata=metadata, cohort_report=cohort_report,
-        saliency=dict(np.load(maps)) if maps.exists() else None,
+        saliency=dict(np.load(maps)) if maps.exists() else None, region_cut=_REGION_CUT.value,
     )  # fmt: skip
     if rules:
         context = policy.judged(context, rules)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 # ---- metrics: intervals clustered by patient, written as the formulas read ----
@@ -126,3 +127,49 @@ def inequality(truth, called):
     n, mean = len(benefits), sum(benefits) / len(benefits)
     entropy = sum((b / mean) ** 2 - 1 for b in benefits) / (n * 2 * (2 - 1))
     return entropy, sum(b / mean * math.log(b / mean) for b in benefits if b) / n
+
+
+# ---- the generative model of planted biases, drawn and judged by Bayes' rule ----
+
+
+def biased_subjects(rng, n, shares, prevalence=0.5):
+    """Subjects with a disease score d ~ N(±1, 1), and a level of each bias; shares: bias -> (in disease, in health)."""
+    sick = rng.random(n) < prevalence
+    levels = {
+        a: np.where(rng.random(n) < np.where(sick, *pair), "with", "without") for a, pair in shares.items()
+    }
+    return pd.DataFrame(
+        {"target": sick.astype(int), "disease_score": rng.normal(np.where(sick, 1, -1)), **levels}
+    )
+
+
+def disease_posterior(subjects, shares, prevalence=0.5, uses=()):
+    """P(disease | d and the biases that are seen), from the densities of either class."""
+    joint = []
+    for place, (mean, prior) in enumerate(((1, prevalence), (-1, 1 - prevalence))):
+        density = prior * stats.norm.pdf(subjects["disease_score"], mean)
+        for a in uses:
+            share = shares[a][place]
+            density = density * np.where(subjects[a] == "with", share, 1 - share)
+        joint.append(density)
+    return joint[0] / (joint[0] + joint[1])
+
+
+# ---- regions of a saliency map ----
+
+
+def region_scores(saliency, labels, cut):
+    """label -> (share, mean, relative, weighted), voxel by voxel; every region must keep a voxel."""
+    low, high = saliency.min(), saliency.max()
+    members = {}
+    for place, label in np.ndenumerate(labels):
+        if label:
+            members.setdefault(int(label), []).append((saliency[place] - low) / (high - low))
+    kept = {label: [s for s in values if s >= cut] for label, values in members.items()}
+    means = {label: sum(values) / len(values) for label, values in kept.items()}
+    found = {}
+    for label, values in members.items():
+        share = len(kept[label]) / len(values)
+        relative = (means[label] - min(means.values())) / (max(means.values()) - min(means.values()))
+        found[label] = (share, means[label], relative, share * relative)
+    return found

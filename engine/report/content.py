@@ -14,9 +14,11 @@ from engine.report import (
     files,
     findings,
     groups,
+    layers,
     methods,
     people,
     policy,
+    regions,
     run,
     sharing,
 )
@@ -74,7 +76,11 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
         groups.models(context),
         comparison.section(context),
         *study,
-        *([run.training(context), run.saliency(context)] if context.is_run else []),
+        *(
+            [layers.section(context), run.training(context), run.saliency(context), regions.section(context)]
+            if context.is_run
+            else []
+        ),
         plain(context),
         people.natural_frequencies(context),
         limits(context),
@@ -88,6 +94,8 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
 
 def write(context: Context, output: pathlib.Path, study: Sequence[Section] = ()) -> list[pathlib.Path]:
     """Writes ``report.html``, ``metrics.json``, ``metrics.csv``, ``model_card.md`` and ``figures/``.
+
+    With saliency maps of a cohort that has a label map also ``region_scores.csv``.
 
     Args:
       context: what to report.
@@ -109,8 +117,12 @@ def write(context: Context, output: pathlib.Path, study: Sequence[Section] = ())
         document["comparison"] = context.comparison.to_json()
     if context.adjusted is not None:
         document["adjusted"] = adjusted.to_json(context)
+    scored = regions.to_json(context)
+    if scored is not None:
+        document["region_scores"] = scored
     if context.min_cell is not None:
         document = sharing.rounded(document)
+    tables = {regions.CSV: regions.to_csv(document["region_scores"]) if scored is not None else None}
     return files.write(
-        output, render(title, headlines, keys, shown), document, card.text(context, title, headlines), shown
-    )
+        output, render(title, headlines, keys, shown), document, card.text(context, title, headlines), shown, tables
+    )  # fmt: skip

@@ -27,9 +27,22 @@ def to_csv(document: Mapping[str, Any]) -> str:
 
 
 def write(
-    output: pathlib.Path, page: str, document: Mapping[str, Any], card: str, sections: Sequence[Section]
+    output: pathlib.Path,
+    page: str,
+    document: Mapping[str, Any],
+    card: str,
+    sections: Sequence[Section],
+    tables: Mapping[str, str | None],
 ) -> list[pathlib.Path]:
-    """Writes a report into a folder, and removes the figures of an older one.
+    """Writes a report into a folder, and removes what an older one left there and this one lacks.
+
+    Args:
+      output: folder, created where needed.
+      page: content of ``report.html``.
+      document: of ``metrics.json``.
+      card: content of ``model_card.md``.
+      sections: whose figures are written.
+      tables: further files, name -> content; None where this report has none.
 
     Returns:
       The files, in the order of writing.
@@ -39,7 +52,10 @@ def write(
         "metrics.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
         "metrics.csv": to_csv(document),
         "model_card.md": card,
+        **{name: text for name, text in tables.items() if text is not None},
     }
+    for name in tables.keys() - contents.keys():
+        (output / name).unlink(missing_ok=True)
     return write_all(output, contents, sections)
 
 

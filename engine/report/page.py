@@ -10,6 +10,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from engine import regions
 from engine.metrics import registry, segmentation
 from engine.metrics.adjustment import Adjusted
 from engine.metrics.frame import Frame
@@ -146,6 +147,7 @@ class Context:
       metadata: what the cohort's builder recorded (regions, design).
       cohort_report: counts and what was skipped.
       saliency: arrays of ``saliency/COHORT/STEP.npz``, or None.
+      region_cut: of the saliency in regions (:func:`engine.regions.score`).
       models: name -> scores of every model of the table; ``frame`` is the first.
       notes: what a reader must know of how the table was read.
       hidden: (attribute, level) of the cells that a shared report does not show.
@@ -169,6 +171,7 @@ class Context:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cohort_report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     saliency: Mapping[str, np.ndarray] | None = None
+    region_cut: float = regions.CUT
     models: Mapping[str, Frame] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     hidden: frozenset[tuple[str, str]] = frozenset()

@@ -1,6 +1,7 @@
 """What a run of the engine adds to a report: the prepared cohort, training curves, saliency."""
 
 import collections
+import dataclasses
 
 import numpy as np
 
@@ -61,20 +62,64 @@ def training(context: Context) -> Section:
     return Section("Training", (), (figures.training(context.history, context.step, metrics),))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanMap:
+    """The mean saliency map of one class's correctly classified images in one group.
+
+    Attributes:
+      name: ``CLASS_LEVEL``, as it is kept.
+      label: that is predicted.
+      target: its class.
+      attribute: that forms the groups.
+      level: of the group.
+      n: images in the mean; None where it is not recorded.
+      values: [*spatial].
+    """
+
+    name: str
+    label: str
+    target: str
+    attribute: str
+    level: str
+    n: int | None
+    values: np.ndarray
+
+    @property
+    def group(self) -> str:
+        """Its people in words."""
+        return f"{self.attribute} {self.level}" + (f" (n={self.n})" if self.n else "")
+
+    @property
+    def title(self) -> str:
+        """All of it in words."""
+        return f"{self.label} {self.target}, {self.group}"
+
+
+def mean_maps(context: Context) -> list[MeanMap]:
+    """The mean maps that may be shown: a shared report leaves out hidden groups and means of too few images."""
+    arrays = context.saliency or {}
+    found = []
+    for key, values in arrays.items():
+        if not key.startswith("mean_"):
+            continue
+        name = key.removeprefix("mean_")
+        fitting = [c for c in context.schema.classes if name.startswith(f"{c}_")]
+        target = max(fitting, key=len, default=name.partition("_")[0])
+        level = name.removeprefix(f"{target}_")
+        having = (a for a, levels in context.schema.attributes.items() if level in (levels or ()))
+        attribute = str(arrays["attribute"]) if "attribute" in arrays else next(having, "group")
+        n = int(arrays[f"count_{name}"]) if f"count_{name}" in arrays else None
+        if context.is_hidden(attribute, level) or (n or 0) < (context.min_cell or 0):
+            continue
+        found.append(MeanMap(name, context.schema.label, target, attribute, level, n, values))
+    return found
+
+
 def saliency(context: Context) -> Section:
     """Where in the image the decision comes from."""
     title = "Where the model looks"
     arrays = context.saliency or {}
-    maps = {}
-    for key, values in arrays.items():
-        if key.startswith("mean_"):
-            name = key.removeprefix("mean_")
-            size = f" (n={int(arrays[f'count_{name}'])})" if f"count_{name}" in arrays else ""
-            target, _, level = name.partition("_")
-            of = next(
-                (a for a, levels in context.schema.attributes.items() if level in (levels or ())), "group"
-            )
-            maps[f"{context.schema.label} {target}, {of} {level}{size}"] = values
+    maps = {m.title: m.values for m in mean_maps(context)}
     if not maps or "template" not in arrays:
         command = (
             f"equipoise evaluate --workdir=... --cohort={context.cohort} --split={context.split} --saliency"

@@ -24,7 +24,18 @@ def run(workdir, *words):
         return launch.report.main()
     finally:
         flags.FLAGS.unparse_flags()
-        for name in ("workdir", "cohort", "split", "step", "output", "group", "resamples", "seed", "policy"):
+        for name in (
+            "workdir",
+            "cohort",
+            "split",
+            "step",
+            "output",
+            "group",
+            "resamples",
+            "seed",
+            "policy",
+            "region_cut",
+        ):
             flags.FLAGS[name].unparse()
         flags.FLAGS(["test"])
 
@@ -41,10 +52,10 @@ def reported(tmp_path_factory):
 
 
 def value_at(document, key):
-    """``/groups/bias/with/fpr`` -> the value of that cell."""
+    """``/groups/bias/with/fpr`` -> the value of that cell; ``/region_scores/.../weighted`` -> the number itself."""
     for part in key.split("/")[1:]:
         document = document[part.replace("~1", "/").replace("~0", "~")]
-    return document["value"]
+    return document["value"] if isinstance(document, dict) else document
 
 
 def test_the_page_stands_alone_and_is_well_formed(reported):
@@ -57,7 +68,7 @@ def test_the_page_stands_alone_and_is_well_formed(reported):
 
 def test_the_page_names_nobody_and_no_place(reported):
     written = [p.read_text() for p in reported[1].iterdir() if p.is_file()]
-    assert len(written) == 4
+    assert len(written) == 5
     for text in written:
         assert "person-" not in text and "scan-0" not in text and "scan-7" not in text
         assert str(reported[0]) not in text and "/home" not in text and "/tmp" not in text
@@ -67,7 +78,7 @@ def test_every_number_on_the_page_is_that_of_metrics_json(reported):
     document = json.loads((reported[1] / "metrics.json").read_text())
     numbers = Outline((reported[1] / "report.html").read_text()).numbers
     assert len(numbers) > 60
-    assert {key.split("/")[1] for key, _ in numbers} == {"overall", "groups", "disparities"}
+    assert {key.split("/")[1] for key, _ in numbers} == {"overall", "groups", "disparities", "region_scores"}
     for key, text in numbers:
         value = value_at(document, key)
         signed = "/difference:" in key or "/xauc_" in key
@@ -85,6 +96,19 @@ def test_metrics_files_agree_and_fit_the_schema(reported):
     cell = document["groups"]["bias"]["with"]["fpr"]
     assert (row["value"], row["low"], row["n"]) == pytest.approx((cell["value"], cell["low"], cell["n"]))
     assert document["settings"]["threshold_split"] == "fixed"
+    scored = pd.read_csv(reported[1] / "region_scores.csv").set_index(["target", "level", "label"])
+    group = document["region_scores"]["groups"]["present_with"]
+    assert (group["target"], group["attribute"], group["level"], group["n"]) == (
+        "present",
+        "bias",
+        "with",
+        10,
+    )
+    for region in ("75", "78"):
+        row = scored.loc[("present", "with", int(region))]
+        assert row["weighted"] == pytest.approx(group["regions"][region]["weighted"])
+        assert row["marked"] == group["regions"][region]["marked"] == {"75": "disease", "78": "bias"}[region]
+    assert "no voxel" in group["regions"]["79"]["reason"] and group["regions"]["79"]["weighted"] is None
     assert document["models"]["cnn"]["overall"] == document["overall"]
 
 
@@ -94,6 +118,7 @@ def test_every_section_and_figure_is_there(reported):
         "best validation auroc", "2 scans could not be used", "Scores, overall and by group", "Gaps between groups",
         "perfect shortcut user", "The same subjects, with and without the bias", "Rendering the bias into the very same subjects changes",
         "Training", "Where the model looks", "disease region (right insula)", "What this report can and cannot see",
+        "The disease region (right insula) has rank 1 to 2 of 15", "Orange diamond: disease region", "blue square: bias region",
         "smallest detectable", "Appendix: definitions", html.escape(registry.get("accuracy").formula), "Settings, versions and fingerprints", "0123456789ab",
         "Who was scored", "Findings in words", "of 100 with it, missed", "Methods, to paste into a paper",
     ):  # fmt: skip
@@ -103,6 +128,7 @@ def test_every_section_and_figure_is_there(reported):
         "composition", "scores_by_bias", "roc_by_bias", "precision_recall_by_bias", "calibration_by_bias", "distribution_by_bias",
         "decision_by_bias",
         "gaps_by_bias_sensitivity", "gaps_by_bias_fpr", "gaps_and_theory", "paired_effect", "training", "saliency",
+        "region_scores_absent", "region_scores_present",
     }  # fmt: skip
 
 
@@ -111,7 +137,10 @@ def test_missing_parts_become_notes_with_their_command(tmp_path, monkeypatch):
     for path in (tmp_path / "run" / "saliency").rglob("*.npz"):
         path.unlink()
     monkeypatch.setattr(data, "open_builder", lambda cohort, data_dir: builder)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "region_scores.csv").touch()  # of an older report, which had maps
     run(tmp_path / "run", f"--output={tmp_path / 'elsewhere'}", "--step=600")
+    assert not (tmp_path / "elsewhere" / "region_scores.csv").exists()
     text = (tmp_path / "elsewhere" / "report.html").read_text()
     assert "equipoise evaluate --workdir=... --cohort=simba/near_4mm_counterfactual --split=test" in text
     assert "--saliency" in text
@@ -124,6 +153,8 @@ def test_mistakes_get_a_command_to_run(tmp_path):
         run(tmp_path / "run", "--step=7")
     with pytest.raises(UserError, match="equipoise evaluate .*--cohort=simba/far_4mm --split=test"):
         run(tmp_path / "run", "--cohort=simba/far_4mm")
+    with pytest.raises(UserError, match="--region_cut=1.0: give a number between 0 and 1"):
+        run(tmp_path / "run", "--region_cut=1")
     with pytest.raises(UserError, match="holds no run"):
         run(tmp_path / "nothing")
 

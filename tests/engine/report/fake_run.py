@@ -8,7 +8,7 @@ import pandas as pd
 
 from engine import config, evaluate
 from engine.metrics.table import Schema, write_table
-from engine.transforms.masks import encode_mask
+from engine.transforms.masks import encode_labels, encode_mask
 
 COHORT, STEP = "simba/near_4mm", 600
 SCHEMA = Schema(
@@ -68,20 +68,26 @@ def history() -> list[dict]:
 
 
 def volumes() -> tuple[dict, dict]:
-    """(saliency arrays, encoded regions) on a grid of 20 x 24 x 20: a ball with two small regions."""
+    """(saliency arrays, regions and label map as metadata) on a grid of 20 x 24 x 20: a ball with two small regions."""
     grid = np.stack(np.meshgrid(*(np.arange(s) for s in (20, 24, 20)), indexing="ij"))
     ball = lambda centre, radius: ((grid - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(0) < radius**2  # noqa: E731
     brain, disease, bias = ball((9.5, 11.5, 9.5), 8.5), ball((14, 13, 10), 2.3), ball((12, 9, 10), 1.9)
+    beside = ball((5, 12, 10), 2.0)
     noise = np.random.default_rng(0).random(brain.shape)
     template = (brain * (0.6 + 0.4 * noise) - 0.5).astype(np.float32)
-    arrays = {"template": template}
+    arrays = {"template": template, "attribute": np.str_("bias")}
     for target in ("absent", "present"):
-        for level, weight in (("without", 0.3), ("with", 0.6)):
-            arrays[f"mean_{target}_{level}"] = (0.1 * noise * brain + 0.6 * disease + weight * bias).astype(
-                np.float32
-            )
+        for level, weight in (("without", 0.4), ("with", 0.7)):
+            shown = 0.1 * noise * brain + 0.6 * disease + weight * bias + 0.25 * beside
+            arrays[f"mean_{target}_{level}"] = shown.astype(np.float32)
             arrays[f"count_{target}_{level}"] = np.int32(10)
-    return arrays, {"disease": encode_mask(disease), "bias": encode_mask(bias)}
+    labels = np.where(brain, 1 + (grid[0] // 5) * 4 + grid[1] // 6, 0)
+    labels[disease], labels[bias], labels[beside] = 75, 78, 30
+    names = {"75": "right insula", "78": "right putamen", "79": "lost in the grid"}
+    return arrays, {
+        "regions": {"disease": encode_mask(disease), "bias": encode_mask(bias)},
+        "label_map": {"labels": encode_labels(labels), "names": names, "marked": {"disease": 75, "bias": 78}},
+    }
 
 
 def cohort_report(n: int) -> dict:
@@ -117,7 +123,7 @@ def make(workdir, data_dir, n: int = 600, *, counterfactual: bool = True, lean: 
     for flip in (False, True)[: 1 + counterfactual]:
         frame = predictions(n, 1, flip=flip, lean=lean)
         write_table(evaluate.table_path(workdir, frame["cohort"][0], "test", STEP), frame, SCHEMA)
-    arrays, regions = volumes()
+    arrays, planted = volumes()
     path = evaluate.saliency_path(workdir, COHORT, STEP)
     path.parent.mkdir(parents=True)
     np.savez(path, **arrays)
@@ -125,5 +131,5 @@ def make(workdir, data_dir, n: int = 600, *, counterfactual: bool = True, lean: 
     (data_dir / "cohort_report.json").write_text(json.dumps(cohort_report(n)))
     design = {"scenario": "near", "bias_in_disease": 0.7, "bias_in_healthy": 0.3, "prevalence": 0.5}
     names = {"disease": "right insula", "bias": "right putamen"}
-    metadata = {"regions": regions, "region_names": names, "design": design}
+    metadata = {**planted, "region_names": names, "design": design}
     return types.SimpleNamespace(info=types.SimpleNamespace(metadata=metadata), data_path=data_dir)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -7,7 +8,8 @@ import pytest
 
 from engine.metrics import frame
 from engine.metrics.table import Table, validate
-from engine.report import figures, findings, page, run, slices
+from engine.report import figures, findings, page, regions, run, slices
+from engine.transforms.masks import decode_labels, encode_labels
 from tests.engine.report import fake_run
 
 SCHEMA = json.loads((pathlib.Path(page.__file__).parent / "metrics.schema.json").read_text())
@@ -102,6 +104,73 @@ def test_saliency_density_by_hand():
     regions = {"r": np.array([[True, False], [False, False]]), "none": np.zeros((2, 2), bool)}
     found = slices.density(values, regions, inside)
     assert found["g"]["r"] == 3.0 and np.isnan(found["g"]["none"])
+
+
+def with_maps(**changes):
+    arrays, metadata = fake_run.volumes()
+    return context(saliency=arrays, metadata=metadata, **changes)
+
+
+def test_regions_of_saliency_are_said_ranked_and_drawn():
+    section = regions.section(with_maps())
+    (grid,), first = section.tables, section.tables[0].rows[0]
+    assert first[0].text == "right insula (disease region)" and len(grid.header) == 2 + 4
+    assert "without" in grid.header[2] and first[2].note.startswith("rank 1; 100 %; ")
+    # The bias is less salient than the disease in those without it, and more in those with it.
+    assert section.text[1].startswith(
+        "The disease region (right insula) has rank 1 to 2 of 15 over 4 groups, and 100 %"
+    )
+    assert "; the bias region (right putamen) has rank 1 to 2 of 15" in section.text[1]
+    assert [f.name for f in section.figures] == ["region_scores_absent", "region_scores_present"]
+    assert all(
+        "bias without (n=10): right insula (disease region), right putamen" in f.alt for f in section.figures
+    )
+    assert all("Orange diamond: disease region" in f.caption for f in section.figures)
+
+
+def test_regions_of_saliency_that_cannot_be_scored():
+    made = with_maps()
+    assert regions.section(context(metadata=made.metadata)) is None  # no maps
+    assert regions.section(dataclasses.replace(made, metadata={})) is None  # no label map
+    assert regions.to_json(dataclasses.replace(made, metadata={})) is None
+    label_map = made.metadata["label_map"] | {"labels": encode_labels(np.ones((3, 3, 3), int))}
+    other = dataclasses.replace(made, metadata={"label_map": label_map})
+    assert "another grid" in regions.section(other).text[0] and regions.to_json(other) is None
+    flat = {k: np.zeros_like(v) if k.startswith("mean_") else v for k, v in made.saliency.items()}
+    assert (
+        "has no score: the map is constant"
+        in regions.section(dataclasses.replace(made, saliency=flat)).text[1]
+    )
+    atlas = decode_labels(made.metadata["label_map"]["labels"])
+    missed = {
+        k: np.where(atlas == 78, 0, v) if k.startswith("mean_") else v for k, v in made.saliency.items()
+    }
+    section = regions.section(dataclasses.replace(made, saliency=missed))
+    assert "; of the bias region (right putamen) no voxel survives in any group" in section.text[1]
+    unmarked = dataclasses.replace(made, metadata={"label_map": made.metadata["label_map"] | {"marked": {}}})
+    assert "marks no region" in regions.section(unmarked).text[1]
+
+
+def test_a_shared_report_has_no_maps_of_few_or_hidden_people():
+    hidden = with_maps(hidden=frozenset({("bias", "with")}), min_cell=5)
+    assert [m.name for m in run.mean_maps(hidden)] == ["absent_without", "present_without"]
+    assert "bias with (" not in str(regions.section(hidden)) + str(run.saliency(hidden).tables)
+    assert set(regions.to_json(hidden)["groups"]) == {"absent_without", "present_without"}
+    few = with_maps(min_cell=11)  # of ten images each
+    assert regions.section(few) is None and run.saliency(few).command
+
+
+def test_groups_of_maps_are_those_that_were_kept():
+    schema = dataclasses.replace(
+        fake_run.SCHEMA,
+        classes=("ill", "ill_late"),
+        attributes={"sex": ["with"], "bias": ["with", "without"]},
+    )
+    arrays = {"mean_ill_late_with": np.zeros((2, 2)), "attribute": np.str_("bias")}
+    (one,) = run.mean_maps(context(schema=schema, saliency=arrays))
+    assert (one.target, one.attribute, one.level, one.n) == ("ill_late", "bias", "with", None)
+    (old,) = run.mean_maps(context(schema=schema, saliency={"mean_ill_with": np.zeros((2, 2))}))
+    assert (old.target, old.attribute, old.level) == ("ill", "sex", "with")  # the first that has the level
 
 
 def test_slices_show_both_regions_where_one_slice_can():
