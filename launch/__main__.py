@@ -5,6 +5,9 @@
   equipoise evaluate   score a cohort with a checkpoint: one row per image
   equipoise report     turn predictions into a fairness report
   equipoise audit      the same for any CSV or Parquet table, from any model
+  equipoise probe      what the layers of a model know of labels and attributes
+  equipoise sweep      train and score a grid of runs, here or on Slurm
+  equipoise study      a published study from one command
   equipoise demo       all four on a real brain, in about 5 minutes on a laptop
 
 `equipoise COMMAND --help` teaches each. A first session:
@@ -21,7 +24,7 @@ import sys
 
 from engine.config import did_you_mean
 
-COMMANDS = ("prepare", "train", "evaluate", "report", "audit", "demo")
+COMMANDS = ("prepare", "train", "evaluate", "report", "audit", "probe", "sweep", "study", "demo")
 
 
 def main() -> None:

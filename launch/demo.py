@@ -8,25 +8,23 @@ Does it lean on the bias? The report says how much, for whom, and how surely. Ev
 finished stages are not done again.
 """
 
-import os
 import pathlib
-import shlex
-import subprocess
 import sys
 import time
 
 from absl import flags
 
-from launch import program
+from launch import execution, program
+from tasks.plan import Chain, Stage
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder for the run and its report.")
 
 COHORT = "simba/near_4mm"
 
 
-def stages(workdir: str) -> list[tuple[str, list[str]]]:
-    """(what it does and how long it takes, command) of every stage."""
-    return [
+def chain(workdir: str) -> Chain:
+    """The stages; each command knows by itself what it did before, so that all are given again."""
+    return Chain("demo", tuple(Stage(title, tuple(command), is_repeated=True) for title, command in [
         ("warp the real MNI152 brain into 2,000 subjects with a near bias: about 70 s",
          ["prepare", f"--cohort={COHORT}"]),
         ("render the test subjects again with the bias flipped: about 25 s",
@@ -39,31 +37,18 @@ def stages(workdir: str) -> list[tuple[str, list[str]]]:
          ["evaluate", f"--workdir={workdir}", f"--cohort={COHORT}_counterfactual", "--split=test"]),
         ("write the report: about 10 s",
          ["report", f"--workdir={workdir}", f"--cohort={COHORT}", "--split=test"]),
-    ]  # fmt: skip
+    ]))  # fmt: skip
 
 
 def main() -> int:
     """Runs the stages in order; stops at the first that fails, with its exit code."""
-    workdir = str(pathlib.Path(_WORKDIR.value).expanduser())
-    data_dir = f"--data_dir={program.data_dir()}"
+    workdir = pathlib.Path(_WORKDIR.value).expanduser()
     began = time.perf_counter()
-    todo = stages(workdir)
-    # Large pages halve the cost of fresh memory, of which a training step on a CPU takes much.
-    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
-    for number, (text, command) in enumerate(todo, start=1):
-        print(f"\n[{number}/{len(todo)}] {text}\n  $ equipoise {shlex.join(command)}", flush=True)
-        start = time.perf_counter()
-        code = subprocess.run(
-            [sys.executable, "-m", "launch", *command, data_dir], env=environment, check=False
-        ).returncode
-        if code:
-            print(
-                f"stage {number} stopped with exit code {code}; the same command goes on from here",
-                file=sys.stderr,
-            )
-            return code
-        print(f"  done in {time.perf_counter() - start:.0f} s", flush=True)
-    report = pathlib.Path(workdir).absolute() / "report" / "report.html"
+    code = execution.Work(chain(str(workdir)), workdir / "logs", program.data_dir(), in_sight=True)()
+    if code:
+        print(f"stopped with exit code {code}; the same command goes on from here", file=sys.stderr)
+        return code
+    report = workdir.absolute() / "report" / "report.html"
     print(f"\nthe report is at {report}  ({time.perf_counter() - began:.0f} s in all)")
     return 0
 

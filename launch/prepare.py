@@ -91,7 +91,7 @@ def main() -> None:
         return
     if not _COHORT.value:
         raise UserError("no --cohort: name one, or see --list")
-    options = dict(_split(o) for o in _OPTIONS.value)
+    options = dict(program.setting(text, "--options") for text in _OPTIONS.value)
     options |= {flag.name: flag.value for flag in _TABLE_FLAGS if flag.value is not None}
     source = pathlib.Path(_SOURCE_DIR.value).expanduser() if _SOURCE_DIR.value else None
     name = f"{_COHORT.value}/{_NAME.value}" if _NAME.value else _COHORT.value
@@ -114,19 +114,6 @@ def main() -> None:
     skipped = summary["skipped_total"]
     print(f"{skipped} scans skipped{', each with its reason in cohort_report.json' if skipped else ''}")
     print(f"prepared: {builder.data_path}")
-
-
-def _split(option: str) -> tuple[str, object]:
-    """``"subjects=400"`` -> ``("subjects", 400)``."""
-    from engine.config import UserError
-
-    name, equals, value = option.partition("=")
-    if not equals:
-        raise UserError(f"--options: {option!r} is not name=value")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 if __name__ == "__main__":

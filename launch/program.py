@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 policy violated, 75 preempted and saved.
 
 import ast
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -12,7 +13,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
@@ -35,6 +36,21 @@ def data_dir() -> pathlib.Path:
     given = _DATA_DIR.value or os.environ.get("EQUIPOISE_DATA")
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     return pathlib.Path(given).expanduser() if given else cache / "equipoise" / "cohorts"
+
+
+def setting(text: str, flag: str) -> tuple[str, Any]:
+    """``"subjects=400"`` -> ``("subjects", 400)``: a name, and a value as JSON or as it stands.
+
+    Raises:
+      UserError: for text of another form, naming the flag.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"{flag}: {text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _help(module: types.ModuleType) -> str:
@@ -78,6 +94,22 @@ def locate_config(value: str) -> str:
             f"Studies: {', '.join(studies)}; or give pkg.module:name or path/to/runs.py:name"
         )
     return f"{spec.origin}{suffix}"
+
+
+def load_run(value: str) -> Run:
+    """The run that ``--config=VALUE`` names, without what the command line says otherwise.
+
+    Raises:
+      UserError: for a run that does not exist.
+    """
+    path, _, name = locate_config(value).partition(".py")
+    spec = importlib.util.spec_from_file_location("run_file", f"{path}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.get_config(*filter(None, [name.removeprefix(":")]))
+    except ValueError as error:
+        raise UserError(f"--config={value}: {error}") from error
 
 
 def shipped_studies() -> list[str]:

@@ -126,7 +126,7 @@ def parameters(
         "workdir, data_dir, step, out = sys.argv[1:]\n"
         "run = config.load(pathlib.Path(workdir))\n"
         "split = data.open_split(run.data.cohort, 'train', pathlib.Path(data_dir))\n"
-        "program = evaluate.Program(run, make_task(run, split), data.batch_shape(split, run.data))\n"
+        "program = evaluate.Program(run, make_task(run, split), split)\n"
         "state = evaluate.restore(program, pathlib.Path(workdir), int(step))\n"
         "leaves = jax.tree_util.tree_leaves_with_path(state)\n"
         "np.savez(out, **{jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves})\n"

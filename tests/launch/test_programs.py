@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from launch import program, reference
@@ -29,7 +30,7 @@ def test_the_command_line_lists_its_commands():
     ("words", "code", "message"),
     [
         (["train", "--config=simbaa:near"], 2, "Did you mean 'simba'"),
-        (["train", "--config=simba:nearr"], 2, "there are: none, near, far"),
+        (["train", "--config=simba:nearr"], 2, "there are: none, near, far, intensity"),
         (
             ["train", "--config=simba:near", "--config.optimizer.learning_rat=1"],
             2,
@@ -119,7 +120,9 @@ def test_evaluate_writes_one_row_per_image(tiny_run, tiny_data_dir):
     assert frame["scan_id"].is_unique
     assert set(frame["threshold_split"]) == {"fixed"}
     assert frame["config_fingerprint"].str.len().eq(12).all()
-    assert list((workdir / "saliency" / "tiny").glob("*.npz"))
+    for maps in (workdir / "saliency" / "tiny").glob("*.npz"):
+        assert str(np.load(maps)["attribute"]) == "sex"
+    assert len(list((workdir / "saliency" / "tiny").iterdir())) == len(tables)
 
 
 def test_evaluate_names_the_steps_there_are(tiny_run, tiny_data_dir):
@@ -144,3 +147,33 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tiny_data_dir,
     assert done.returncode == 1
     assert "not finite at update" in done.stderr
     assert "Try a lower --config.optimizer.learning_rate" in done.stderr
+
+
+def test_a_network_that_does_not_fit_leaves_no_run_behind(tiny_data_dir, tmp_path):
+    deep = "--config.model.args.features=(4,4,4,4,4,4)"
+    done = launching.equipoise(*launching.train_words(tmp_path / "run", tiny_data_dir, deep))
+    assert done.returncode == 1 and "cannot be pooled" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_scores_several_cohorts_and_every_member_of_a_population(tiny_data_dir, tmp_path):
+    run = tmp_path / "run"
+    words = launching.train_words(run, tiny_data_dir, "--config.population.seeds=2", "--config.num_steps=4")
+    assert launching.equipoise(*words).returncode == 0
+    done = launching.equipoise(
+        "evaluate", f"--workdir={run}", "--cohort=tiny,tiny", f"--data_dir={tiny_data_dir}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("images of tiny test") == 4
+    done = launching.equipoise(
+        "probe",
+        f"--workdir={run}",
+        "--labels=disease,sex",
+        "--folds=2",
+        "--control=1",
+        f"--data_dir={tiny_data_dir}",
+    )
+    assert done.returncode == 0, done.stderr
+    for member in ("member_000", "member_001"):
+        assert list((run / member / "evaluations" / "tiny" / "test").glob("*.parquet"))
+        assert list((run / member / "probes" / "tiny" / "test").glob("*.json"))

@@ -1,0 +1,286 @@
+"""Carrying out a plan: here, in several processes of this machine, or as jobs of Slurm.
+
+What is done is remembered in FOLDER/logs, stage by stage, so that the same command goes on where it stopped. A stage is done
+again when its command, or that of a stage before it in its chain, is another one than before.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from engine.config import UserError
+from launch import program
+from tasks.plan import Chain, Plan
+
+PREEMPTED = 75
+_POLL_SECONDS = 0.5
+# Large pages halve the cost of fresh memory, of which a training step on a CPU takes much.
+_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def define_flags() -> None:
+    """Defines where a plan is carried out: ``--executor``, ``--jobs``, ``--gpus_per_job``, ``--slurm``, ``--dry_run``."""
+    flags.DEFINE_enum(
+        "executor", "here", ["here", "local", "slurm"],
+        "here: one after another, in sight; local: --jobs at once on this machine; slurm: each a job of a job array.",
+    )  # fmt: skip
+    flags.DEFINE_integer("jobs", 2, "With local or slurm: how many run at once.", lower_bound=1)
+    flags.DEFINE_integer("gpus_per_job", 0, "GPUs of each job; with local each has its own.", lower_bound=0)
+    flags.DEFINE_list(
+        "slurm",
+        [],
+        "With slurm: NAME=VALUE of submitit, such as timeout_min=240,slurm_partition=gpu,mem_gb=64,cpus_per_task=8.",
+    )
+    flags.DEFINE_bool("dry_run", False, "Print the commands, and stop.")
+
+
+def _signatures(chain: Chain) -> list[str]:
+    """For each stage a digest of its command and of those before it."""
+    digest, found = hashlib.sha256(), []
+    for stage in chain.stages:
+        digest.update(json.dumps(stage.command).encode())
+        found.append(digest.hexdigest()[:16])
+    return found
+
+
+@dataclasses.dataclass
+class Work:
+    """One chain at work; :mod:`submitit` calls it in the job's process.
+
+    Attributes:
+      chain: what to do.
+      logs: folder of the chain's log and record.
+      data_dir: of prepared cohorts.
+      in_sight: whether the commands write to this console, else to the log.
+      environment: variables of its own; one that is None is taken away.
+    """
+
+    chain: Chain
+    logs: pathlib.Path
+    data_dir: pathlib.Path
+    in_sight: bool
+    environment: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    _child: Any = None
+
+    @property
+    def record(self) -> pathlib.Path:
+        """The file that tells which stages are done."""
+        return self.logs / f"{self.chain.name}.json"
+
+    @property
+    def log(self) -> pathlib.Path:
+        """Everything that the commands said."""
+        return self.logs / f"{self.chain.name}.log"
+
+    def todo(self) -> list[int]:
+        """Places of the stages that are not done."""
+        done = json.loads(self.record.read_text()) if self.record.exists() else []
+        signatures = _signatures(self.chain)
+        agree = 0
+        while agree < min(len(done), len(signatures)) and done[agree] == signatures[agree]:
+            agree += 1
+        stages = self.chain.stages
+        repeated = next((i for i, stage in enumerate(stages) if stage.is_repeated), len(stages))
+        return list(range(min(agree, repeated), len(stages)))
+
+    def __call__(self) -> int:
+        """Does what is not done; the exit code of the first stage that fails, else 0."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        signatures, number = _signatures(self.chain), len(self.chain.stages)
+        for place in self.todo():
+            stage = self.chain.stages[place]
+            words = [sys.executable, "-m", "launch", *stage.command, f"--data_dir={self.data_dir}"]
+            head = f"\n[{self.chain.name} {place + 1}/{number}] {stage.title}\n  $ equipoise {shlex.join(stage.command)}"
+            start = time.perf_counter()
+            given = _ENVIRONMENT | os.environ | self.environment
+            environment = {name: value for name, value in given.items() if value is not None}
+            if self.in_sight:
+                print(head, flush=True)
+                code = subprocess.run(words, env=environment, check=False).returncode
+            else:
+                with self.log.open("a") as log:
+                    print(head, file=log, flush=True)
+                    self._child = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+                    signal.signal(signal.SIGTERM, lambda *_: self._child.terminate())
+                    code = self._child.wait()
+            if code:
+                return code
+            temporary = self.record.with_suffix(".tmp")
+            temporary.write_text(json.dumps(signatures[: place + 1]))
+            temporary.replace(self.record)
+            if self.in_sight:
+                print(f"  done in {time.perf_counter() - start:.0f} s", flush=True)
+        return 0
+
+    def checkpoint(self) -> Any:
+        """Called in a job that Slurm is about to end: the run saves its state, and the job is queued again."""
+        import submitit
+
+        if self._child is not None:
+            self._child.terminate()
+            self._child.wait()
+        return submitit.helpers.DelayedSubmission(dataclasses.replace(self, _child=None))
+
+
+def _make_executor(logs: pathlib.Path) -> Any:
+    """The executor of submitit as the flags describe it."""
+    try:
+        import submitit
+    except ModuleNotFoundError:
+        raise UserError(
+            f"--executor={flags.FLAGS.executor} needs submitit: pip install 'equipoise[slurm]'"
+        ) from None
+    kind, values = flags.FLAGS.executor, flags.FLAGS
+    if kind == "slurm" and not submitit.SlurmExecutor.affinity() > 0:
+        raise UserError("--executor=slurm: there is no srun here; submit from a login node of the cluster")
+    executor = submitit.AutoExecutor(folder=logs / "jobs", cluster=kind)
+    settings: dict[str, Any] = {"name": "equipoise"}
+    if kind == "slurm":
+        settings |= {"slurm_array_parallelism": values.jobs} | dict(
+            program.setting(text, "--slurm") for text in values.slurm
+        )
+        if values.gpus_per_job:
+            settings["gpus_per_node"] = values.gpus_per_job
+    else:
+        settings["timeout_min"] = 60 * 24 * 365  # a local job ends when it is done
+    try:
+        executor.update_parameters(**settings)
+    except (NameError, TypeError, ValueError) as error:
+        raise UserError(f"--slurm={','.join(flags.FLAGS.slurm)}: {' '.join(str(error).split())}") from None
+    return executor
+
+
+def _slots(jobs: int) -> list[dict[str, str | None]]:
+    """Environment of each place at which a local job may run: with GPUs of its own, or with those that this process sees."""
+    each, given = flags.FLAGS.gpus_per_job, os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not each:
+        return [{"CUDA_VISIBLE_DEVICES": given} for _ in range(jobs)]  # submitit would hide all
+    names = given.split(",") if given else [str(i) for i in range(jobs * each)]
+    if len(names) < jobs * each:
+        raise UserError(
+            f"--jobs={jobs} with --gpus_per_job={each} needs {jobs * each} GPUs; CUDA_VISIBLE_DEVICES={given} names {len(names)}"
+        )
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * each : (i + 1) * each])} for i in range(jobs)]
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def _run_jobs(works: Sequence[Work], logs: pathlib.Path, ended: Callable[[Work, int], None]) -> None:
+    """All chains through submitit, at most ``--jobs`` at once."""
+    executor = _make_executor(logs)
+    if flags.FLAGS.executor == "slurm":
+        with executor.batch():
+            jobs = [executor.submit(work) for work in works]
+        waiting = dict(zip(jobs, works, strict=True))
+        _tell(f"  submitted {len(jobs)} jobs; logs in {logs}")
+        slots, queue, running = [], [], waiting
+    else:
+        slots, queue, running = _slots(flags.FLAGS.jobs), list(works), {}
+    place_of: dict[Any, dict[str, str | None]] = {}
+    try:
+        while queue or running:
+            while queue and slots:
+                slot, work = slots.pop(0), queue.pop(0)
+                job = executor.submit(dataclasses.replace(work, environment={**work.environment, **slot}))
+                place_of[job], running[job] = slot, work
+            for job in [job for job in running if job.done()]:
+                work = running.pop(job)
+                if job in place_of:
+                    slots.append(place_of.pop(job))
+                try:
+                    code = job.result()
+                except Exception as error:  # of the job's process: killed, out of memory, out of time
+                    with work.log.open("a") as log:
+                        print(f"the job ended without a result: {error}", file=log)
+                    code = 1
+                ended(work, code)
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        if flags.FLAGS.executor == "local":
+            for job in running:
+                job.cancel()
+        raise
+
+
+def carry_out(plan: Plan, folder: pathlib.Path) -> int:
+    """Does every stage of a plan that is not done.
+
+    Args:
+      plan: phases of chains.
+      folder: of the work; records and logs go to ``folder/logs``.
+
+    Returns:
+      0; the exit code of the chain that failed, with one line for each that did; 75 where one was preempted and saved.
+
+    Raises:
+      UserError: when two chains share a name, or the executor cannot be had.
+    """
+    logs = folder / "logs"
+    names = [chain.name for phase in plan for chain in phase]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UserError(f"two parts of the plan share a name: {', '.join(sorted(twice))}")
+    if flags.FLAGS.dry_run:
+        for phase in plan:
+            for stage in (stage for chain in phase for stage in chain.stages):
+                print(f"equipoise {shlex.join(stage.command)}")
+        return 0
+    here = flags.FLAGS.executor == "here"
+    # Most runs of a plan compile the same programs. Nodes of a cluster may differ, and so share none.
+    cache, shared = "JAX_COMPILATION_CACHE_DIR", {}
+    if flags.FLAGS.executor != "slurm" and cache not in os.environ:
+        shared = {cache: str(logs / "compiled")}
+    failed: list[tuple[Work, int]] = []
+    for phase in plan:
+        works = [Work(chain, logs, program.data_dir().absolute(), here, shared) for chain in phase]
+        waiting = [work for work in works if work.todo()]
+        if len(waiting) < len(works):
+            _tell(
+                f"{len(works) - len(waiting)} of {len(works)} done before: {_some(w.chain.name for w in works if w not in waiting)}"
+            )
+        count, began = 0, time.perf_counter()
+
+        def ended(work: Work, code: int, total: int = len(waiting), began: float = began) -> None:
+            nonlocal count
+            count += 1
+            if code:
+                failed.append((work, code))
+            left = (time.perf_counter() - began) / count * (total - count)
+            more = f", about {left / 60:.0f} min to go" if count < total else ""
+            verdict = "done" if not code else "preempted" if code == PREEMPTED else f"failed ({code})"
+            if total > 1 or not here:
+                _tell(f"== {count}/{total} {work.chain.name}: {verdict}{more}")
+
+        if here:
+            for work in waiting:
+                ended(work, work())
+        else:
+            _run_jobs(waiting, logs, ended)
+        if failed:
+            break
+    for work, code in failed:
+        where = "" if here else f"; see {work.log}"
+        print(
+            f"{work.chain.name} stopped with exit code {code}{where}; the same command goes on from there",
+            file=sys.stderr,
+        )
+    codes = {code for _, code in failed}
+    return PREEMPTED if codes == {PREEMPTED} else min(codes - {PREEMPTED}, default=0)
+
+
+def _some(names: Any, most: int = 6) -> str:
+    found = list(names)
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
