@@ -1,5 +1,6 @@
 """What benchmark programs share: timing that interleaves the contestants, the machine, and the closing line."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -11,6 +12,9 @@ import types
 from collections.abc import Callable, Mapping
 
 import jax
+
+# What a contestant may be charged for: the time that passes, or that of all its threads on a processor.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def machine() -> str:
@@ -25,15 +29,14 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}"
 
 
-def require_torch() -> types.ModuleType:
-    """PyTorch, the peer; ends the program with a line that says how to install it where it is missing."""
+def require(module: str) -> types.ModuleType:
+    """A peer, such as torch or SimpleITK; where it is missing, ends the program with a line that says how to install it."""
     try:
-        import torch
+        return importlib.import_module(module)
     except ImportError:
         sys.exit(
-            "this benchmark runs PyTorch beside ours, and it is not installed: pip install 'equipoise[bench]'"
+            f"this benchmark runs {module} beside ours, and it is not installed: pip install 'equipoise[bench]'"
         )
-    return torch
 
 
 def restart_on_cpu() -> None:
@@ -52,7 +55,11 @@ def load() -> str:
     return f"load {one:.2f} (1 min) {five:.2f} (5 min)"
 
 
-def fastest(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def fastest(
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Least seconds of each call over rounds, after one round of warming up.
 
     Every round takes the contestants in another order: a call pays for the memory and caches that the one before left.
@@ -60,10 +67,10 @@ def fastest(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dic
     best, order = dict.fromkeys(contestants, float("inf")), random.Random(0)
     for count in range(rounds + 1):
         for name in order.sample(list(contestants), len(contestants)):
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(contestants[name]())
             if count:
-                best[name] = min(best[name], time.perf_counter() - start)
+                best[name] = min(best[name], clock() - start)
     return best
 
 

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=40, help="batches in a turn")
     parser.add_argument("--subjects", type=int, default=200, help="of the cohort; half of them are read")
     args = parser.parse_args()
-    torch = common.require_torch()
+    torch = common.require("torch")
     common.restart_on_cpu()
     print(f"{common.machine()}, torch {torch.__version__}; {common.load()}")
     with tempfile.TemporaryDirectory() as temporary:

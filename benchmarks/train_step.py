@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="timed calls of each side, taken in turns")
     parser.add_argument("--only", default="", help="networks whose name holds this text")
     args = parser.parse_args()
-    torch = common.require_torch()
+    torch = common.require("torch")
     common.restart_on_cpu()
     torch.set_num_threads(os.cpu_count() or 1)
     print(f"{common.machine()}, torch {torch.__version__}; {common.load()}")
