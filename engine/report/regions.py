@@ -1,5 +1,6 @@
 """Which regions of a cohort's label map the mean saliency maps fall into, group by group."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ def _scored(context: Context) -> tuple[LabelMap | None, dict[MeanMap, pd.DataFra
     atlas = regions.read(context.metadata)
     if atlas is None:
         return None, {}
+    atlas = dataclasses.replace(atlas, labels=run.as_seen(context, atlas.labels))
     return atlas, {
         m: regions.score(m.values, atlas.labels, atlas.names, context.region_cut)
         for m in run.mean_maps(context)

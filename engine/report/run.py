@@ -8,6 +8,7 @@ import numpy as np
 from engine.report import figures, slices
 from engine.report.page import Cell, Context, Grid, Section, number, text_cell
 from engine.transforms.masks import decode_mask
+from engine.transforms.spatial import crop_or_pad
 
 
 def _reason(reason: str) -> str:
@@ -115,6 +116,12 @@ def mean_maps(context: Context) -> list[MeanMap]:
     return found
 
 
+def as_seen(context: Context, labels: np.ndarray) -> np.ndarray:
+    """A mask or label map on the grid of a cohort's images, cropped or padded as the model saw them (``data.shape``)."""
+    shape = context.config.get("data", {}).get("shape")
+    return crop_or_pad(labels, tuple(shape)) if shape and len(shape) == labels.ndim else labels
+
+
 def saliency(context: Context) -> Section:
     """Where in the image the decision comes from."""
     title = "Where the model looks"
@@ -130,7 +137,7 @@ def saliency(context: Context) -> Section:
     background = np.asarray(arrays["template"], np.float64)
     names = context.metadata.get("region_names", {})
     regions = {
-        f"{k} region" + (f" ({names[k]})" if k in names else ""): decode_mask(m)
+        f"{k} region" + (f" ({names[k]})" if k in names else ""): as_seen(context, decode_mask(m))
         for k, m in context.metadata.get("regions", {}).items()
     }
     fitting = {k: m for k, m in regions.items() if m.shape == background.shape}

@@ -128,6 +128,21 @@ def test_regions_of_saliency_are_said_ranked_and_drawn():
     assert all("Orange diamond: disease region" in f.caption for f in section.figures)
 
 
+def test_regions_follow_the_crop_of_the_images():
+    made = with_maps()
+    whole = regions.to_json(made)
+    maps = {k: v for k, v in made.saliency.items() if k == "template" or k.startswith("mean_")}
+    smaller = tuple(n - 2 for n in maps["template"].shape)
+    centre = tuple(slice(1, 1 + n) for n in smaller)
+    cut = dataclasses.replace(made, saliency=made.saliency | {k: v[centre] for k, v in maps.items()})
+    assert regions.to_json(cut) is None  # another grid than the label map
+    seen = dataclasses.replace(cut, config=dict(made.config) | {"data": {"shape": list(smaller)}})
+    found = regions.to_json(seen)
+    assert found is not None and found.keys() == whole.keys()
+    assert not any("another grid" in text for text in run.saliency(seen).text)
+    assert len(run.saliency(seen).tables[0].header) == 3
+
+
 def test_regions_of_saliency_that_cannot_be_scored():
     made = with_maps()
     assert regions.section(context(metadata=made.metadata)) is None  # no maps
