@@ -30,7 +30,7 @@ def test_the_command_line_lists_its_commands():
     ("words", "code", "message"),
     [
         (["train", "--config=simbaa:near"], 2, "Did you mean 'simba'"),
-        (["train", "--config=simba:nearr"], 2, "there are: none, near, far, intensity"),
+        (["train", "--config=simba:nearr"], 2, "Did you mean 'near'? There are: none"),
         (
             ["train", "--config=simba:near", "--config.optimizer.learning_rat=1"],
             2,

@@ -53,12 +53,14 @@ def test_every_cohort_is_prepared_before_it_is_used(size):
     prepared = set()
     for words in commands(size, subjects=80):
         if words[0] == "prepare":
-            prepared.add(words[1].removeprefix("--cohort="))
+            settings = dict(o.split("=") for o in words[2].removeprefix("--options=").split(","))
+            assert settings.pop("subjects") == "80"
+            more = "".join(f"_{name}{value}" for name, value in settings.items())
+            prepared.add(f"{words[1].removeprefix('--cohort=')}{more}_subjects80")
             continue
         used = [w.partition("=")[2] for w in words if w.startswith(("--cohort=", "--config.data.cohort="))]
-        for name in ",".join(used).split(","):
-            if name:
-                assert name.removesuffix("_subjects80").replace("_flipintensity_bias", "") in prepared
+        assert set(filter(None, ",".join(used).split(","))) <= prepared
+    assert len(prepared) == 5 + 6
 
 
 def test_methods_differ_from_erm_in_the_method_alone():
