@@ -233,12 +233,6 @@ def _every(attributes: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(s) for size in sizes for s in itertools.combinations(attributes, size)]
 
 
-def _cells(rate: str, change: PairedChange) -> list[Cell]:
-    moved = Cell(number(change.value, 3, True), note=interval(change.low, change.high, 3, True))
-    counts = (Cell(str(change.gained)), Cell(str(change.lost)))
-    return [text_cell(rate), Cell(str(change.n)), Cell(number(change.first)), Cell(number(change.second)), moved, *counts]  # fmt: skip
-
-
 def _points(change: PairedChange) -> str:
     return f"{number(100 * change.value, 1, True)} points (95\u00a0% interval\u00a0{interval(100 * change.low, 100 * change.high, 1, True)})"
 
@@ -266,10 +260,6 @@ def _verdict(effect: PairedEffect, attributes: Sequence[str]) -> str:
 def _direction(change: PairedChange) -> int:
     """1 or −1 where the interval leaves 0 out, else 0."""
     return int(change.low > 0) - int(change.high < 0)
-
-
-def _points(change: PairedChange) -> str:
-    return f"{number(100 * change.value, 1, True)} points (95\u00a0% interval\u00a0{interval(100 * change.low, 100 * change.high, 1, True)})"
 
 
 def _grid(contrast: Contrast, effect: PairedEffect, is_one: bool) -> Grid:
