@@ -79,12 +79,12 @@ _TABLE_FLAGS = (
 
 def main() -> None:
     """Prepares, or lists."""
-    from data_builders import cohort
+    from data_builders import catalogue
     from data_builders.table import Table
     from engine.config import UserError
 
     if _LIST.value:
-        for entry in cohort.list_cohorts():
+        for entry in catalogue.list_cohorts():
             print(
                 f"{entry.name:12} {entry.description}\n{'':12} configurations: {', '.join(entry.configs) or 'none'}"
             )
@@ -95,7 +95,7 @@ def main() -> None:
     options |= {flag.name: flag.value for flag in _TABLE_FLAGS if flag.value is not None}
     source = pathlib.Path(_SOURCE_DIR.value).expanduser() if _SOURCE_DIR.value else None
     name = f"{_COHORT.value}/{_NAME.value}" if _NAME.value else _COHORT.value
-    builder = cohort.find_builder(name, data_dir=program.data_dir(), source_dir=source, **options)
+    builder = catalogue.find_builder(name, data_dir=program.data_dir(), source_dir=source, **options)
     if isinstance(builder, Table) and builder.is_proposal:
         print(builder.propose())
         builder.check()

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_builders import cohort
+from data_builders import catalogue
 from data_builders.cohort import Cohort, Scan, Schema
 from data_builders.readers import read_nifti
 from engine import data
@@ -161,7 +161,7 @@ def test_a_cohort_without_one_usable_scan_is_an_error_with_the_reasons(tmp_path)
 
 
 def test_a_builder_of_ones_own_is_found_by_module(tmp_path):
-    found = cohort.find_builder(f"{__name__}:Brains", data_dir=tmp_path, source_dir=tmp_path)
+    found = catalogue.find_builder(f"{__name__}:Brains", data_dir=tmp_path, source_dir=tmp_path)
     assert isinstance(found, Brains)
     for name, message in (
         (f"{__name__}:Brain", "has no attribute"),
@@ -170,10 +170,10 @@ def test_a_builder_of_ones_own_is_found_by_module(tmp_path):
         ("simba/near_5mm", "Did you mean 'near_"),
     ):
         with pytest.raises(UserError, match=message):
-            cohort.find_builder(name, data_dir=tmp_path)
+            catalogue.find_builder(name, data_dir=tmp_path)
 
 
 def test_the_listing_describes_every_cohort():
-    listed = {c.name: c for c in cohort.list_cohorts()}
+    listed = {c.name: c for c in catalogue.list_cohorts()}
     assert "near_4mm" in listed["simba"].configs
     assert all(c.description for c in listed.values())

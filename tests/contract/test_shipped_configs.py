@@ -46,7 +46,7 @@ def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
 @pytest.fixture(scope="module")
 def shrunken_data_dir(tmp_path_factory):
     """Each shipped cohort at 5 mm with 24 subjects; maps the full cohort's name to the small one's."""
-    from data_builders import cohort
+    from data_builders import catalogue
 
     folder = tmp_path_factory.mktemp("shrunken")
     small = {"folder": folder}
@@ -55,7 +55,7 @@ def shrunken_data_dir(tmp_path_factory):
         for name in runs.names():
             full = runs.get_config(name).data.cohort
             if full not in small:
-                builder = cohort.find_builder(full, data_dir=folder, subjects=24, resolution=5)
+                builder = catalogue.find_builder(full, data_dir=folder, subjects=24, resolution=5)
                 builder.download_and_prepare()
                 small[full] = str(builder.data_path.parent.relative_to(folder))
     return small

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_builders.cohort import find_builder
+from data_builders.catalogue import find_builder
 from data_builders.simba import Simba
 from data_builders.simba_config import SCENARIOS
 from data_builders.simba_velocity import Modes

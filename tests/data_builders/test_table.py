@@ -1,4 +1,5 @@
 import csv
+import importlib
 import json
 import pathlib
 import subprocess
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data_builders import cohort, table_images
+from data_builders import catalogue, table_images
 from data_builders.readers import UnreadableScan
 from data_builders.table import Table
 from data_builders.table_schema import read_schema
@@ -64,7 +65,7 @@ def volumes(folder, count=20, shape=(6, 7, 8), **changes):
 
 def builder_of(table, /, **options):
     options = COLUMNS | {"table": str(table)} | options
-    return cohort.find_builder("table", data_dir=table.parent / "data", **options)
+    return catalogue.find_builder("table", data_dir=table.parent / "data", **options)
 
 
 def build(table, **options):
@@ -122,7 +123,7 @@ def test_the_cache_may_be_kept_and_spares_the_decoding(tmp_path, monkeypatch, ca
     build(table, cache_dir=str(tmp_path / "cache"), keep_cache=True)
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 20
     monkeypatch.setattr(table_images, "load", pytest.fail)
-    again = cohort.find_builder(
+    again = catalogue.find_builder(
         "table/again", data_dir=tmp_path, **COLUMNS, table=str(table), cache_dir=str(tmp_path / "cache")
     )
     again.download_and_prepare()
@@ -303,7 +304,7 @@ def test_what_is_asked_must_make_sense(tmp_path):
         with pytest.raises(UserError, match=message):
             builder_of(table, **options)
     with pytest.raises(UserError, match="cohort 'table' needs --table"):
-        cohort.find_builder("table/x", data_dir=tmp_path)
+        catalogue.find_builder("table/x", data_dir=tmp_path)
 
 
 # --- hostile rows
@@ -413,7 +414,7 @@ def test_splits_are_balanced_and_do_not_depend_on_the_order_of_rows(tmp_path):
     assert all(abs(c["no"] - c["yes"]) <= 4 for c in counts.values())
     header, *lines = table.read_text().splitlines()
     table.write_text("\n".join([header, *lines[::-1]]) + "\n")
-    other = cohort.find_builder("table/other", data_dir=tmp_path, **COLUMNS, table=str(table))
+    other = catalogue.find_builder("table/other", data_dir=tmp_path, **COLUMNS, table=str(table))
     other.download_and_prepare()
     for name in ("splits.json", "table-train.array_record-00000-of-00001"):
         assert (pathlib.Path(one.data_path) / name).read_bytes() == (
@@ -514,7 +515,7 @@ def test_masks_follow_their_images(tmp_path):
         "p003-001": "mask: file is missing",
         "p004-001": "mask: shape 8x8x1, expected 8x9x1",
     }
-    half = cohort.find_builder(
+    half = catalogue.find_builder(
         "table/half", data_dir=tmp_path, **COLUMNS, mask="mask", table=str(table), size=["4", "9"],
         schema=str(tmp_path / "half.json")
     )  # fmt: skip
@@ -573,8 +574,8 @@ def test_yes_takes_the_proposal_and_the_listing_knows_the_cohort(tmp_path):
     done = launching.equipoise(*words)
     assert done.returncode == 0, done.stderr
     assert "WARNING: 1 of these subjects have scans with different attributes/sex" in done.stdout
-    assert "Private data" in next(c.description for c in cohort.list_cohorts() if c.name == "table")
-    assert cohort._class_in(__import__("data_builders.table").table) is Table
+    assert "Private data" in next(c.description for c in catalogue.list_cohorts() if c.name == "table")
+    assert catalogue._class_in(importlib.import_module("data_builders.table")) is Table
 
 
 def test_a_builder_and_a_run_file_from_another_folder(tmp_path):
