@@ -60,21 +60,43 @@ class Model:
 
 @dataclasses.dataclass
 class Method:
-    """How groups enter training; each setting names the methods that it belongs to, and is refused with the others."""
+    """How groups, or sites, enter training; each setting names the methods that it belongs to, and is refused with the others."""
 
-    name: str = "erm"  # erm, reweighing, resampling, group_dro, unlearning, group_models
-    group: str = ""  # an attribute, or an intersection such as "race*sex"; erm takes no notice of it
+    name: str = "erm"  # erm, reweighing, resampling, group_dro, unlearning, group_models, fedavg, fedprox, travelling, harmony_tm, fedtm
+    group: str = ""  # an attribute, or an intersection such as "race*sex", for methods that have groups
     step_size: float = 0.01  # group_dro: of the exponentiated ascent on the groups' weights
-    pretrain_steps: int = 0  # unlearning, group_models: updates as under erm before the groups enter
+    pretrain_steps: int = 0  # unlearning, group_models: updates as under erm before the groups enter; harmony_tm, fedtm: follows from their cycles
     head_steps: int = 0  # unlearning: then updates that train the group head too, before unlearning starts
-    block: str = ""  # unlearning: which of the model's features the group head reads; "": the last
-    alpha: float = 1.0  # unlearning: factor of the group head's loss
-    beta: float = 1.0  # unlearning: factor of the confusion loss
+    block: str = ""  # unlearning, harmony_tm: the model's features that the group head reads; "": the last
+    alpha: float = 1.0  # unlearning, harmony_tm: factor of the group head's loss
+    beta: float = 1.0  # unlearning, harmony_tm: factor of the confusion loss
+    site: str = ""  # learning across sites (fedavg to fedtm): the attribute whose levels are the sites
+    cycles: int = 0  # across sites: the run's length in rounds or cycles, in place of num_steps; 0: num_steps
+    local_epochs: int = 1  # across sites: passes over a site's images at each visit
+    site_weights: str = "equal"  # fedavg, fedprox, fedtm: each site's share in the average, equal or by size
+    mu: float = 0.0  # fedprox, fedtm: of the proximal term; 0: federated averaging
+    proximal: str = "squared"  # fedprox, fedtm: mu/2 ||w - w_g||^2, or norm: mu sum_l ||w_l - w_g,l||
+    fixed_order: bool = False  # travelling, harmony_tm, fedtm: no other order of the sites in each cycle
+    pretrain_cycles: int = 0  # harmony_tm: of the model alone, first
+    head_cycles: int = 0  # harmony_tm: then of the group head alone, before unlearning starts
+    warm_rounds: int = 2  # fedtm: of federated averaging, before the model travels
+    warm_epochs: int = 10  # fedtm: passes over a site's images in each of these rounds
+    min_scans: int = 40  # fedtm: images of a site that takes part in these rounds; sites of one class do not
 
     @property
     def starts_after(self) -> int:
         """Updates after which every part of the method is in force: earlier checkpoints are never the best."""
         return self.pretrain_steps + self.head_steps
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Which of ``group`` and ``site`` the method cannot do without."""
+        return tuple(name for name in ("group", "site") if name in _METHOD_SETTINGS.get(self.name, ()))
+
+    @property
+    def has_cycles(self) -> bool:
+        """Whether the method visits sites, in cycles."""
+        return "site" in self.needs
 
 
 @dataclasses.dataclass
@@ -84,8 +106,8 @@ class Optimizer:
     name: str = "adam"  # adam, adamw, sgd
     learning_rate: float = 1e-3  # at its highest
     schedule: str = "constant"  # constant, cosine, exponential
-    warmup_steps: int = 0  # of linear rise, before the schedule
-    decay_steps: int = 0  # horizon of the schedule, separate from num_steps so that a run can be extended
+    warmup_steps: int = 0  # of linear rise, before the schedule; cycles, across sites
+    decay_steps: int = 0  # horizon of the schedule, separate from num_steps so that a run can be extended; cycles, across sites
     decay_rate: float = 0.1  # exponential: factor reached after decay_steps
     weight_decay: float = 0.0  # adamw and sgd
     no_decay: str = r"(bias|scale)$"  # parameter paths that weight decay leaves alone
@@ -100,6 +122,7 @@ class Evaluation:
     """How often the validation split is scored."""
 
     every_steps: int = 100  # and at the end
+    every_cycles: int = 0  # across sites: at the end of every so many cycles, in place of every_steps
 
 
 @dataclasses.dataclass
@@ -107,6 +130,7 @@ class Checkpoint:
     """What is kept."""
 
     every_steps: int = 100  # and at the end, and on SIGTERM
+    every_cycles: int = 0  # as of evaluation
     keep: int = 2  # newest checkpoints kept beside the best one
     best_metric: str = "auroc"  # or e.g. "worst_group:sensitivity:sex"; "loss" is the validation loss
 
@@ -156,19 +180,39 @@ class Run:
 
 
 # Fields that change where or how fast a run goes, or what it prints, but not what it computes.
-_NOT_IDENTITY = ("num_steps", "parallel", "population.form", "writers", "data.num_threads", "data.prefetch")
+_NOT_IDENTITY = (
+    "num_steps",
+    "method.cycles",
+    "parallel",
+    "population.form",
+    "writers",
+    "data.num_threads",
+    "data.prefetch",
+)
+_HEAD = ("group", "pretrain_steps", "block", "alpha", "beta")
+_SITES = ("site", "cycles", "local_epochs")
+_ROUNDS = ("site_weights", "mu", "proximal")
+_METHOD_SETTINGS = {
+    "reweighing": ("group",),
+    "resampling": ("group",),
+    "group_dro": ("group", "step_size"),
+    "unlearning": (*_HEAD, "head_steps"),
+    "group_models": ("group", "pretrain_steps"),
+    "fedavg": (*_SITES, "site_weights"),
+    "fedprox": (*_SITES, *_ROUNDS),
+    "travelling": (*_SITES, "fixed_order"),
+    "harmony_tm": (*_SITES, *_HEAD, "fixed_order", "pretrain_cycles", "head_cycles"),
+    "fedtm": (*_SITES, *_ROUNDS, "fixed_order", "pretrain_steps", "warm_rounds", "warm_epochs", "min_scans"),
+}
 _CHOICES = {
-    "method.name": ("erm", "reweighing", "resampling", "group_dro", "unlearning", "group_models"),
+    "method.name": ("erm", *_METHOD_SETTINGS),
+    "method.site_weights": ("equal", "size"),
+    "method.proximal": ("squared", "norm"),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "exponential"),
     "parallel.mode": ("jit", "pmap"),
     "population.form": ("auto", "mapped", "turns"),
-}
-_METHOD_SETTINGS = {  # beside `name` and `group`
-    "group_dro": ("step_size",),
-    "unlearning": ("pretrain_steps", "head_steps", "block", "alpha", "beta"),
-    "group_models": ("pretrain_steps",),
 }
 _POSITIVE = (
     "num_steps",
@@ -176,6 +220,9 @@ _POSITIVE = (
     "data.eval_batch_size",
     "data.num_threads",
     "data.prefetch",
+    "method.local_epochs",
+    "method.warm_rounds",
+    "method.warm_epochs",
     "optimizer.learning_rate",
     "optimizer.accumulate",
     "evaluation.every_steps",
@@ -252,7 +299,7 @@ def validate(config: Run) -> None:
         )
     if config.optimizer.weight_decay and config.optimizer.name == "adam":
         raise UserError("--config.optimizer.weight_decay has no effect with adam: choose adamw")
-    _validate_method(config.method)
+    _validate_method(config)
     if config.method.starts_after >= config.num_steps:
         raise UserError(
             f"--config.num_steps={config.num_steps} ends before {config.method.name} is in force, which takes "
@@ -260,7 +307,8 @@ def validate(config: Run) -> None:
         )
 
 
-def _validate_method(method: Method) -> None:
+def _validate_method(config: Run) -> None:
+    method = config.method
     own = _METHOD_SETTINGS.get(method.name, ())
     for field in dataclasses.fields(Method):
         value = getattr(method, field.name)
@@ -273,10 +321,22 @@ def _validate_method(method: Method) -> None:
             )
         if not isinstance(value, str) and value < 0:
             raise UserError(f"--config.method.{field.name}={value!r} must be at least 0")
-    if method.name != "erm" and not method.group:
+    for needed in method.needs:
+        if not getattr(method, needed):
+            raise UserError(
+                f"--config.method.name={method.name} needs --config.method.{needed}: "
+                "an attribute of the cohort, or an intersection such as race*sex"
+            )
+    for part in ("evaluation", "checkpoint"):
+        every = getattr(config, part).every_cycles
+        if every and (every < 0 or not method.has_cycles):
+            raise UserError(
+                f"--config.{part}.every_cycles={every}: 0, or above 0 with a method that visits sites"
+            )
+    first = method.pretrain_cycles + method.head_cycles + method.warm_rounds * (method.name == "fedtm")
+    if 0 < method.cycles <= first:
         raise UserError(
-            f"--config.method.name={method.name} needs --config.method.group: "
-            "an attribute of the cohort, or an intersection such as race*sex"
+            f"--config.method.cycles={method.cycles} ends before {method.name} is in force, which takes {first} cycles and more"
         )
 
 

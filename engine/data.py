@@ -47,6 +47,30 @@ def open_builder(cohort: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilde
     return tfds.builder_from_directory(newest)
 
 
+class _Kept:
+    """A source that keeps what it has decoded, up to a limit: small cohorts are read once, however many epochs there are."""
+
+    def __init__(self, source: Any, limit: int = 1 << 29):
+        """Of a source; ``limit`` in bytes of image and mask."""
+        self._source, self._left = source, limit
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        found = self._kept.get(index)
+        if found is None:
+            found = self._source[index]
+            size = sum(found[k].nbytes for k in ("image", "mask") if k in found)
+            if (
+                size <= self._left
+            ):  # threads that read one image at once count it twice, which only keeps less
+                self._left -= size
+                self._kept[index] = found
+        return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a prepared cohort, with random access.
@@ -114,7 +138,7 @@ def open_split(cohort: str, split: str, data_dir: pathlib.Path) -> Split:
         raise UserError(
             f"cohort {cohort!r} has no split {split!r}.{did_you_mean(split, names)} It has: {', '.join(names)}"
         )
-    return Split(cohort, split, builder.as_data_source(split=split), builder)
+    return Split(cohort, split, _Kept(builder.as_data_source(split=split)), builder)
 
 
 def batch_shape(split: Split, config: Data) -> tuple[int, ...]:

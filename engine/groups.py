@@ -36,19 +36,26 @@ class Groups:
         return np.asarray([places.get(level, NOBODY) for level in _levels(split, self.name)], np.int32)
 
 
-def trained(split: Split, name: str) -> Groups:
+def trained(split: Split, name: str, *, setting: str = "group", least: int = 2) -> Groups:
     """The groups that have at least one image in a training split; an unknown attribute makes none.
 
+    Args:
+      split: to train on.
+      name: of the attribute, or intersection.
+      setting: of ``config.method`` that names it, for error messages.
+      least: how many groups the method needs.
+
     Raises:
-      UserError: for an attribute that does not exist, is a number, or has fewer than two levels with images.
+      UserError: for an attribute that does not exist, is a number, or has too few levels with images.
     """
+    words = _vocabulary(split, name, setting)
+    known = itertools.product(*([v for v in each if v != UNKNOWN] for each in words))
     there = set(_levels(split, name))
-    known = itertools.product(*([v for v in words if v != UNKNOWN] for words in _vocabulary(split, name)))
     levels = tuple(level for level in map(JOIN.join, known) if level in there)
-    if len(levels) < 2:
+    if len(levels) < least:
         raise UserError(
-            f"--config.method.group={name}: the images of {split.cohort!r} {split.name!r} are in "
-            f"{len(levels)} group(s) ({', '.join(levels) or 'all unknown'}); a method needs at least two"
+            f"--config.method.{setting}={name}: the images of {split.cohort!r} {split.name!r} are in "
+            f"{len(levels)} group(s) ({', '.join(levels) or 'all unknown'}); a method needs at least {least}"
         )
     return Groups(name, levels)
 
@@ -57,16 +64,16 @@ def _attributes(split: Split, name: str) -> list[str]:
     return [name] if name in split.vocabulary("attributes") else name.split(JOIN)
 
 
-def _vocabulary(split: Split, name: str) -> list[list[str]]:
+def _vocabulary(split: Split, name: str, setting: str = "group") -> list[list[str]]:
     found, there = [], split.vocabulary("attributes")
     for attribute in _attributes(split, name):
         if attribute not in there:
             raise UserError(
-                f"--config.method.group={name}: cohort {split.cohort!r} has no attribute {attribute!r}."
+                f"--config.method.{setting}={name}: cohort {split.cohort!r} has no attribute {attribute!r}."
                 f"{did_you_mean(attribute, there)} It has: {', '.join(there) or 'none'}"
             )
         if there[attribute] is None:
-            raise UserError(f"--config.method.group={name}: {attribute!r} is a number and has no groups")
+            raise UserError(f"--config.method.{setting}={name}: {attribute!r} is a number and has no groups")
         found.append(there[attribute])
     return found
 

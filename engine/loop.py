@@ -14,10 +14,11 @@ import pandas as pd
 from absl import logging
 
 from engine import config as run_config
-from engine import data, mesh, population, writers
+from engine import data, mesh, methods, population, writers
 from engine.checkpoint import Checkpoints
-from engine.config import Run, UserError
+from engine.config import Checkpoint, Evaluation, Run, UserError
 from engine.evaluate import Program, schema, stamp, validation_path
+from engine.method import Method
 from engine.metrics import frame as metric_frame
 from engine.metrics.table import write_table
 from engine.population import Population
@@ -104,9 +105,9 @@ class _Record:
         return means
 
     def evaluate(
-        self, task: TaskKind, frame: pd.DataFrame, loss: float, split: data.Split
+        self, task: TaskKind, frame: pd.DataFrame, loss: float, split: data.Split, cost: dict[str, int]
     ) -> dict[str, float]:
-        """Keeps validation predictions of this step; writes and returns their metrics."""
+        """Keeps validation predictions of this step; writes their metrics, and what it took to get here, and returns the metrics."""
         config, step = self.config, self._step
         threshold, chosen_on = task.choose_threshold(config.task.threshold, frame)
         frame = stamp(frame, config, step, threshold, chosen_on)
@@ -118,7 +119,7 @@ class _Record:
         if best not in values:
             values[best] = metric_frame.select_value(frame, best, described)[0]
         self._best = values[best] if step > config.method.starts_after else None
-        self.writer.write(step, "validation", values)
+        self.writer.write(step, "validation", values | cost)
         return values
 
     def save(self, state: TrainState) -> None:
@@ -148,6 +149,13 @@ def _restore(records: list[_Record], machine: Program | Population) -> tuple[int
     return step, machine.join([one[0] for one in found]) if step else machine.init()
 
 
+def _is_due(every: Evaluation | Checkpoint, method: Method, step: int) -> bool:
+    if not every.every_cycles:
+        return step % every.every_steps == 0
+    cycle = method.cycle(step)
+    return cycle is not None and cycle % every.every_cycles == 0
+
+
 def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.Path) -> list[TrainState]:
     """Trains until ``config.num_steps``, going on from the newest sound checkpoint in ``workdir``.
 
@@ -167,6 +175,7 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     """
     training = data.open_split(config.data.cohort, config.data.train_split, data_dir)
     validation = data.open_split(config.data.cohort, config.data.validation_split, data_dir)
+    config = methods.make(config, training).resolved()
     machine = population.make(config, task, training)
     machine.abstract()  # a network that does not fit the images is refused before the folder is taken
     run_config.claim(workdir, config, write=mesh.is_main())
@@ -193,17 +202,19 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
         with _on_sigterm() as asked:
             for step in range(start, config.num_steps + 1):
                 is_last = step == config.num_steps
-                is_due = step > start and (is_last or step % config.evaluation.every_steps == 0)
+                is_due = step > start and (is_last or _is_due(config.evaluation, machine.method, step))
                 if is_due:
                     jax.block_until_ready(state)  # so that pending updates are timed as training
                 pause = time.perf_counter()
                 if is_due:
                     fetch()
                     scored = machine.predict_members(state, validation)
-                    values = [r.evaluate(task, *s, validation) for r, s in zip(records, scored, strict=True)]
+                    cost = machine.method.cost(step, machine.split(state)[0])
+                    each = zip(records, scored, strict=True)
+                    values = [record.evaluate(task, *found, validation, cost) for record, found in each]
                     console.write(step, "validation", _mean(values))
                 stop = (is_alone or step % config.writers.every_steps == 0) and mesh.any_host(asked.is_set())
-                if step > start and (is_last or stop or step % config.checkpoint.every_steps == 0):
+                if step > start and (is_last or stop or _is_due(config.checkpoint, machine.method, step)):
                     fetch()
                     for record, one in zip(records, machine.split(state), strict=True):
                         record.save(one)

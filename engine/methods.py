@@ -1,15 +1,11 @@
-"""How groups enter training: one protocol, whose methods every run can choose by ``--config.method.name``.
+"""How groups enter training, for every run to choose by ``--config.method.name``; sites: :mod:`engine.federated`.
 
 A group is a level of an attribute, or of an intersection, that has images to train on. An image of unknown group is in no
 group, and never in another's: it trains with weight 1, trains no group head, and is scored by the model of everyone.
-
-Whatever a method carries from one step to the next is ``TrainState.method``, and so it is in every checkpoint and equal
-on every device. Whatever a method sums over a batch it sums over the global batch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable
@@ -22,82 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from engine import losses, optim, rng
+from engine import federated
 from engine.config import Run, UserError
 from engine.data import Split, shuffled
-from engine.groups import Groups, trained
+from engine.groups import trained
+from engine.method import Method
+from engine.unlearning import Unlearning
 
 if TYPE_CHECKING:
+    from engine.method import Step
     from engine.step import Sweep, TrainState
-
-    Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """Empirical risk minimisation, and the protocol: each method overrides what it does otherwise.
-
-    Attributes:
-      config: of the run.
-      groups: that training knows; None under empirical risk minimisation.
-      code: [n] group of every training image, -1 for none.
-      target: [n] label of every training image.
-    """
-
-    config: Run
-    groups: Groups | None = None
-    code: Int[np.ndarray, " n"] | None = None
-    target: np.ndarray | None = None
-
-    measures = False  # whether weights depend on the losses of the whole batch
-    is_by_group = False  # whether an image's score depends on its group
-
-    def order(self) -> grain.MapDataset | None:
-        """The row of every draw, a pure function of the seed; None: each once per epoch, shuffled."""
-        return None
-
-    def phase(self, step: int) -> str:
-        """Which of the method's programs makes update ``step`` (from 0); each is compiled once."""
-        return "all"
-
-    def init(self, state: TrainState, features: Callable[[], dict[str, Array]]) -> Any:
-        """The method's own part of a fresh state.
-
-        Args:
-          state: model and optimizer, fresh.
-          features: gives the model's features of one image; its shapes are meant, not its values.
-        """
-        return ()
-
-    def measure(self, each: Float[Array, " b"], batch: dict[str, Array]) -> Any:
-        """Sums over the examples of (a part of) a batch that :meth:`update` needs, from their losses."""
-        return ()
-
-    def update(self, own: Any, measured: Any) -> Any:
-        """The method's next state, from what was measured over the global batch."""
-        return own
-
-    def weigh(self, own: Any, measured: Any, batch: dict[str, Array]) -> Float[Array, " b"]:
-        """The weight of every example in the sum of losses, which is then divided by the number of examples."""
-        return jnp.ones(batch["weight"].shape, batch["weight"].dtype)
-
-    def show(self, own: Any) -> dict[str, Array]:
-        """What training reports of the method's state."""
-        return {}
-
-    def wrap(self, step: Step, sweep: Sweep, phase: str) -> Step:
-        """The whole update of a phase, around the update of one model by weighted losses."""
-        return step
-
-    def variables(self, state: TrainState) -> dict[str, Any]:
-        """What prediction needs of a state."""
-        return {"params": state.params, "batch_stats": state.batch_stats}
-
-    def predict(
-        self, model: nn.Module, variables: dict[str, Any], images: Array, batch: dict[str, Array]
-    ) -> tuple[Array, dict[str, Array]]:
-        """Output and features of the model that scores each image."""
-        return model.apply(variables, images, train=False)
 
 
 class Reweighing(Method):
@@ -190,103 +120,6 @@ class GroupDRO(Method):
     def show(self, own: Array) -> dict[str, Array]:
         """The weights q by level."""
         return {f"group_weight:{level}": own[i] for i, level in enumerate(self.groups.levels)}
-
-
-class Unlearning(Method):
-    """A group head reads the model's features, and the model unlearns what the head can read.
-
-    Three updates per batch, each with an optimizer of its own and with the networks as the update before left them:
-    the model on the task's loss; the group head on alpha times its cross-entropy, the model held; the model on beta times
-    the confusion loss ``-sum_k log p_k / K``, the head held, without weight decay. Means are over the batch's images of
-    known group. Running statistics of the model move with the first update only. Dinsdale et al. 2021, NeuroImage
-    228:117689, doi 10.1016/j.neuroimage.2020.117689, equations 1 to 3.
-
-    Phases: ``pretrain_steps`` of the first update alone, ``head_steps`` of the first two, then all three.
-    """
-
-    def phase(self, step: int) -> str:
-        """``model``, ``head`` or ``all``."""
-        method = self.config.method
-        if step < method.pretrain_steps:
-            return "model"
-        return "head" if step < method.starts_after else "all"
-
-    def _feature(self, features: dict[str, Array]) -> Float[Array, "b n"]:
-        block = self.config.method.block or list(features)[-1]
-        if block not in features:
-            raise UserError(
-                f"--config.method.block={block!r}: the model's features are {', '.join(features)}"
-            )
-        found = features[block]
-        return found.mean(tuple(range(1, found.ndim - 1)))
-
-    @property
-    def _optimizers(self) -> dict[str, Any]:
-        own = self.config.optimizer
-        return {
-            "head": optim.make(dataclasses.replace(own, freeze="")),
-            "confusion": optim.make(dataclasses.replace(own, weight_decay=0.0)),
-        }
-
-    def init(self, state: TrainState, features: Callable[[], dict[str, Array]]) -> dict[str, Any]:
-        """Group head and the state of two more optimizers."""
-        width = jax.eval_shape(lambda: self._feature(features())).shape[-1]
-        dtype = jnp.promote_types(self.config.model.dtype, jnp.float32)
-        shape = (width, len(self.groups.levels))
-        kernel = nn.initializers.glorot_uniform()(rng.key(self.config.seed, "group_head"), shape, jnp.float32)
-        head = {"kernel": kernel.astype(dtype), "bias": jnp.zeros(shape[1], dtype)}
-        optimizers = self._optimizers
-        return {
-            "head": head,
-            "head_opt": optimizers["head"].init(head),
-            "confusion_opt": optimizers["confusion"].init(state.params),
-        }
-
-    def _logits(self, head: dict[str, Array], features: dict[str, Array]) -> Float[Array, "b groups"]:
-        return self._feature(features).astype(head["kernel"].dtype) @ head["kernel"] + head["bias"]
-
-    def wrap(self, step: Step, sweep: Sweep, phase: str) -> Step:
-        """Adds the second and third update."""
-        if phase == "model":
-            return step
-        alpha, beta, optimizers = self.config.method.alpha, self.config.method.beta, self._optimizers
-
-        def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-            moved, shown = step(state, batch)
-            own = state.method
-            is_known = batch["group"] >= 0
-            known = batch | {
-                "group": jnp.maximum(batch["group"], 0),
-                "weight": jnp.where(is_known, batch["weight"], 0),
-            }
-            norm = jnp.maximum(sweep.total(known["weight"].sum()), 1)
-
-            def logits(params: Any, head: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
-                _, features, batch_stats = sweep.forward(params, batch_stats, micro, state.step)
-                return self._logits(head, features), batch_stats
-
-            def recognise(head: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
-                found, batch_stats = logits(moved.params, head, batch_stats, micro)
-                each = losses.softmax_cross_entropy(found, micro["group"])
-                return losses.weighted_mean(each, micro["weight"])[0] / norm * alpha, ((), batch_stats)
-
-            def confuse(params: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
-                found, batch_stats = logits(params, head, batch_stats, micro)
-                each = -jax.nn.log_softmax(found).mean(-1)
-                return losses.weighted_mean(each, micro["weight"])[0] / norm * beta, ((), batch_stats)
-
-            stats = moved.batch_stats
-            shown["group_head_loss"], _, grads, _ = sweep.gradient(recognise, own["head"], stats, known)
-            head, head_opt = optim.apply(optimizers["head"], grads, own["head_opt"], own["head"])
-            own = own | {"head": head, "head_opt": head_opt}
-            params = moved.params
-            if phase == "all":
-                shown["confusion_loss"], _, grads, _ = sweep.gradient(confuse, params, stats, known)
-                params, opt = optim.apply(optimizers["confusion"], grads, own["confusion_opt"], params)
-                own = own | {"confusion_opt": opt}
-            return moved.replace(params=params, method=own), shown
-
-        return train_step
 
 
 class _ByTurns:
@@ -390,6 +223,11 @@ METHODS: dict[str, type[Method]] = {
     "group_dro": GroupDRO,
     "unlearning": Unlearning,
     "group_models": GroupModels,
+    "fedavg": federated.FedAvg,
+    "fedprox": federated.FedProx,
+    "travelling": federated.Travelling,
+    "harmony_tm": federated.HarmonyTM,
+    "fedtm": federated.FedTM,
 }
 
 
@@ -397,13 +235,18 @@ def make(config: Run, training: Split) -> Method:
     """The method that ``config.method`` names, made for a training split.
 
     Raises:
-      UserError: for an attribute that makes no groups, or a label that is a number where classes are needed.
+      UserError: for an attribute that makes no groups or sites, a label that is a number where classes are needed, or a run
+        that cannot learn across sites.
     """
-    kind = METHODS[config.method.name]
+    kind, label, needs = METHODS[config.method.name], config.task.label, config.method.needs
     if kind is Method:
         return Method(config)
-    found = trained(training, config.method.group)
-    label = config.task.label
     if kind in (Reweighing, Resampling) and training.vocabulary("labels").get(label) is None:
         raise UserError(f"--config.method.name={config.method.name} needs classes, and {label!r} is a number")
-    return kind(config, found, found.code(training), training.columns[f"label:{label}"].to_numpy())
+    own: dict[str, Any] = {"target": training.columns[f"label:{label}"].to_numpy()}
+    if "group" in needs:
+        found = trained(training, config.method.group)
+        own |= {"groups": found, "code": found.code(training)}
+    if "site" in needs:
+        own["sites"] = federated.find_sites(config, training)
+    return kind(config, **own)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 
 from engine.config import Optimizer, UserError
 
@@ -61,6 +63,13 @@ def make(config: Optimizer) -> optax.GradientTransformation:
 
         chain = optax.multi_transform({"trained": chain, "frozen": optax.set_to_zero()}, labels)
     return chain
+
+
+def at(opt_state: Any, count: Int[Array, ""]) -> Any:
+    """The state of one optimizer, or of several in any tree, with its learning-rate schedules at ``count``."""
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
+    put = lambda x: x._replace(count=jnp.asarray(count, x.count.dtype)) if is_schedule(x) else x  # noqa: E731
+    return jax.tree.map(put, opt_state, is_leaf=is_schedule)
 
 
 def apply(

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from engine import config as run_config
-from engine import data, mesh, optim
+from engine import data, mesh, methods, optim
 from engine.config import Parallel, Run, UserError, did_you_mean
 from engine.evaluate import Program
-from engine.methods import Method
+from engine.method import Method
 from engine.step import TaskKind, TrainState, init_state, make_predict_step, make_train_step
 
 # Fields that a compiled step uses as numbers alone, so that one program can hold many values of them.
@@ -34,6 +34,7 @@ VARIABLE = (
     "method.step_size",
     "method.alpha",
     "method.beta",
+    "method.mu",
 )
 
 
@@ -84,10 +85,16 @@ def make(config: Run, task: TaskKind, training: data.Split) -> "Program | Popula
     """
     if len(members(config)) == 1:
         return Program(run_config.replaced(members(config)[0], parallel=config.parallel), task, training)
-    is_mapped = (
-        mesh.has_accelerator() if config.population.form == "auto" else config.population.form == "mapped"
-    )
-    return (Mapped if is_mapped else ByTurns)(config, task, training)
+    form = config.population.form
+    if form == "auto":
+        can_map = _make_updates_alike(members(config), methods.make(config, training))
+        form = "mapped" if mesh.has_accelerator() and can_map else "turns"
+    return {"mapped": Mapped, "turns": ByTurns}[form](config, task, training)
+
+
+def _make_updates_alike(runs: list[Run], method: Method) -> bool:
+    """Whether one program makes an update of all the runs."""
+    return not method.varies_by_seed or len({run.seed for run in runs}) == 1
 
 
 class _Batches:
@@ -114,6 +121,7 @@ class Population:
 
     Attributes:
       members: configuration of every member.
+      method: of the first member; what it says of cycles is true of all.
       runner: places their batches.
     """
 
@@ -132,6 +140,8 @@ class Population:
         self._one = Program(
             run_config.replaced(self.members[0], parallel=Parallel(num_devices=1)), task, training
         )
+        self.method = self._one.method
+        self._methods = [dataclasses.replace(self.method, config=member) for member in self.members]
         flat = [dict(run_config.flatten(dataclasses.asdict(member))) for member in self.members]
         each = {name: [values[name] for values in flat] for name in ("seed", *VARIABLE)}
         self._settings = {name: values for name, values in each.items() if len(set(values)) > 1}
@@ -150,7 +160,7 @@ class Population:
             )
 
         config = run_config.replaced(self._one.config, **{k: choose(v) for k, v in self._settings.items()})
-        return config, dataclasses.replace(self._one.method, config=config)
+        return config, dataclasses.replace(self.method, config=config)
 
     def _init(self, place: jax.Array) -> TrainState:
         config, method = self._member(place)
@@ -180,18 +190,18 @@ class Population:
     def batches(self) -> _Batches:
         """Every member's own batches."""
         seeds = [member.seed for member in self.members]
-        each = {}
-        for seed in dict.fromkeys(seeds):
-            config = run_config.replaced(self._one.config, seed=seed)
-            method = dataclasses.replace(self._one.method, config=config)
-            each[seed] = data.TrainBatches(
-                self.training, config.data, config.task.label, seed, order=method.order(), group=method.code
+        each = {
+            seed: data.TrainBatches(
+                self.training,
+                self.config.data,
+                self.config.task.label,
+                seed,
+                order=method.order(),
+                group=method.code,
             )
+            for seed, method in dict(zip(seeds, self._methods, strict=True)).items()
+        }
         return _Batches(each, seeds)
-
-    def train_step(self, step: int) -> Callable:
-        """The compiled update ``step`` of all members."""
-        return self._phase(self._one.method.phase(step))
 
 
 class Mapped(Population):
@@ -199,8 +209,13 @@ class Mapped(Population):
 
     def __init__(self, config: Run, task: TaskKind, training: data.Split):
         super().__init__(config, task, training)
+        if not _make_updates_alike(self.members, self.method):
+            raise UserError(
+                f"--config.population.form=mapped: under {config.method.name} members of other seeds are at other sites, "
+                "whose batches have other sizes; choose turns, or --config.method.fixed_order"
+            )
         self.runner = mesh.MemberRunner(len(self.members), config.parallel.num_devices)
-        predict = make_predict_step(config, self._one.model, task, self._one.method)
+        predict = make_predict_step(config, self._one.model, task, self.method)
         axes = {"index": None, "score": 1, "loss": 1}
         self._predict = self.runner.predict(jax.vmap(predict, in_axes=(0, None), out_axes=axes))
 
@@ -222,13 +237,17 @@ class Mapped(Population):
         """Every member's metrics of one update."""
         return [{name: float(v[i]) for name, v in metrics.items()} for i in range(len(self.members))]
 
+    def train_step(self, step: int) -> Callable:
+        """The compiled update ``step`` of all members."""
+        return self._phase(self.method.phase(step))
+
     def _compile(self, phase: str) -> Callable:
         step = jax.vmap(functools.partial(self._step, phase))
         return self.runner.train(lambda state, batch: step(self._places, state, batch))
 
     def predict_members(self, state: TrainState, split: data.Split) -> list[tuple[pd.DataFrame, float]]:
         """Table and mean loss of every member."""
-        return self._tables(jax.vmap(self._one.method.variables)(state), split, self._predict)
+        return self._tables(jax.vmap(self.method.variables)(state), split, self._predict)
 
 
 class ByTurns(Population):
@@ -260,19 +279,24 @@ class ByTurns(Population):
         """Every member's metrics of one update."""
         return [{name: float(v) for name, v in one.items()} for one in metrics]
 
+    def train_step(self, step: int) -> Callable:
+        """Update ``step`` of every member, each by the compiled program of its own phase."""
+        each = [self._phase(method.phase(step)) for method in self._methods]
+
+        def every(states: list[TrainState], batches: list[dict[str, jax.Array]]) -> Any:
+            placed = zip(self._places, states, strict=True)
+            done = [one(*given) for one, *given in zip(each, placed, batches, strict=True)]
+            return [state for (_, state), _ in done], [metrics for _, metrics in done]
+
+        return every
+
     def _compile(self, phase: str) -> Callable:
         def placed_step(placed: tuple[jax.Array, TrainState], batch: dict[str, jax.Array]) -> Any:
             place, state = placed
             state, metrics = self._step(phase, place, state, batch)
             return (place, state), metrics
 
-        step = self.runner.train(placed_step)
-
-        def every(states: list[TrainState], batches: list[dict[str, jax.Array]]) -> Any:
-            done = [step(*one) for one in zip(zip(self._places, states, strict=True), batches, strict=True)]
-            return [state for (_, state), _ in done], [metrics for _, metrics in done]
-
-        return every
+        return self.runner.train(placed_step)
 
     def predict_members(self, state: list[TrainState], split: data.Split) -> list[tuple[pd.DataFrame, float]]:
         """Table and mean loss of every member."""
@@ -282,4 +306,4 @@ class ByTurns(Population):
             scores = {name: np.stack([one[name] for one in found], 1) for name in ("score", "loss")}
             return {"index": found[0]["index"], **scores}
 
-        return self._tables(list(map(self._one.method.variables, state)), split, predict)
+        return self._tables(list(map(self.method.variables, state)), split, predict)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 
 from engine import losses, optim, rng, transforms
 from engine.config import Run
-from engine.methods import Method
+from engine.method import Method
 
 
 class TaskKind(Protocol):
@@ -57,7 +57,7 @@ class TrainState:
       params: the model's parameters.
       batch_stats: running statistics of normalisation layers.
       opt_state: of the optax chain.
-      method: what the method carries (:meth:`engine.methods.Method.init`); mostly nothing.
+      method: what the method carries (:meth:`engine.method.Method.init`); mostly nothing.
     """
 
     step: Int[Array, ""]
@@ -214,7 +214,7 @@ def make_train_step(
       optimizer: as from :func:`engine.optim.make`.
       axis_name: mapped axis that holds the parts of a batch, under ``pmap``.
       method: how groups enter; by default they do not.
-      phase: of the method, which one step has (:meth:`engine.methods.Method.phase`).
+      phase: of the method, which one step has (:meth:`engine.method.Method.phase`).
 
     Returns:
       (state, batch) -> (new state, metrics as scalars over the global batch: "loss", "grad_norm", the method's own).
@@ -246,6 +246,7 @@ def make_train_step(
             return value / norm, (part, batch_stats)
 
         value, measured, grads, batch_stats = sweep.gradient(loss, state.params, state.batch_stats, batch)
+        grads = method.gradient(grads, state, phase)
         params, opt_state = optim.apply(optimizer, grads, state.opt_state, state.params)
         own = method.update(state.method, measured)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **method.show(own)}
@@ -259,7 +260,7 @@ def make_predict_step(
 ) -> Callable[[Any, dict[str, Array]], dict]:
     """The pure prediction step: (variables, batch) -> {"index": [b], "score": [b, ...], "loss": [b]}, nothing summed.
 
-    The variables are :meth:`engine.methods.Method.variables` of a state.
+    The variables are :meth:`engine.method.Method.variables` of a state.
     """
     preprocess = make_preprocess(config)
     method = method or Method(config)

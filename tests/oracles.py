@@ -2,6 +2,8 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -173,3 +175,141 @@ def region_scores(saliency, labels, cut):
         relative = (means[label] - min(means.values())) / (max(means.values()) - min(means.values()))
         found[label] = (share, means[label], relative, share * relative)
     return found
+
+
+# ---- learning across sites: ``tests.tiny_network`` without dropout, trained by plain loops ----
+
+
+def on_host(function):
+    """Compiled, with results in NumPy, whose plain arithmetic is quick."""
+    compiled = jax.jit(function)
+    return lambda *values: jax.device_get(compiled(*values))
+
+
+def affine_norm_head(params, running, x):
+    """(logits, normalised features, new running statistics) of a batch in training."""
+    hidden = x.reshape(len(x), -1) @ params["hidden"]["kernel"] + params["hidden"]["bias"]
+    mean, var = hidden.mean(0), hidden.var(0)
+    norm, old = params["norm"], running["norm"]
+    feature = (hidden - mean) / jnp.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+    new = {"norm": {"mean": 0.9 * old["mean"] + 0.1 * mean, "var": 0.9 * old["var"] + 0.1 * var}}
+    return feature @ params["head"]["kernel"] + params["head"]["bias"], feature, new
+
+
+def without_bias(grads):
+    """The gradient of the bias before the normalisation is 0, and in arithmetic rounding alone."""
+    return grads | {"hidden": grads["hidden"] | {"bias": jnp.zeros_like(grads["hidden"]["bias"])}}
+
+
+def cross_entropy(logits, target):
+    """Mean over a batch."""
+    return -jax.nn.log_softmax(logits)[jnp.arange(len(target)), target].mean()
+
+
+@on_host
+def task_gradient(params, running, x, target):
+    """(gradient, new running statistics) of the mean cross-entropy."""
+
+    def loss(params):
+        logits, _, new = affine_norm_head(params, running, x)
+        return cross_entropy(logits, target), new
+
+    grads, new = jax.grad(loss, has_aux=True)(params)
+    return without_bias(grads), new
+
+
+@on_host
+def recognition_gradient(head, params, running, x, group):
+    """Of a group head's cross-entropy, in the head."""
+    feature = affine_norm_head(params, running, x)[1]
+    return jax.grad(lambda head: cross_entropy(feature @ head["kernel"] + head["bias"], group))(head)
+
+
+@on_host
+def confusion_gradient(params, head, running, x):
+    """Of the mean of ``-sum_k log p_k / K``, in the network."""
+
+    def loss(params):
+        feature = affine_norm_head(params, running, x)[1]
+        return -jax.nn.log_softmax(feature @ head["kernel"] + head["bias"]).mean()
+
+    return without_bias(jax.grad(loss)(params))
+
+
+class Momentum:
+    """Heavy-ball descent."""
+
+    def __init__(self):
+        self.velocity = None
+
+    def step(self, params, grads, rate):
+        self.velocity = jax.tree.map(
+            lambda g, v: 0.9 * v + g, grads, self.velocity or jax.tree.map(np.zeros_like, grads)
+        )
+        return jax.tree.map(lambda p, v: p - rate * v, params, self.velocity)
+
+
+def visit(rows, size, epochs, seed, cycle, site):
+    """The batches of a visit: every epoch in its own order, cut into so many images, the last as many as are left."""
+    for epoch in range(epochs):
+        order = np.random.default_rng((seed, 1, cycle, epoch, site)).permutation(rows)
+        for first in range(0, len(order), size):
+            yield order[first : first + size]
+
+
+def journey(num_sites, seed, cycle):
+    """The order in which a cycle visits the sites."""
+    return np.random.default_rng((seed, 0, cycle)).permutation(num_sites)
+
+
+def federated_averaging(
+    network, data, sites, *, rounds, shares, size, epochs, seed, rate, mu=0.0, squared=True
+):
+    """``w <- sum_k a_k LocalTrain(w, k)`` over ``sites`` (number -> rows); yields the network after every round."""
+    x, target = data
+    for cycle in range(rounds):
+        total = jax.tree.map(np.zeros_like, network)
+        for site, rows in sites.items():
+            (params, running), optimizer = network, Momentum()
+            for batch in visit(rows, size, epochs, seed, cycle, site):
+                grads, running = task_gradient(params, running, x[batch], target[batch])
+                away = jax.tree.map(lambda w, g: w - g, params, network[0])
+                if not squared:
+                    away = jax.tree.map(lambda d: d / max(np.sqrt((d * d).sum()), 1e-6), away)
+                grads = jax.tree.map(lambda g, d: g + mu * d, grads, away)
+                params = optimizer.step(params, grads, rate(cycle))
+            total = jax.tree.map(lambda t, w, a=shares[site]: t + a * w, total, (params, running))
+        network = total
+        yield network
+
+
+def travelling(network, data, sites, *, cycles, size, epochs, seed, rate, order, first=0):
+    """``w <- LocalTrain(w, k)``, site after site, with one optimizer; yields the network after every cycle."""
+    x, target = data
+    (params, running), optimizer = network, Momentum()
+    for cycle in range(first, first + cycles):
+        for site in order(cycle):
+            for batch in visit(sites[site], size, epochs, seed, cycle, site):
+                grads, running = task_gradient(params, running, x[batch], target[batch])
+                params = optimizer.step(params, grads, rate(cycle))
+        yield params, running
+
+
+def harmonising(network, head, data, group, sites, *, cycles, size, epochs, seed, rate, order, alpha, beta):
+    """The travelling model by ``cycles`` (of the model, of the head, of unlearning); yields (network, head) after every one."""
+    x, target = data
+    (params, running), (task, recognition, confusion) = network, (Momentum(), Momentum(), Momentum())
+    for cycle in range(sum(cycles)):
+        kind = int(np.searchsorted(np.cumsum(cycles), cycle, side="right"))
+        for site in order(cycle):
+            for batch in visit(sites[site], size, epochs, seed, cycle, site):
+                if kind != 1:
+                    grads, running = task_gradient(params, running, x[batch], target[batch])
+                    params = task.step(params, grads, rate(cycle))
+                if kind >= 1:
+                    grads = recognition_gradient(head, params, running, x[batch], group[batch])
+                    head = recognition.step(head, jax.tree.map(lambda g: alpha * g, grads), rate(cycle))
+                if kind == 2:
+                    grads = confusion_gradient(params, head, running, x[batch])
+                    params = confusion.step(params, jax.tree.map(lambda g: beta * g, grads), rate(cycle))
+        yield (params, running), head

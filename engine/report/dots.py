@@ -1,4 +1,4 @@
-"""Dots and intervals of methods over their runs, at the column width of a paper."""
+"""Means over runs, drawn as dots with intervals at the column width of a paper, or as cells."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from engine.metrics.frame import CONFIDENCE
+from engine.metrics.seeds import OverSeeds
 from engine.report import figures
-from engine.report.page import Figure, number
+from engine.report.page import Cell, Figure, interval, number
 
 COLUMN = 3.5  # inches, one column of most journals
 _PAPER = {
@@ -104,6 +106,19 @@ def _panel(axes: Axes, title: str, rows: Sequence[Row], zero: bool) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def spread_text(value: float, sd: float, signed: bool = False) -> str:
-    """``0.912 ± 0.008``."""
-    return number(value, 3, signed) + (f" ± {number(sd)}" if np.isfinite(sd) else "")
+def row(name: str, found: OverSeeds, signed: bool = False) -> Row:
+    """A mean over runs: its limits carry seeds and patients; of one run, those of patients alone."""
+    value, (low, high) = found.estimate.value, found.estimate.limits(CONFIDENCE)
+    alone = found.sample.limits(CONFIDENCE) if np.isnan(low) else (np.nan, np.nan)
+    sd = f" ± {number(found.seed_sd)}" if np.isfinite(found.seed_sd) else ""
+    return Row(name, value, low, high, found.values, number(value, 3, signed) + sd, *alone)
+
+
+def cell(found: OverSeeds | None, signed: bool = True) -> Cell:
+    """The same as a cell of a table; a dash for None."""
+    if found is None:
+        return Cell("–")
+    low, high = found.estimate.limits(CONFIDENCE)
+    if np.isnan(low):
+        low, high = found.sample.limits(CONFIDENCE)
+    return Cell(number(found.estimate.value, 3, signed), note=interval(low, high, 3, signed))

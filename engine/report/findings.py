@@ -1,7 +1,7 @@
 """What a report finds: the conclusion in one sentence, every score by group, and the gaps between groups."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from engine.metrics import multiplicity
 from engine.metrics.frame import CONFIDENCE, Disparity
@@ -142,16 +142,31 @@ def conclusion(context: Context) -> str:
     found = _established(context)
     if not found:
         metric = compared(context)[0]
-        sizes = [d.min_detectable for (_, k), d in gaps.items() if split_name(k, d)[1] == metric]
-        missed, could = max(filter(math.isfinite, sizes), default=None), ""
-        if missed is not None:
-            size = _amount(context, metric, missed).lstrip("+").replace(".0 points", " points")
-            could = f"; with this many patients a gap in {short_title(metric)} under {size} could have been missed"
+        sizes = {
+            k: d.min_detectable
+            for k, d in gaps.items()
+            if split_name(k[1], d)[1] == metric and math.isfinite(d.min_detectable)
+        }
+        could = _overlooked(context, metric, sizes) if sizes else ""
         return f"No difference between groups in {_names(context)} is established{could}."
     (attribute, name), gap = next(iter(found.items()))
     verdict = "The model serves" if context.schema.kind != "values" else "The values differ between"
     how = " differently" if context.schema.kind != "values" else ""
     return f"{verdict} the groups of “{attribute}”{how}: {_sentence(context, attribute, split_name(name, gap)[1], gap)}."
+
+
+def _overlooked(context: Context, metric: str, sizes: Mapping[tuple[str, str], float]) -> str:
+    """How large a gap could have stayed unseen; of levels with too few patients for any to be seen, how many there are."""
+    about = entry(metric)
+    seen = [size for size in sizes.values() if size < about.high - about.low]
+    if not seen:
+        return "; with so few patients a gap of any size could have been missed"
+    size = _amount(context, metric, max(seen)).lstrip("+").replace(".0 points", " points")
+    text = f"; with this many patients a gap in {short_title(metric)} under {size} could have been missed"
+    blind = len(sizes) - len(seen)
+    if not blind:
+        return text
+    return f"{text}, and one of any size in {blind} of {len(sizes)} comparisons, whose groups have too few"
 
 
 def _sentence(context: Context, attribute: str, metric: str, gap: Disparity) -> str:

@@ -98,23 +98,16 @@ def arrangement(comparison: Comparison) -> Section:
     return Section("Runs", text, tables=grids, notes=notes)
 
 
-def _row(name: str, found: OverSeeds) -> dots.Row:
-    low, high = limits(found)
-    alone = found.sample.limits(CONFIDENCE) if math.isnan(low) else (_NAN, _NAN)
-    value = found.estimate.value
-    return dots.Row(name, value, low, high, found.values, dots.spread_text(value, found.seed_sd), *alone)
-
-
 def _metric_figure(comparison: Comparison, metric: str) -> Figure:
     """All methods in one metric, overall and in the worst group of each attribute."""
-    panels = [("everyone", [_row(name, m.overall[metric]) for name, m in comparison.methods.items()])]
+    panels = [("everyone", [dots.row(name, m.overall[metric]) for name, m in comparison.methods.items()])]
     for attribute in comparison.attributes:
         rows = []
         for name, found in comparison.methods.items():
             worst = found.disparities[attribute][f"worst_group:{metric}"]
             if worst.levels:
                 own = found.groups[attribute][worst.levels[0]][metric]
-                row = _row(f"{name}: {worst.levels[0]}", own)
+                row = dots.row(f"{name}: {worst.levels[0]}", own)
                 rows.append(row._replace(low=worst.low, high=worst.high))
         if rows:
             panels.append((f"worst group by {attribute}", rows))

@@ -47,6 +47,20 @@ def test_sigterm_saves_exits_75_and_goes_on(tiny_data_dir, tmp_path, unbroken):
     _same(unbroken, workdir, tmp_path, tiny_data_dir)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fedavg", "travelling"])
+def test_killed_in_the_middle_of_a_visit_to_a_site(tiny_data_dir, tmp_path, name):
+    """Two visits of six updates; checkpoints after four and after eight."""
+    sites = [
+        f"--config.method.{field}" for field in (f"name={name}", "site=sex", "local_epochs=3", "cycles=1")
+    ]
+    launching.train(tmp_path / "whole", tiny_data_dir, *sites)
+    code = launching.train_until(tmp_path / "run", tiny_data_dir, "checkpoints/8", signal.SIGKILL, *sites)
+    assert code == -signal.SIGKILL
+    launching.train(tmp_path / "run", tiny_data_dir, *sites)
+    _same(tmp_path / "whole", tmp_path / "run", tmp_path, tiny_data_dir)
+
+
 def test_a_run_can_be_extended(tiny_data_dir, tmp_path, unbroken):
     workdir = tmp_path / "run"
     launching.train(workdir, tiny_data_dir, "--config.num_steps=8")

@@ -81,3 +81,31 @@ def test_mistakes_are_named(tiny_data_dir, change, message):
     with pytest.raises(UserError, match=message):
         opened = data.open_split(given["cohort"], given["split"], tiny_data_dir)
         data.TrainBatches(opened, Data(batch_size=16), given["label"], 0, 0, given["hosts"])
+
+
+def test_what_was_decoded_is_kept_within_the_limit():
+    """Ten images of 12 bytes, of which 40 bytes hold three; every image is the source's own."""
+    asked = []
+
+    class Source:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            asked.append(index)
+            return {"image": np.full((3, 4), index, np.uint8)}
+
+    kept = data._Kept(Source(), limit=40)
+    for _ in range(2):
+        assert [int(kept[i]["image"][0, 0]) for i in range(10)] == list(range(10)) and len(kept) == 10
+    assert asked == [*range(10), *range(3, 10)]
+
+
+def test_the_second_epoch_reads_nothing(split, monkeypatch):
+    batches = stream(split, batch_size=8)
+    first = fingerprints(batches.at(0))
+    for step in range(-(-len(split) // 8) + 1):
+        batches.at(step)
+    monkeypatch.setattr(split.source, "_source", None)
+    assert fingerprints(batches.at(0)) == first
+    assert len(fingerprints(batches.at(500))) == 8

@@ -24,6 +24,11 @@ SETTINGS = {
     "group_dro": {"step_size": 0.5},
     "unlearning": {"pretrain_steps": 1, "head_steps": 1, "alpha": 0.7, "beta": 2.0},
     "group_models": {"pretrain_steps": 2},
+    "fedavg": {"site": "sex"},
+    "fedprox": {"site": "sex", "mu": 0.1, "proximal": "norm"},
+    "travelling": {"site": "sex"},
+    "harmony_tm": {"site": "sex", "alpha": 0.7, "beta": 2.0},
+    "fedtm": {"site": "sex", "warm_rounds": 1, "warm_epochs": 1, "min_scans": 25},
 }
 
 
@@ -339,7 +344,13 @@ def test_group_models_are_separately_fine_tuned_runs(rng):
     np.testing.assert_allclose(before[1], alone(plain.variables(expected[-1]), batch)["score"][1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * name.startswith(("fed", "travelling")))
+        for name in methods.METHODS  # across sites, tests/engine/test_federated.py has the one that is most
+    ],
+)
 def test_every_method_trains_and_goes_on_as_if_never_stopped(tiny_data_dir, tmp_path, name):
     """Four steps, and the last two again from the checkpoint at step 2: equal to the bit, across a method's phases."""
     config = tiny_runs.get_config()

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,6 +26,21 @@ def test_freeze_leaves_matching_paths_alone():
     updates = one_update(Optimizer(name="sgd", learning_rate=0.1, freeze="^a/"), PARAMS)
     np.testing.assert_allclose(updates["a"]["kernel"], 0)
     np.testing.assert_allclose(updates["head"]["kernel"], -0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_schedule_is_put_at_a_count_and_nothing_else(name):
+    """In whatever the chain wraps it; Adam's own count, and its moments, stay."""
+    config = Optimizer(
+        name=name, learning_rate=0.1, clip_norm=1.0, freeze="^a/", schedule="exponential", decay_steps=1
+    )
+    chain = optim.make(config)
+    _, state = chain.update(PARAMS, chain.init(PARAMS), PARAMS)
+    moved = optim.at({"one": state}, jnp.int32(7))["one"]
+    changed = jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state, moved))
+    assert sum(changed) == 1
+    slow, fast = (chain.update(PARAMS, s, PARAMS)[0]["head"]["kernel"] for s in (moved, state))
+    np.testing.assert_allclose(slow / fast, 0.1 ** (7 - 1), rtol=1e-5)
 
 
 def test_freezing_nothing_is_an_error():

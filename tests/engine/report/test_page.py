@@ -78,6 +78,16 @@ def test_the_conclusion_says_what_the_numbers_say():
     assert "No two groups can be compared" in alone
 
 
+def test_a_gap_that_cannot_be_is_not_said_to_be_missed():
+    """Two rates cannot differ by more than 100 points: what so few patients leave open has no size."""
+    here = context()
+    metric = findings.compared(here)[0]
+    sizes = {("site", str(i)): size for i, size in enumerate((0.2, 0.35, 1.011))}
+    text = findings._overlooked(here, metric, sizes)
+    assert "under 35 points could have been missed, and one of any size in 1 of 3 comparisons" in text
+    assert "any size could" in findings._overlooked(here, metric, {("site", "2"): 1.011})
+
+
 def test_text_is_escaped():
     section = page.Section("<b>", ("a & <script>",), tables=(page.Grid(("<i>",), [(page.Cell("<u>"),)]),))
     shown = page.render("<title>", ["<em>"], [page.KeyNumber("k", "<1")], [section])
