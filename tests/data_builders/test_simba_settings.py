@@ -30,6 +30,9 @@ def test_names_tell_what_is_not_default():
     assert Simba.configure("near_4mm", local_model="mode").name == "near_4mm_local_modelmode"
     flipped = Simba.configure("multi_4mm_counterfactual", flip="intensity_bias")
     assert flipped.name == "multi_4mm_counterfactual_flipintensity_bias"
+    assert Simba.configure("sites_8mm", subjects=1817).name == "sites_8mm"
+    assert Simba.configure("sites_8mm_counterfactual", flip="scanner").name == "sites_8mm_counterfactual"
+    assert Simba.configure("sites_8mm", subjects=2000 - 183, sex_size=0.2).name == "sites_8mm_sex_size0.2"
     assert len({c.name for c in Simba.BUILDER_CONFIGS}) == len(Simba.BUILDER_CONFIGS)
 
 
@@ -54,10 +57,31 @@ def test_names_tell_what_is_not_default():
         ("near_4mm", {"contrast": 0}, "contrast=0 must be a positive number"),
         ("near_4mm", {"contrast": float("inf")}, "contrast=inf must be a positive number"),
         ("near_4mm", {"local_model": "pca"}, "local_model='pca' is none of expansion, mode"),
+        ("near_4mm", {"local_model": "component"}, "local_model='component' needs velocity_model=pca"),
+        ("near_4mm", {"velocity_model": "pca"}, "velocity_fields='' and velocity_model=pca go together"),
+        ("near_4mm", {"velocity_fields": "/nowhere"}, "velocity_fields='/nowhere' and velocity_model=pca go together"),
+        ("near_4mm", {"velocity_model": "pca", "velocity_fields": "/nowhere"}, "velocity_fields: no folder /nowhere"),
+        ("near_4mm", {"velocity_model": "pca", "velocity_fields": "/nowhere", "velocity_share": 1.5}, "velocity_share=1.5 must be above 0, and 1 at most"),
+        ("near_4mm", {"velocity_model": "pca", "velocity_fields": "/nowhere", "num_modes": 12}, "num_modes=12 is read only with velocity_model=process"),
+        ("near_4mm", {"velocity_share": 0.9}, "velocity_share=0.9 is read only with velocity_model=pca"),
+        ("near_4mm", {"disease_volume": 0.2}, "disease_volume=0.2 is read only with local_model=volume"),
+        ("near_4mm", {"local_model": "volume", "disease_mm": 2}, "disease_mm=2 is read only with local_model=expansion or mode"),
+        ("near_4mm", {"local_model": "volume", "effect_width_mm": 4}, "effect_width_mm=4 must be at least 6 at 4 mm with local_model=volume"),
+        ("near_4mm", {"local_model": "volume", "bias_volume": -1}, "bias_volume=-1 must be 0 or a positive number"),
         ("near_4mm", {"variability": "shared"}, "variability='shared' is none of .*Did you mean 'shared_scalar'"),
         ("near_4mm", {"flip": "all"}, "flip='all' is for counterfactuals of multi"),
         ("near_4mm_counterfactual", {"flip": "intensity_bias"}, "flip='intensity_bias' is for counterfactuals of multi"),
         ("multi_4mm", {"flip": "all"}, "flip='all' is for counterfactuals"),
+        ("near_4mm_counterfactual", {"flip": "scanner"}, "flip='scanner' is for counterfactuals of sites"),
+        ("sites_8mm_counterfactual", {"flip": "bias"}, "flip='bias' is for counterfactuals of near, far"),
+        ("sites_8mm_counterfactual", {"scanner_strength": 0}, "needs scanners to flip: scanner_strength is 0"),
+        ("sites_8mm", {"subjects": 1818}, "subjects=1818 must be at least 8 and at most 1817"),
+        ("sites_8mm", {"subjects": 7}, "subjects=7 must be at least 8 and at most 1817"),
+        ("sites_8mm", {"prevalence": 0.3}, "prevalence=0.3 means nothing in sites"),
+        ("sites_8mm", {"bias_region": 21}, "bias_region='21' means nothing in sites"),
+        ("sites_8mm", {"validation_share": 0.6}, "validation_share=0.6 must be 0 to 0.5"),
+        ("sites_8mm", {"scanner_strength": -1}, "scanner_strength=-1 must be 0 or a positive number"),
+        ("near_4mm", {"sex_size": 0.2}, "sex_size=0.2 is for sites alone"),
         ("near_4mm", {"bias_region": "right putamn"}, "Did you mean 'right putamen'"),
         ("near_4mm", {"bias_region": 99}, "no region has the label 99"),
         ("near_4mm", {"bias_region": 1.5}, "bias_region=1.5 must be text"),
