@@ -3,6 +3,7 @@
   equipoise prepare --list
   equipoise prepare --cohort=simba/near_4mm
   equipoise prepare --cohort=simba/near_4mm --options=subjects=400,seed=1
+  equipoise prepare --cohort=simba/near_4mm --options=velocity_model=pca,velocity_fields=/data/velocities
   equipoise prepare --cohort=my_pkg.module:MyCohort --source_dir=/data/raw/my_cohort
   equipoise prepare --cohort=table --table=my.csv --image=path --label=y --subject=pid --attributes=sex,race,age
 

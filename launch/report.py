@@ -40,7 +40,7 @@ _COHORT = flags.DEFINE_string(
 )
 _SPLIT = flags.DEFINE_string("split", "test", "Split of that cohort.")
 _STEP = flags.DEFINE_string(
-    "step", "best", "best (by the run's validation metric, among those evaluated) or a number."
+    "step", "best", "best (by the run's validation metric), last, or a number; among those evaluated."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to. Default: WORKDIR/report.")
 flags.DEFINE_alias("out", "output")
@@ -81,10 +81,12 @@ def _choose_step(workdir, config, cohort, split, wanted):
         raise UserError(f"{cohort} {split} has not been evaluated: run `{command}`")
     if wanted == "best":
         return evaluate.best_step(workdir, config, there)
+    if wanted == "last":
+        return there[-1]
     if wanted.isdigit() and int(wanted) in there:
         return int(wanted)
     raise UserError(
-        f"--step={wanted}: give best or one of {', '.join(map(str, there))}; others after `{command} --step=N`"
+        f"--step={wanted}: give best, last or one of {', '.join(map(str, there))}; others after `{command} --step=N`"
     )
 
 

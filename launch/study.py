@@ -79,7 +79,7 @@ def main() -> int:
         raise UserError("no --workdir: name the study's folder")
     folder = pathlib.Path(_WORKDIR.value).expanduser().absolute()
     if _REPORT_ONLY.value:
-        print(f"the report is at {module.write(folder)}")
+        print(f"the report is at {module.write(folder, program.data_dir().absolute())}")
         return 0
     options = dict(program.setting(text, "--options") for text in _OPTIONS.value)
     return execution.carry_out(module.plan(_SIZE.value, folder, options), folder)

@@ -5,6 +5,7 @@
   equipoise train --config=path/to/my_runs.py:baseline --workdir=runs/mine
   equipoise train --config=simba:near --workdir=runs/wide --config.parallel.mode=pmap --config.optimizer.accumulate=2
   equipoise train --config=simba:near --workdir=runs/fair --config.method.name=group_dro --config.method.group=bias
+  equipoise train --config=path/to/my_runs.py:sites --workdir=runs/sites --config.method.name=fedavg --config.method.site=site --config.method.cycles=30
   equipoise train --config=simba:near --workdir=runs/many --config.population.seeds=8
   equipoise train --config=simba:near --print_config
   srun equipoise train --config=simba:near --workdir=/shared/near --distributed
@@ -17,6 +18,12 @@ the difference shown; only length, devices, workers and writers may change. Seve
 --config.method says how groups enter training: erm (they do not), reweighing, resampling, group_dro, unlearning or
 group_models, and --config.method.group which attribute, or intersection of attributes (race*sex), makes the groups.
 Images of unknown group train with weight 1 and are never counted into another group. docs/cli.md has every setting.
+
+Learning across sites: --config.method.name=fedavg, fedprox, travelling, harmony_tm or fedtm, --config.method.site the
+attribute whose levels are the sites, and --config.method.cycles how often all are visited (num_steps follows from it;
+--config.evaluation.every_cycles=1 and --config.checkpoint.every_cycles=1 score and save at the end of each). Images of
+unknown site are not trained on. harmony_tm unlearns --config.method.group, its scanners. An update on a site's last few
+images is that of a small batch; learning-rate schedules count cycles, not updates.
 
 --config.population.seeds=8 trains eight runs at once, with seeds from the run's own on, as one program; with
 --config.population.grid="optimizer.learning_rate=1e-3,1e-4" each of them at each value. Every member is the run that it

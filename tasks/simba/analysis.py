@@ -1,9 +1,11 @@
-"""What SimBA adds to a report: closed-form expectations, and the effect of each bias on the very same subjects."""
+"""What SimBA adds to a report: expectations and paired effects of planted biases; of a cohort of many sites, errors by site."""
 
 from engine.report.page import Context, Section
-from tasks.simba import renderings, theory
+from tasks.simba import renderings, sites, theory
 
 
 def sections(context: Context) -> list[Section]:
     """What the report of a SimBA run shows beyond every report."""
+    if sites.SITE in context.schema.attributes:
+        return [sites.section(context)]
     return [theory.section(context), renderings.section(context)]

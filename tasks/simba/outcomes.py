@@ -190,14 +190,20 @@ def against(runs: Sequence[Outcome], others: Sequence[Outcome], name: str) -> Ov
     return seeds.over_seeds([seeds.combination(p, (1, -1)) for p in pairs]) if pairs else None
 
 
+def run_folders(folder: pathlib.Path, *, are_across_sites: bool) -> list[pathlib.Path]:
+    """Every run of a study, those on many sites or the others: members of populations, and runs of a single seed."""
+    roots = sorted(p for p in (folder / "runs").glob("*") if p.name.startswith("sites-") == are_across_sites)
+    return [place for root in roots for place in sorted(root.glob("member_*")) or [root]]
+
+
 def gather(folder: pathlib.Path) -> Outcomes:
-    """Reads every run in ``folder/runs/*/member_*``.
+    """Reads every run with a bias.
 
     Raises:
       UserError: where there is none to read.
     """
     found, left_out = [], []
-    for workdir in sorted((folder / "runs").glob("*/member_*")):
+    for workdir in run_folders(folder, are_across_sites=False):
         try:
             found += of_run(workdir)
         except UserError as error:

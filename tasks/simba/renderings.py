@@ -133,7 +133,7 @@ def both_ways(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: Cont
     Raises:
       UserError: when two tables do not hold the same subjects once each, with one disease status and both renderings.
     """
-    found = pd.concat([_both_ways(_merged(*pair, contrast.flips), contrast) for pair in pairs])
+    found = pd.concat([_both_ways(side_by_side(*pair, contrast.flips), contrast) for pair in pairs])
     return found.drop_duplicates("subject_id", ignore_index=True)
 
 
@@ -154,8 +154,12 @@ def paired_effect(
     return PairedEffect(change(diseased), change(~diseased))
 
 
-def _merged(a: pd.DataFrame, b: pd.DataFrame, flips: Collection[str]) -> pd.DataFrame:
-    """Two tables side by side, one row for each subject, once they are found to be two renderings of the same ones."""
+def side_by_side(a: pd.DataFrame, b: pd.DataFrame, flips: Collection[str]) -> pd.DataFrame:
+    """Two tables side by side, one row for each subject, once they are found to be two renderings of the same ones.
+
+    Raises:
+      UserError: where they are not, or differ in another bias than ``flips``, or not in these.
+    """
     names = tuple(", ".join(map(str, table["cohort"].unique())) for table in (a, b))
     biases = [name for name in BIASES if name in a or name in b or name in flips]
     for name, table in zip(names, (a, b), strict=True):
@@ -233,6 +237,13 @@ def _every(attributes: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(s) for size in sizes for s in itertools.combinations(attributes, size)]
 
 
+def cells(rate: str, change: PairedChange) -> list[Cell]:
+    """One rate before and after: subjects, both values, the change with its interval, who changed."""
+    moved = Cell(number(change.value, 3, True), note=interval(change.low, change.high, 3, True))
+    counts = (Cell(str(change.gained)), Cell(str(change.lost)))
+    return [text_cell(rate), Cell(str(change.n)), Cell(number(change.first)), Cell(number(change.second)), moved, *counts]  # fmt: skip
+
+
 def _points(change: PairedChange) -> str:
     return f"{number(100 * change.value, 1, True)} points (95\u00a0% interval\u00a0{interval(100 * change.low, 100 * change.high, 1, True)})"
 
@@ -272,11 +283,7 @@ def _grid(contrast: Contrast, effect: PairedEffect, is_one: bool) -> Grid:
         "negative → positive",
         "positive → negative",
     )
-    rows = [
-        (text_cell(rate), Cell(str(c.n)), Cell(number(c.first)), Cell(number(c.second)),
-         Cell(number(c.value, 3, True), note=interval(c.low, c.high, 3, True)), Cell(str(c.gained)), Cell(str(c.lost)))
-        for rate, c in effect.changes.items()
-    ]  # fmt: skip
+    rows = [cells(rate, change) for rate, change in effect.changes.items()]
     return Grid(header, rows, "" if is_one else sentence(contrast.what))
 
 

@@ -1,24 +1,39 @@
-"""SimBA: a planted bias, whom it harms, what mitigates it, and where the network keeps it."""
+"""SimBA: a planted bias, whom it harms, what mitigates it, where the network keeps it; and learning across sites."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_builders.simba_config import SETTINGS, make_config
+from data_builders.simba_config import SETTINGS, foreign, make_config
 from engine.config import UserError, did_you_mean
 from tasks.plan import Chain, Plan, Stage
 
 SIZES = {
-    "demo": "5 scenarios and 6 methods by 5 seeds at 8 mm; about 25 minutes on 2 CPU cores",
+    "demo": "5 scenarios, 6 methods and 8 schedules across 83 sites by 5 seeds at 8 mm; half an hour to an hour on 2 CPU cores",
     "paper": "the same at 1 mm with the study's network, a job for each seed; for GPUs",
 }
 OPTIONS = (
-    "seeds=5, steps=N, and every setting of the cohort: subjects=2000, template=FILE,labels=FILE,label_names=FILE, "
+    "seeds=5, steps=N, cycles=N (across sites), and every setting of the cohort: subjects=2000, template=FILE,labels=FILE,label_names=FILE, "
     "disease_region=NAME, bias_region=NAME, bias_in_disease=0.7, ..."
 )
 _SCENARIOS = ("none", "near", "far", "intensity", "multi")
 _METHODS = ("reweighing", "resampling", "group_dro", "unlearning", "group_models")
+_SCHEDULES = {
+    "central": {},
+    "fedavg_equal": {"name": "fedavg", "site_weights": "equal"},
+    "fedavg_size": {"name": "fedavg", "site_weights": "size"},
+    "fedprox_squared": {"name": "fedprox", "site_weights": "size", "proximal": "squared", "mu": 0.01},
+    "fedprox_norm": {"name": "fedprox", "site_weights": "size", "proximal": "norm", "mu": 0.001},
+    "travelling": {"name": "travelling"},
+    "harmony_tm": {"name": "harmony_tm", "group": "scanner"},
+    "fedtm": {"name": "fedtm"},
+}
+_PROBED = ("central", "travelling", "harmony_tm")
+_LOCAL_EPOCHS = (
+    3  # of models that are averaged: one is not enough to leave the average before they are sent back
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +44,7 @@ class _Size:
       resolution: of the cohorts, mm.
       run: end of the name of its runs.
       steps: updates of each run.
+      cycles: of each run across sites.
       is_population: whether the seeds of a run are trained as one job.
       words: further flags of training.
     """
@@ -36,6 +52,7 @@ class _Size:
     resolution: int
     run: str
     steps: int
+    cycles: int
     is_population: bool
     words: tuple[str, ...] = ()
 
@@ -43,10 +60,10 @@ class _Size:
 _SIZES = {
     # The brain fills 20 x 22 x 20 voxels.
     "demo": _Size(
-        8, "", 600, True,
+        8, "", 600, 15, True,
         ("--config.data.shape=(20,22,20)", "--config.model.args.padding=SAME", "--config.optimizer.learning_rate=3e-3"),
     ),
-    "paper": _Size(1, "_paper", 15000, False),
+    "paper": _Size(1, "_paper", 15000, 30, False),
 }  # fmt: skip
 
 
@@ -69,16 +86,17 @@ class _Cohorts:
 
     def name(self, scenario: str, flip: str = "") -> str:
         """Of the cohort, or of its counterfactual with one bias flipped; notes how it is prepared."""
-        more = {"flip": flip} if flip not in ("", "bias") else {}
+        settings = {k: v for k, v in self._settings.items() if k not in foreign(scenario)}
+        usual = make_config(scenario=scenario)
+        if usual.has_sites and "subjects" in settings:  # of whom the sites have so many and no more
+            settings["subjects"] = min(settings["subjects"], usual.subjects)
+        settings |= {"flip": flip} if flip not in ("", usual.flip) else {}
+        counterfactual = bool(flip)
         config = make_config(
-            scenario=scenario,
-            resolution=self._resolution,
-            counterfactual=bool(flip),
-            **self._settings,
-            **more,
+            scenario=scenario, resolution=self._resolution, counterfactual=counterfactual, **settings
         )
         plain = f"simba/{scenario}_{self._resolution}mm{'_counterfactual' if flip else ''}"
-        options = ",".join(f"{k}={v}" for k, v in (self._settings | more).items())
+        options = ",".join(f"{k}={v}" for k, v in settings.items())
         self.made[f"simba/{config.name}"] = (
             "prepare",
             f"--cohort={plain}",
@@ -88,7 +106,9 @@ class _Cohorts:
 
     def pairs(self, scenario: str) -> list[str]:
         """A scenario's cohort and every counterfactual of it."""
-        flips = {"none": (), "multi": ("bias", "intensity_bias", "all")}.get(scenario, ("bias",))
+        flips = {"none": (), "multi": ("bias", "intensity_bias", "all"), "sites": ("scanner",)}.get(
+            scenario, ("bias",)
+        )
         return [self.name(scenario), *(self.name(scenario, flip) for flip in flips)]
 
     def prepare(self) -> list[Chain]:
@@ -99,9 +119,9 @@ class _Cohorts:
         ]
 
 
-def _settings(options: Mapping[str, Any]) -> tuple[int, int | None, dict[str, Any]]:
-    """(seeds, steps, settings of the cohorts)."""
-    known = {"seeds", "steps", *(f.name for f in SETTINGS)} - {
+def _settings(options: Mapping[str, Any]) -> tuple[int, int | None, int | None, dict[str, Any]]:
+    """(seeds, steps, cycles, settings of the cohorts)."""
+    known = {"seeds", "steps", "cycles", *(f.name for f in SETTINGS)} - {
         "scenario",
         "resolution",
         "counterfactual",
@@ -111,15 +131,43 @@ def _settings(options: Mapping[str, Any]) -> tuple[int, int | None, dict[str, An
         if name not in known:
             raise UserError(f"--options: simba has no {name!r}.{did_you_mean(name, known)} It has: {OPTIONS}")
     counts = {}
-    for name, usual in (("seeds", 5), ("steps", None)):
+    fewest = {"cycles": 5}  # for HarmonyTM's three parts
+    for name, usual in (("seeds", 5), ("steps", None), ("cycles", None)):
         counts[name] = options.get(name, usual)
-        if counts[name] is not None and not (type(counts[name]) is int and counts[name] > 0):
-            raise UserError(f"--options: {name}={counts[name]} must be a whole number above 0")
-    return counts["seeds"], counts["steps"], {k: v for k, v in options.items() if k not in counts}
+        least = fewest.get(name, 1)
+        if counts[name] is not None and not (type(counts[name]) is int and counts[name] >= least):
+            raise UserError(f"--options: {name}={counts[name]} must be a whole number above {least - 1}")
+    return *counts.values(), {k: v for k, v in options.items() if k not in counts}
+
+
+def _rhythm(every: str, count: int) -> tuple[str, ...]:
+    """When a run is judged and saved, "steps" or "cycles" apart."""
+    return tuple(f"--config.{what}.every_{every}={count}" for what in ("evaluation", "checkpoint"))
+
+
+def _schedule_words(schedule: str, cycles: int) -> tuple[str, ...]:
+    """Flags of a run across sites: a tenth lower every cycle, as published; FedTM's and HarmonyTM's parts in proportion."""
+    settings: dict[str, Any] = {"site": "site", "cycles": cycles} | _SCHEDULES[schedule]
+    if "site_weights" in settings:
+        settings["local_epochs"] = _LOCAL_EPOCHS
+    if schedule == "harmony_tm":
+        settings |= {"pretrain_cycles": 2 * cycles // 5, "head_cycles": cycles // 5}
+    if schedule == "fedtm":
+        settings["warm_rounds"] = min(2, cycles - 1)
+    words = [f"--config.method.{name}={value}" for name, value in settings.items()]
+    rates = {
+        "learning_rate": 1e-3,
+        "schedule": "exponential",
+        "decay_rate": math.exp(-1),
+        "decay_steps": 10,
+        "warmup_steps": 0,
+    }
+    words += [f"--config.optimizer.{name}={value}" for name, value in rates.items()]
+    return *words, *_rhythm("cycles", 1)
 
 
 def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
-    """Cohorts, then runs, each scored with and without the bias and probed, then what is made of them.
+    """Cohorts, then runs, each scored and some probed, then what is made of them.
 
     Args:
       size: of :data:`SIZES`.
@@ -130,48 +178,42 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
       UserError: for an option that does not exist or has another kind of value.
     """
     asked = _SIZES[size]
-    num_seeds, steps, settings = _settings(options)
-    steps = steps or asked.steps
+    num_seeds, steps, cycles, settings = _settings(options)
     cohorts = _Cohorts(asked.resolution, settings)
-    every = max(steps // 6, 1)
     length = (
-        f"--config.num_steps={steps}", f"--config.evaluation.every_steps={every}", f"--config.checkpoint.every_steps={every}",
+        f"--config.num_steps={steps}", *_rhythm("steps", max(steps // 6, 1)),
         f"--config.optimizer.decay_steps={steps}", f"--config.optimizer.warmup_steps={min(20, steps // 2)}",
-    ) if steps != asked.steps else ()  # fmt: skip
+    ) if steps else ()  # fmt: skip
+    steps, cycles = steps or asked.steps, cycles or asked.cycles
 
-    def run(scenario: str, method: str) -> list[Chain]:
-        own, name = cohorts.name(scenario), f"{scenario}-{method}"
-        root = folder / "runs" / name
-        words = (
-            "train",
-            f"--config=simba:{scenario}{asked.run}",
-            f"--config.data.cohort={own}",
-            *length,
-            *asked.words,
-        )
-        words += _method_words(method, steps) if method != "erm" else ()
-        tested = list(_SCENARIOS) if scenario == "none" else [scenario]
-        scored = list(dict.fromkeys(c for t in tested for c in cohorts.pairs(t)))
-        probed = [t for t in tested if t != "none"] if method == "erm" else []
+    def chains(
+        name: str,
+        words: tuple[str, ...],
+        scored: Sequence[str],
+        probed: Mapping[str, str],
+        step: str,
+        is_shown: bool,
+    ) -> list[Chain]:
+        """Training of every seed, then scores and probes (cohort -> labels) of one step's model; of the first seed a report."""
+        root, judged = folder / "runs" / name, ("--split=test", f"--step={step}")
 
         def stages(place: pathlib.Path, first: pathlib.Path | None, *more: str) -> tuple[Stage, ...]:
             where = f"--workdir={place}"
             found = [
-                Stage(f"train {name}", (*words, *more, where, "--config.writers.console=false")),
-                Stage(f"score {name}", ("evaluate", where, f"--cohort={','.join(scored)}", "--split=test")),
+                Stage(f"train {name}", ("train", *words, *more, where, "--config.writers.console=false")),
+                Stage(f"score {name}", ("evaluate", where, f"--cohort={','.join(scored)}", *judged)),
             ]
             found += [
-                Stage(f"probe the layers of {name} on {t}", ("probe", where, f"--cohort={cohorts.name(t)}", "--split=test",
-                      f"--labels=disease,bias{',intensity_bias' if t == 'multi' else ''}", "--control=3"))
-                for t in probed
+                Stage(f"probe the layers of {name} on {cohort.removeprefix('simba/')}", ("probe", where, f"--cohort={cohort}",
+                      *judged, f"--labels={labels}", "--control=3"))
+                for cohort, labels in probed.items()
             ]  # fmt: skip
-            if first and method == "erm":
-                shown = cohorts.name(probed[0])
-                where = f"--workdir={first}"
+            if first and is_shown:
+                where, shown = f"--workdir={first}", f"--cohort={next(iter(probed))}"
                 found += [
-                    Stage(f"map where {name} looks", ("evaluate", where, f"--cohort={shown}", "--split=test", "--saliency")),
-                    Stage(f"report the first seed of {name}", ("report", where, f"--cohort={shown}", "--split=test")),
-                ]  # fmt: skip
+                    Stage(f"map where {name} looks", ("evaluate", where, shown, *judged, "--saliency")),
+                    Stage(f"report the first seed of {name}", ("report", where, shown, *judged)),
+                ]
             return tuple(found)
 
         if asked.is_population:
@@ -183,8 +225,37 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
             for seed, member in enumerate(members)
         ]
 
+    def run(scenario: str, method: str) -> list[Chain]:
+        own = cohorts.name(scenario)
+        words = (
+            f"--config=simba:{scenario}{asked.run}",
+            f"--config.data.cohort={own}",
+            *length,
+            *asked.words,
+        )
+        words += _method_words(method, steps) if method != "erm" else ()
+        tested = list(_SCENARIOS) if scenario == "none" else [scenario]
+        scored = list(dict.fromkeys(c for t in tested for c in cohorts.pairs(t)))
+        labels = {
+            t: "disease,bias,intensity_bias" if t == "multi" else "disease,bias"
+            for t in tested
+            if t != "none"
+        }
+        probed = {cohorts.name(t): found for t, found in labels.items()} if method == "erm" else {}
+        return chains(f"{scenario}-{method}", words, scored, probed, "best", method == "erm")
+
+    def across(schedule: str) -> list[Chain]:
+        """Judged after the last cycle: separate hospitals have no common validation split to choose a step by."""
+        own = cohorts.name("sites")
+        words = (f"--config=simba:sites{asked.run}", f"--config.data.cohort={own}")
+        words += length if schedule == "central" else _schedule_words(schedule, cycles)
+        probed = {own: "disease,scanner,site,sex"} if schedule in _PROBED else {}
+        shown = schedule in ("central", "travelling")
+        return chains(f"sites-{schedule}", words, cohorts.pairs("sites"), probed, "last", shown)
+
     runs = [chain for scenario in _SCENARIOS for chain in run(scenario, "erm")]
     runs += [chain for method in _METHODS for chain in run("near", method)]
+    runs += [chain for schedule in _SCHEDULES for chain in across(schedule)]
     compare = (
         "report", f"--runs={folder / 'runs'}/near-*/member_*", f"--cohort={cohorts.name('near')}", "--by=method.name",
         f"--out={folder / 'report' / 'methods'}",
@@ -197,8 +268,8 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
     return [cohorts.prepare(), runs, [Chain("report", last)]]
 
 
-def write(folder: pathlib.Path) -> pathlib.Path:
-    """The study's page; returns its file."""
+def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
+    """The study's page, of the runs in its folder and the cohorts in ``data_dir``; returns its file."""
     from tasks.simba import summary
 
-    return summary.write(folder)[0]
+    return summary.write(folder, data_dir)[0]

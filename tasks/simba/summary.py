@@ -3,7 +3,6 @@
 What a change, a shift and a gap are: :mod:`tasks.simba.outcomes`.
 """
 
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,10 +13,9 @@ from scipy import stats
 
 from engine.metrics.frame import CONFIDENCE
 from engine.metrics.intervals import Estimate
-from engine.metrics.seeds import OverSeeds
 from engine.report import dots, figures, files, page
 from engine.report.page import Cell, Figure, Grid, KeyNumber, Section, interval, number, text_cell
-from tasks.simba import outcomes, theory
+from tasks.simba import across_sites, outcomes, schedules, theory
 from tasks.simba.outcomes import ERM, SCORES, Outcome, Outcomes, against, over
 
 _TITLES = {
@@ -30,23 +28,6 @@ _TITLES = {
 }
 _FLOOR = "no bias in training"
 _CAPTION = "Mean over seeds, 95 % interval over seeds and subjects (of one seed: over subjects)"
-
-
-def _cell(found: OverSeeds | None, signed: bool = True) -> Cell:
-    if found is None:
-        return Cell("–")
-    low, high = found.estimate.limits(CONFIDENCE)
-    if math.isnan(low):  # one seed
-        low, high = found.sample.limits(CONFIDENCE)
-    return Cell(number(found.estimate.value, 3, signed), note=interval(low, high, 3, signed))
-
-
-def _line(name: str, found: OverSeeds) -> dots.Row:
-    low, high = found.estimate.limits(CONFIDENCE)
-    alone = found.sample.limits(CONFIDENCE) if math.isnan(low) else (math.nan, math.nan)
-    value = found.estimate.value
-    text = dots.spread_text(value, found.seed_sd, True)
-    return dots.Row(name, value, low, high, found.values, text, *alone)
 
 
 def _of_bias(runs: Sequence[Outcome]) -> str:
@@ -68,7 +49,9 @@ def _panels(rows: Mapping[str, Sequence[Outcome]], names: Iterable[str]) -> list
     panels = []
     for score_name in names:
         drawn = [(label, over(runs, score_name)) for label, runs in rows.items()]
-        panels.append((_TITLES[score_name], [_line(label, found) for label, found in drawn if found]))
+        panels.append(
+            (_TITLES[score_name], [dots.row(label, found, True) for label, found in drawn if found])
+        )
     return [p for p in panels if p[1]]
 
 
@@ -78,9 +61,13 @@ def scenarios(study: Outcomes) -> Section:
     rows = []
     for runs in chosen.values():
         first = runs[0]
-        what = text_cell(first.trained), text_cell(first.tested + _of_bias(runs)), Cell(str(len(runs)))
+        what = (
+            text_cell(first.trained),
+            text_cell(first.tested + _of_bias(runs)),
+            Cell(str(len(runs))),
+        )
         rows.append(
-            (*what, _cell(over(runs, "accuracy"), False), *(_cell(over(runs, s)) for s in SCORES[1:]))
+            (*what, dots.cell(over(runs, "accuracy"), False), *(dots.cell(over(runs, s)) for s in SCORES[1:]))
         )
     shares = {"bias": study.runs[0].shares}
     ideal, fair = theory.expect(shares), theory.expect(shares, uses=())
@@ -113,11 +100,17 @@ def scenarios(study: Outcomes) -> Section:
         "decision. The model trained on “none” never saw a bias go with the disease: what it shows on the other cohorts is the floor that "
         "comes of regions lying side by side. Limits: closed form for the shares of the first row.",
     )  # fmt: skip
-    return Section(
-        "What the bias does",
-        text,
-        drawn,
-        (Grid(header, rows, _CAPTION),),
+    return Section("What the bias does", text, drawn, (Grid(header, rows, _CAPTION),), _stronger(chosen))
+
+
+def _stronger(chosen: Mapping[tuple[str, str, str, str], Sequence[Outcome]]) -> tuple[str, ...]:
+    """Of two biases in one cohort, which moves decisions more, and how surely."""
+    two = {k[3]: runs for k, runs in chosen.items() if k[0] == k[2] == "multi"}
+    apart = against(two["intensity_bias"], two["bias"], "shift") if len(two) == 2 else None
+    if apart is None:
+        return ()
+    return (
+        f"Under “multi” intensity moves decisions by {_points(apart.estimate)} more than morphology, paired by seed and subject.",
     )
 
 
@@ -139,23 +132,26 @@ def methods(study: Outcomes) -> Section | None:
         for o in chosen.values()
         if (o[0].method, o[0].trained) == (ERM, o[0].tested)
     }
+    floor = {(o[0].tested, o[0].bias): o for o in chosen.values() if o[0].trained != o[0].tested}
     lines, shifts = [], {}
     for name, runs in chosen.items():
         usual = base.get((runs[0].tested, runs[0].bias))
+        least = floor.get((runs[0].tested, runs[0].bias))
         apart = [
-            against(runs, usual, s) if usual and runs is not usual else None for s in ("accuracy", "shift")
+            against(runs, other, of) if other and runs is not other else None
+            for of, other in (("accuracy", usual), ("shift", usual), ("shift", least))
         ]
         found = {s: over(runs, s) for s in SCORES}
         if runs[0].trained == runs[0].tested and found["shift"]:
             shifts[name] = abs(found["shift"].estimate.value)
         cells = [
-            _cell(found[s], s != "accuracy")
+            dots.cell(found[s], s != "accuracy")
             for s in ("accuracy", "change_tpr", "change_fpr", "gap_tpr", "gap_fpr", "shift")
         ]
-        lines.append((text_cell(name), Cell(str(len(runs))), *cells, *(_cell(a) for a in apart)))
+        lines.append((text_cell(name), Cell(str(len(runs))), *cells, *(dots.cell(a) for a in apart)))
     header = (
         "method", "seeds", "accuracy", "change in TPR", "change in FPR", "gap in TPR", "gap in FPR", "shift",
-        "accuracy − ERM", "shift − ERM",
+        "accuracy − ERM", "shift − ERM", f"shift − {_FLOOR}",
     )  # fmt: skip
     drawn = dots.draw(
         _panels(chosen, ("shift", "gap_tpr", "gap_fpr")), "methods",
@@ -275,19 +271,28 @@ def encoding(study: Outcomes) -> Section | None:
     return Section("Is what is encoded also used?", text, (_scatter(points),), (grid,))
 
 
-def write(folder: pathlib.Path) -> list[pathlib.Path]:
+def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     """Writes ``folder/report``: ``report.html``, ``outcomes.csv`` and ``figures/``.
 
     Args:
       folder: of the study.
+      data_dir: where its cohorts are prepared.
 
     Returns:
       The files written.
     """
     study = outcomes.gather(folder)
-    found = [s for s in (scenarios(study), methods(study), encoding(study)) if s]
-    if study.left_out:
-        rows = [(text_cell(a), text_cell(b)) for a, b in study.left_out]
+    apart = schedules.gather(folder, data_dir)
+    found = [
+        scenarios(study),
+        methods(study),
+        encoding(study),
+        across_sites.section(apart) if apart else None,
+    ]
+    found = [s for s in found if s]
+    left_out = [*study.left_out, *(apart.left_out if apart else ())]
+    if left_out:
+        rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
         found.append(Section("Left out", tables=[Grid(("run", "because"), rows)]))
     keys = []
     for (trained, method, tested, _), runs in study.rows().items():

@@ -149,7 +149,7 @@ def test_missing_parts_become_notes_with_their_command(tmp_path, monkeypatch):
 
 def test_mistakes_get_a_command_to_run(tmp_path):
     fake_run.make(tmp_path / "run", tmp_path / "data", 40)
-    with pytest.raises(UserError, match="give best or one of 600"):
+    with pytest.raises(UserError, match="give best, last or one of 600"):
         run(tmp_path / "run", "--step=7")
     with pytest.raises(UserError, match="equipoise evaluate .*--cohort=simba/far_4mm --split=test"):
         run(tmp_path / "run", "--cohort=simba/far_4mm")

@@ -151,8 +151,8 @@ def test_methods_are_paired_by_seed(study):
     assert low < apart.estimate.value < high < 0
 
 
-def test_the_page_and_its_table_hold_every_run_and_name_what_is_left_out(study):
-    files = summary.write(study)
+def test_the_page_and_its_table_hold_every_run_and_name_what_is_left_out(study, tmp_path):
+    files = summary.write(study, tmp_path)
     assert files[0] == study / "report" / "report.html"
     text = files[0].read_text()
     assert "Least moved by the bias: reweighing" in text
