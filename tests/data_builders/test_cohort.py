@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import data_builders
-from data_builders import cohort
+from data_builders import catalogue, cohort
 from data_builders.cohort import Cohort, Scan, Schema
 from data_builders.readers import Pixels
 from engine.config import UserError
@@ -105,4 +105,4 @@ def test_cohorts_may_have_underscores_and_parts_are_not_cohorts(tmp_path, monkey
     for name in ("brain_age", "simba", "simba_template", "cohort", "splits", "readers"):
         (tmp_path / f"{name}.py").touch()
     monkeypatch.setattr(data_builders, "__path__", [str(tmp_path)])
-    assert cohort._modules() == ["brain_age", "simba"]
+    assert catalogue._modules() == ["brain_age", "simba"]
