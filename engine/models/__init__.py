@@ -1,8 +1,9 @@
 """Networks by name: every module here that holds a class ``Model`` is one, and so is any class of the user's.
 
 A model is a flax linen module. ``output, features = model.apply(variables, image, train=False, keys=None)``: image
-[b, *spatial, c] in 2D or 3D, output [b, num_outputs] in at least float32, features every block by name. ``keys`` [b]
-are the examples' random keys, the only source of randomness in training.
+[b, *spatial, c] in 2D or 3D, output [b, num_outputs], or [b, *reduced, num_outputs] of a segmentation, in at least
+float32, features every block by name. ``keys`` [b] are the examples' random keys, the only source of randomness in
+training.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ import jax.numpy as jnp
 
 from engine.config import UserError, did_you_mean
 
-_NOT_NETWORKS = ("__init__", "layers")
 _GIVEN = ("parent", "name", "num_outputs", "dtype", "axis_name")
 
 
 def shipped() -> list[str]:
     """Names of the networks that come with the engine."""
-    return sorted(p.stem for p in pathlib.Path(__file__).parent.glob("*.py") if p.stem not in _NOT_NETWORKS)
+    modules = pathlib.Path(__file__).parent.glob("*.py")
+    return sorted(p.stem for p in modules if "\nclass Model(" in p.read_text())
 
 
 def _find(name: str) -> type[nn.Module]:

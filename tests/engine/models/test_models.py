@@ -12,7 +12,7 @@ import pytest
 
 from engine import models
 from engine.config import UserError
-from engine.models import cnn, sfcn
+from engine.models import cnn, sfcn, transunet
 
 KEY = jax.random.key(0)
 SIMBA = {
@@ -113,21 +113,36 @@ def test_networks_and_gradients_equal_a_twin_of_flax_layers(rng, shape, name, fe
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), a, b)
 
 
-@pytest.mark.parametrize("name", models.shipped())
-@pytest.mark.parametrize("shape", [(2, 32, 32, 33, 1), (2, 32, 36, 3)])
+PROTOCOL = [  # name, fields, shape of the images, spatial shape of the output
+    *(("cnn", {}, shape, ()) for shape in ((2, 32, 32, 33, 1), (2, 32, 36, 3))),
+    *(("sfcn", {}, shape, ()) for shape in ((2, 32, 32, 33, 1), (2, 32, 36, 3))),
+    ("sam", {"depth": 3}, (2, 48, 64, 1), (12, 16)),
+    ("sam", {"depth": 3, "lora_rank": 2, "remat": True}, (2, 48, 64, 3), (12, 16)),
+    ("transunet", {"depth": 1}, (2, 48, 64, 1), (48, 64)),
+    ("transunet", transunet.HYBRID | {"depth": 1, "lora_rank": 2, "remat": True}, (2, 32, 48, 3), (32, 48)),
+    ("unet", {}, (2, 16, 32, 16, 1), (16, 32, 16)),
+    ("unet", {"norm": "batch", "dropout": 0.1}, (2, 32, 48, 3), (32, 48)),
+]
+
+
+def test_the_protocol_is_asked_of_every_network():
+    assert {name for name, *_ in PROTOCOL} == set(models.shipped())
+
+
+@pytest.mark.parametrize(("name", "fields", "shape", "spatial"), PROTOCOL)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_network_keeps_the_protocol(name, shape, dtype):
-    model = models.build(name, num_outputs=3, dtype=dtype)
+def test_every_network_keeps_the_protocol(name, fields, shape, spatial, dtype):
+    model = models.build(name, num_outputs=3, dtype=dtype, **fields)
     variables = _abstract(model, shape)
     assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     keys = jax.random.split(KEY, 2)
     (output, features), updated = jax.eval_shape(
         lambda v: model.apply(v, jnp.zeros(shape), train=True, keys=keys, mutable=["batch_stats"]), variables
     )
-    assert (output.shape, output.dtype) == ((2, 3), jnp.float32)
+    assert (output.shape, output.dtype) == ((2, *spatial, 3), jnp.float32)
     assert {f.dtype for f in features.values()} == {jnp.dtype(dtype)}
-    assert jax.tree.map(lambda v: (v.shape, v.dtype), updated["batch_stats"]) == jax.tree.map(
-        lambda v: (v.shape, v.dtype), variables["batch_stats"]
+    assert jax.tree.map(lambda v: (v.shape, v.dtype), dict(updated)) == jax.tree.map(
+        lambda v: (v.shape, v.dtype), {k: v for k, v in variables.items() if k == "batch_stats"}
     )
 
 
@@ -160,7 +175,7 @@ def test_dropout_reaches_the_head_and_needs_keys():
 
 
 def test_names_that_do_not_exist():
-    with pytest.raises(UserError, match=r"no model 'cn'\. Did you mean 'cnn'\? There are: cnn, sfcn"):
+    with pytest.raises(UserError, match=r"no model 'cn'\. Did you mean 'cnn'\? There are: cnn, sam, sfcn"):
         models.build("cn", num_outputs=2)
     with pytest.raises(
         UserError, match=r"no argument 'feature'\. Did you mean 'features'\? It has: features, act"
