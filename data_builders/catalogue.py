@@ -10,7 +10,15 @@ import data_builders
 from data_builders.cohort import Cohort
 from engine.config import UserError, did_you_mean
 
-_SHARED = {"catalogue", "cohort", "splits", "readers", "cache"}  # modules that hold no cohort
+_SHARED = {
+    "catalogue",
+    "cohort",
+    "harvard",
+    "splits",
+    "readers",
+    "cache",
+    "settings",
+}  # modules that hold no cohort
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,12 +33,15 @@ class Schema:
       labels: name -> classes, or None for a number.
       attributes: name -> levels (``unknown`` is added), or None for a number (NaN: unknown).
       positive: label -> its positive class.
-      has_mask: whether examples hold a mask [*spatial].
+      has_mask: whether examples hold a mask [*spatial] of codes.
       metadata: JSON values that an analysis must know of the cohort. Reports read three, each of which any cohort may
         give: ``regions``, name -> mask of :func:`engine.transforms.masks.encode_mask`, outlined on saliency maps;
         ``region_names``, the same names -> words; ``label_map``, for scores of every region: ``labels`` of
         :func:`engine.transforms.masks.encode_labels` on the images' grid, ``names``, label (as text) -> words, and
-        ``marked``, name -> label of those that are pointed out.
+        ``marked``, name -> label of those that are pointed out. Of masks: ``mask_classes``, the name of every code, the
+        background first; ``structures``, name -> classes whose union is scored, by default each class but the first;
+        ``ratios``, name -> ``{"kind": "area" or "extent", "of": structure, "to": structure}`` and of an extent ``axis``,
+        such as the vertical cup-to-disc ratio.
     """
 
     image_shape: tuple[int | None, ...]
@@ -48,6 +51,20 @@ class Schema:
     positive: Mapping[str, str] = dataclasses.field(default_factory=dict)
     has_mask: bool = False
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the codes of masks; where they have none, as many as a byte can hold."""
+        return tuple(self.metadata.get("mask_classes", map(str, range(256))))
+
+    @property
+    def structures(self) -> dict[str, list[int]]:
+        """Scored structure -> codes of the classes that make it up; empty where masks have no named classes."""
+        if not self.has_mask or "mask_classes" not in self.metadata:
+            return {}
+        classes = list(self.mask_classes)
+        united = self.metadata.get("structures", {name: [name] for name in classes[1:]})
+        return {name: [classes.index(part) for part in parts] for name, parts in united.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +106,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.source_dir = source_dir
         self._skipped: list[dict[str, str]] = []
         self._counts: dict[str, Any] = {}
+        self._findings: dict[str, Any] = {}
         self._assigned: dict[str, str] = {}
         super().__init__(**{"file_format": "array_record"} | kwargs)
 
@@ -98,6 +116,9 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def scans(self) -> Iterable[Scan]:
         """Every scan of the cohort, without reading pixels.
+
+        What is found out of the cohort as a whole, such as the unit of a number, goes into ``self._findings``, JSON values
+        that the report and the metadata then hold; what cannot be used goes to :meth:`_skip`.
 
         Raises:
           UserError: when ``source_dir`` is not this cohort's layout.
@@ -136,6 +157,12 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise UserError(
             f"cohort {config or cls.name!r} has no settings: leave out --options={','.join(options)}"
         )
+
+    def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
+        """Takes a configuration that :meth:`configure` made, whether or not one of its name is listed."""
+        if isinstance(builder_config, tfds.core.BuilderConfig):
+            return builder_config
+        return super()._create_builder_config(builder_config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
         schema = self.schema()
@@ -180,6 +207,9 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         scans = sorted(self.scans(), key=lambda s: s.scan_id)
+        self.info.metadata.update(self._findings)
+        if not scans and self._skipped:
+            raise self._nothing_left(f"all {len(self._skipped)} scans")
         if not scans:
             where = f" in {self.source_dir}" if self.source_dir else ""
             raise UserError(
@@ -261,6 +291,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, split: str, scans: Sequence[Scan]) -> Iterator[tuple[str, dict[str, Any]]]:
         schema = self.schema()
         kept: list[Scan] = []
+        empty: collections.Counter[str] = collections.Counter()
         loaded = cache.tracked(self.load_all(scans), f"{self.name}: {split}", len(scans))
         for scan, pixels in loaded:
             reason = pixels if isinstance(pixels, UnreadableScan) else _misfit(pixels, schema)
@@ -279,12 +310,18 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             }
             if schema.has_mask:
                 example["mask"] = pixels.mask
-            if not schema.attributes:
-                del example["attributes"]
+                empty.update(
+                    name for name, codes in schema.structures.items() if not np.isin(pixels.mask, codes).any()
+                )
+            for name in ("labels", "attributes"):
+                if not example[name]:
+                    del example[name]
             yield scan.scan_id, example
         if not kept:
             raise self._nothing_left(f"all {len(scans)} scans of split {split!r}")
         self._counts[split] = _count(kept, schema)
+        if schema.structures:
+            self._counts[split]["scans_without"] = {name: empty[name] for name in schema.structures}
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Builds the cohort, unless it is there, with its ``splits.json`` and ``cohort_report.json``.
@@ -299,7 +336,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise UserError(
                 f"{folder} has no cohort_report.json: it was not built by `equipoise prepare`. Remove the folder, then prepare again."
             )
-        self._skipped, self._counts, self._assigned = [], {}, {}
+        self._skipped, self._counts, self._findings, self._assigned = [], {}, {}, {}
         tfds.disable_progress_bar()
         super().download_and_prepare(**kwargs)
 
@@ -319,6 +356,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "config": self.builder_config.name if self.builder_config else None,
             "version": str(self.version),
             "counts": self._counts,
+            "findings": self._findings,
             "skipped_total": len(self._skipped),
             "skipped": sorted(self._skipped, key=lambda s: s["scan_id"]),
             "built": {"tensorflow_datasets": tfds.__version__, "numpy": np.__version__},
@@ -345,6 +383,8 @@ def _misfit(pixels: Pixels, schema: Schema) -> str | None:
         return f"stored as {pixels.image.dtype}, expected {np.dtype(schema.dtype)}"
     if schema.has_mask and (pixels.mask is None or pixels.mask.shape != shape[:-1]):
         return "mask is missing or of another shape than the image"
+    if schema.has_mask and pixels.mask.max(initial=0) >= len(schema.mask_classes):
+        return f"mask holds codes beyond those of its {len(schema.mask_classes)} classes"
     return None
 
 

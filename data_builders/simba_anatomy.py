@@ -8,7 +8,6 @@ computed on the user's machine.
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import pathlib
 import re
@@ -283,29 +282,6 @@ def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> 
         ratio = resolution / spacing.astype(float)
         affine = affine @ nib.affines.from_matvec(np.diag(ratio), 0.5 * ratio - 0.5)
     return Anatomy(_unit(there.image[..., 0]), there.mask, affine)
-
-
-def fingerprint(*files: str) -> str:
-    """Ten hexadecimal digits of the files' contents.
-
-    Raises:
-      UserError: when one is missing.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        path = pathlib.Path(file).expanduser()
-        if not path.is_file():
-            raise UserError(f"simba: no file {file}")
-        state = path.stat()
-        digest.update(_content(path.resolve(), state.st_size, state.st_mtime_ns))
-    return digest.hexdigest()[:10]
-
-
-@functools.lru_cache(maxsize=4096)
-def _content(path: pathlib.Path, _size: int, _changed: int) -> bytes:
-    """Digest of a file; one that did not change is read once."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _unit(brain: np.ndarray) -> np.ndarray:

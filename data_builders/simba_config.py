@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_builders import simba_anatomy, simba_fields, simba_sites, simba_volume
+from data_builders import settings, simba_anatomy, simba_fields, simba_sites, simba_volume
 from data_builders.simba_velocity import LOCAL_MODELS
-from engine.config import UserError, did_you_mean
+from engine.config import UserError
 
 BIAS, INTENSITY_BIAS, SCANNER = "bias", "intensity_bias", "scanner"
 VELOCITY_MODELS = ("process", "pca")
@@ -205,24 +205,19 @@ class SimbaConfig(tfds.core.BuilderConfig):
         """Every setting of the scenario by name, as the cohort records them: no file's path, only what is in it."""
         files = {"template": "MNI152", "labels": "Desikan-Killiany"}
         if self.template:
-            files = dict.fromkeys(files, f"user:{simba_anatomy.fingerprint(self.template, self.labels)}")
+            files = dict.fromkeys(files, f"user:{settings.fingerprint(self.template, self.labels)}")
         if self.velocity_fields:
-            files["velocity_fields"] = f"user:{simba_anatomy.fingerprint(*map(str, self.field_files()))}"
+            files["velocity_fields"] = f"user:{settings.fingerprint(*map(str, self.field_files()))}"
         regions = {f"{what}_region": name for what, (_, name) in self.regions.items()}
         left_out = {"label_names", *foreign(self.scenario)}
         values = {f.name: getattr(self, f.name) for f in SETTINGS if f.name not in left_out}
         return values | files | regions
 
 
-SETTINGS = [
-    f
-    for f in dataclasses.fields(SimbaConfig)
-    if f.name not in {g.name for g in dataclasses.fields(tfds.core.BuilderConfig)}
-]
+SETTINGS = settings.fields(SimbaConfig)
 _IN_NAME = ("scenario", "resolution", "counterfactual")
 _FILES = ("template", "labels", "label_names", "velocity_fields")
 _REGIONS = ("disease_region", "bias_region")
-_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _CHOICES = {
     "scenario": tuple(SCENARIOS),
     "local_model": EFFECT_MODELS,
@@ -265,35 +260,22 @@ def make_config(**values: Any) -> SimbaConfig:
     Raises:
       UserError: for a setting that does not exist, or a value that it may not have.
     """
-    settings = {f.name: f for f in SETTINGS}
     if values.get("velocity_model") == "pca":
         values.setdefault("local_model", "component")
-    for name, value in values.items():
-        if name not in settings:
-            raise UserError(
-                f"simba has no setting {name!r}.{did_you_mean(name, settings)} It has: {', '.join(sorted(settings))}"
-            )
-        wanted = type(settings[name].default)
-        if name in _REGIONS and type(value) is int:  # a label's number
-            values[name] = str(value)
-        elif type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise UserError(f"simba: {name}={value!r} must be {_KINDS[wanted]}")
+    for name in _REGIONS:
+        if type(values.get(name)) is int:  # a label's number
+            values[name] = str(values[name])
+    settings.check_kinds("simba", SimbaConfig, values)
     config = _usual(**values)
-    for name, problem in _problems(config).items():
-        if problem:
-            raise UserError(f"simba: {name}={getattr(config, name)!r} {problem}")
+    settings.refuse("simba", config, _problems(config))
     config.name = _name(config)
     return config
 
 
 def _problems(config: SimbaConfig) -> dict[str, str | bool]:
     """Setting -> what is wrong with its value; False or "" where nothing is."""
-    problems: dict[str, str | bool] = {
-        name: getattr(config, name) not in known
-        and f"is none of {', '.join(known)}.{did_you_mean(getattr(config, name), known)}".removesuffix(".")
-        for name, known in _CHOICES.items()
-    }
-    if any(problems.values()):
+    problems: dict[str, str | bool] = dict(settings.unknown_choices(config, _CHOICES))
+    if problems:
         return problems
     most = simba_sites.NUM_SCANS if config.has_sites else math.inf
     problems |= {
@@ -359,24 +341,16 @@ def _problems(config: SimbaConfig) -> dict[str, str | bool]:
 
 def _name(config: SimbaConfig) -> str:
     plain = _usual(config.scenario)
-    words = []
-    for f in SETTINGS:
-        value = getattr(config, f.name)
-        if f.name in (*_IN_NAME, *_FILES) or value == getattr(plain, f.name):
-            continue
-        if f.name in _REGIONS:
-            what = f.name.removesuffix("_region")
-            label = config.regions[what][0]
-            if not config.labels and label == plain.regions[what][0]:
-                continue
-            words.append(f"{f.name}{label}")
-        else:
-            # Twelve digits: rounded to fewer, two seeds would share a name, and so a folder.
-            words.append(f"{f.name}{value}" if isinstance(value, str) else f"{f.name}{value:.12g}")
+    labels = {f"{what}_region": label for what, (label, _) in config.regions.items()}
+    usual = {f"{what}_region": label for what, (label, _) in plain.regions.items()}
+    same = [name for name in labels if not config.labels and labels[name] == usual[name]]
+    words = settings.changed(
+        config, plain, but=(*_IN_NAME, *_FILES, *same), told={name: str(k) for name, k in labels.items()}
+    )
     if config.template:
-        words.append(f"pair{simba_anatomy.fingerprint(config.template, config.labels)}")
+        words.append(f"pair{settings.fingerprint(config.template, config.labels)}")
     if config.velocity_fields:
-        words.append(f"fields{simba_anatomy.fingerprint(*map(str, config.field_files()))}")
+        words.append(f"fields{settings.fingerprint(*map(str, config.field_files()))}")
     flip = "_counterfactual" if config.counterfactual else ""
     return "_".join([f"{config.scenario}_{config.resolution}mm{flip}", *words])
 

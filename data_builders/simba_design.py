@@ -4,7 +4,6 @@ Every draw is a function of the seed and the shares alone. Scenarios, resolution
 """
 
 import dataclasses
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy import stats
 
 from data_builders import simba_sites, splits
 from data_builders.simba_config import BIAS, INTENSITY_BIAS, SimbaConfig
+from engine.rng import generator
 
 FRACTIONS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 SCORE_LIMIT = 3.5  # where subject amplitudes are cut, in standard deviations
@@ -41,11 +41,6 @@ class Subject:
     subject_score: float
     split: str
     levels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-def generator(seed: int, stream: str) -> np.random.Generator:
-    """Of the draws that have a name: each stream is independent of all others."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(stream.encode())], np.uint64)))
 
 
 def _tenths(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

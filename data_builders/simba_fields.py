@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data_builders.simba_anatomy import Grid, fingerprint
+from data_builders.settings import fingerprint
+from data_builders.simba_anatomy import Grid
 from engine.config import UserError
 
 _VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intent codes

@@ -22,10 +22,11 @@ from scipy import ndimage
 from data_builders import simba_scanner, simba_volume
 from data_builders.simba_anatomy import Anatomy
 from data_builders.simba_config import SimbaConfig
-from data_builders.simba_design import SCORE_LIMIT, Subject, generator
+from data_builders.simba_design import SCORE_LIMIT, Subject
 from data_builders.simba_sites import SCANNERS, SEXES
 from data_builders.simba_velocity import VelocityModel, bounding_box, growth
 from engine import mesh
+from engine.rng import generator
 from engine.transforms import deformation
 from engine.transforms.intensity import contrast
 

@@ -1,9 +1,11 @@
-"""Splits by subject, stratified, and the same wherever and whenever they are made."""
+"""Splits by subject: published ones, and our own, stratified, and the same wherever and whenever they are made."""
 
 import hashlib
 import math
+import pathlib
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.config import UserError
 
@@ -76,3 +78,46 @@ def check_disjoint(members: Mapping[str, Iterable[str]]) -> None:
                 raise UserError(
                     f"{shared} subject(s) are in both {a!r} and {b!r}: split by subject, not by image"
                 )
+
+
+def read_lists(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[pathlib.Path, str | None]:
+    """Reads ``train.txt``, ``test.txt`` and, where there is one, ``validation.txt``: one file name per line.
+
+    Numbers may be padded otherwise than the files' own: the first lists had six digits, the files have five.
+
+    Args:
+      folder: of the lists.
+      files: that there are.
+
+    Returns:
+      File -> split; None for files in no list.
+
+    Raises:
+      UserError: for a name that stands twice, or that no file has; the message gives list and line.
+    """
+    there = {_unpadded(file): file for file in files}
+    first: dict[str, str] = {}
+    assigned: dict[pathlib.Path, str | None] = dict.fromkeys(files)
+    for split in ("train", "validation", "test"):
+        path = folder / f"{split}.txt"
+        for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
+            if not line.strip():
+                continue
+            name, place = _unpadded(pathlib.PurePath(line.strip())), f"{path.name}, line {number}"
+            if name in first:
+                raise UserError(
+                    f"{place}: {line.strip()!r} stands in {first[name]} too. A list that repeats names oversamples, and one "
+                    "that shares them tests on what was trained on: every name belongs in one list, once"
+                )
+            if name not in there:
+                raise UserError(
+                    f"{place}: there is no file {line.strip()!r}. Complete the download, or leave the line out of a copy of "
+                    "the lists and name its folder, --options=lists=FOLDER"
+                )
+            first[name] = place
+            assigned[there[name]] = split
+    return assigned
+
+
+def _unpadded(path: pathlib.PurePath) -> str:
+    return re.sub(r"0*(\d+)$", r"\1", path.stem)

@@ -194,10 +194,6 @@ class Table(Cohort):
             raise UnreadableScan("the table names no mask" if image else NO_IMAGE)
         return table_images.load(self.law.images, image, mask)
 
-    def _create_builder_config(self, builder_config: TableConfig, version: Any) -> TableConfig:
-        """Keeps TFDS from warning that the configuration is not one of a list: it never is."""
-        return builder_config
-
     @functools.cached_property
     def _cache(self) -> cache.DecodedCache:
         default = pathlib.Path(self._data_dir_root) / ".cache" / self.name / self.builder_config.name

@@ -102,7 +102,16 @@ def test_a_dataset_without_its_report_is_not_taken_for_a_prepared_cohort(tmp_pat
 
 
 def test_cohorts_may_have_underscores_and_parts_are_not_cohorts(tmp_path, monkeypatch):
-    for name in ("brain_age", "simba", "simba_template", "cohort", "splits", "readers"):
+    for name in (
+        "brain_age",
+        "simba",
+        "simba_template",
+        "harvard",
+        "harvard_fairseg",
+        "cohort",
+        "splits",
+        "readers",
+    ):
         (tmp_path / f"{name}.py").touch()
     monkeypatch.setattr(data_builders, "__path__", [str(tmp_path)])
-    assert catalogue._modules() == ["brain_age", "simba"]
+    assert catalogue._modules() == ["brain_age", "harvard_fairseg", "simba"]

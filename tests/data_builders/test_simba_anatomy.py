@@ -174,12 +174,3 @@ def test_a_label_that_is_not_in_the_map_is_an_error_that_lists_those_that_are(tm
     anatomy = simba_anatomy.load_pair(*write_pair(tmp_path), 2)
     with pytest.raises(UserError, match="region 35 has no voxel .* Its 2 labels: 21, 34"):
         anatomy.region(35)
-
-
-def test_a_fingerprint_is_of_contents_not_of_paths(tmp_path):
-    for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / name).write_text(text)
-    a, b, c = (simba_anatomy.fingerprint(str(tmp_path / n)) for n in "abc")
-    assert a == b != c and len(a) == 10
-    with pytest.raises(UserError, match="no file"):
-        simba_anatomy.fingerprint(str(tmp_path / "d"))

@@ -11,9 +11,10 @@ from scipy import ndimage
 from data_builders import simba_scanner, simba_sites
 from data_builders.simba import Simba
 from data_builders.simba_anatomy import load_mni152
-from data_builders.simba_design import design_subjects, generator
+from data_builders.simba_design import design_subjects
 from data_builders.simba_render import Renderer, Request
 from data_builders.simba_velocity import GaussianProcess
+from engine.rng import generator
 
 SEEDS = (0, 1, 2024)
 
