@@ -47,6 +47,12 @@ class Task:
     kind: str = "classification"  # a module of `tasks`
     label: str = ""  # name under `labels` in the cohort
     threshold: str = "fixed:0.5"  # or chosen on validation: "youden", "max_accuracy", "sens0.9", "spec0.9"
+    dice_weight: float = 0.5  # segmentation: of soft Dice in the loss; cross-entropy has the rest
+    dice_over: str = "image"  # segmentation: sums of soft Dice are those of each image, or of the whole batch
+    loss_grid: str = (
+        "output"  # segmentation: the loss is taken on the grid of the model's output, or of the image
+    )
+    tolerance: float = 1.0  # segmentation: of surface Dice (nsd), in the unit of the cohort's spacing
 
 
 @dataclasses.dataclass
@@ -55,6 +61,9 @@ class Model:
 
     name: str = "cnn"
     args: dict[str, Any] = dataclasses.field(default_factory=dict)  # the network's own fields
+    weights: str = (
+        ""  # a file of published parameters to start from: SAM or MedSAM (.pth, .safetensors), ViT (.npz)
+    )
     dtype: str = "float32"  # of the computation: float32, bfloat16, float64; parameters are float32 or wider
 
 
@@ -62,14 +71,18 @@ class Model:
 class Method:
     """How groups, or sites, enter training; each setting names the methods that it belongs to, and is refused with the others."""
 
-    name: str = "erm"  # erm, reweighing, resampling, group_dro, unlearning, group_models, fedavg, fedprox, travelling, harmony_tm, fedtm
+    name: str = "erm"  # erm, reweighing, resampling, group_dro, unlearning, adversarial, group_models, febs_released, febs_intent, fedavg, fedprox, travelling, harmony_tm, fedtm
     group: str = ""  # an attribute, or an intersection such as "race*sex", for methods that have groups
     step_size: float = 0.01  # group_dro: of the exponentiated ascent on the groups' weights
-    pretrain_steps: int = 0  # unlearning, group_models: updates as under erm before the groups enter; harmony_tm, fedtm: follows from their cycles
-    head_steps: int = 0  # unlearning: then updates that train the group head too, before unlearning starts
-    block: str = ""  # unlearning, harmony_tm: the model's features that the group head reads; "": the last
-    alpha: float = 1.0  # unlearning, harmony_tm: factor of the group head's loss
-    beta: float = 1.0  # unlearning, harmony_tm: factor of the confusion loss
+    pretrain_steps: int = 0  # unlearning, adversarial, group_models, febs: updates as under erm before the groups enter; harmony_tm, fedtm: follows from their cycles
+    gamma: float = 1.0  # febs_released, febs_intent: exponent of a group's loss in its weight; 0: every group weighs the same
+    absent: str = "skip"  # febs_released: a group that the batch lacks is left out, or "collapse": makes every weight 0, as released
+    head_steps: int = (
+        0  # unlearning, adversarial: then updates that train the group head too, before unlearning starts
+    )
+    block: str = ""  # unlearning, adversarial, harmony_tm: the model's features that the group head reads; "": the last
+    alpha: float = 1.0  # unlearning, adversarial, harmony_tm: factor of the group head's loss
+    beta: float = 1.0  # unlearning, adversarial, harmony_tm: factor of the confusion loss
     site: str = ""  # learning across sites (fedavg to fedtm): the attribute whose levels are the sites
     cycles: int = 0  # across sites: the run's length in rounds or cycles, in place of num_steps; 0: num_steps
     local_epochs: int = 1  # across sites: passes over a site's images at each visit
@@ -105,10 +118,11 @@ class Optimizer:
 
     name: str = "adam"  # adam, adamw, sgd
     learning_rate: float = 1e-3  # at its highest
-    schedule: str = "constant"  # constant, cosine, exponential
+    schedule: str = "constant"  # constant, cosine, exponential, poly
     warmup_steps: int = 0  # of linear rise, before the schedule; cycles, across sites
     decay_steps: int = 0  # horizon of the schedule, separate from num_steps so that a run can be extended; cycles, across sites
     decay_rate: float = 0.1  # exponential: factor reached after decay_steps
+    decay_power: float = 0.9  # poly: (1 - step/decay_steps)^decay_power
     weight_decay: float = 0.0  # adamw and sgd
     no_decay: str = r"(bias|scale)$"  # parameter paths that weight decay leaves alone
     freeze: str = ""  # parameter paths that are not trained
@@ -197,20 +211,30 @@ _METHOD_SETTINGS = {
     "resampling": ("group",),
     "group_dro": ("group", "step_size"),
     "unlearning": (*_HEAD, "head_steps"),
+    "adversarial": (*_HEAD, "head_steps"),
     "group_models": ("group", "pretrain_steps"),
+    "febs_released": ("group", "pretrain_steps", "gamma", "absent"),
+    "febs_intent": ("group", "pretrain_steps", "gamma"),
     "fedavg": (*_SITES, "site_weights"),
     "fedprox": (*_SITES, *_ROUNDS),
     "travelling": (*_SITES, "fixed_order"),
     "harmony_tm": (*_SITES, *_HEAD, "fixed_order", "pretrain_cycles", "head_cycles"),
     "fedtm": (*_SITES, *_ROUNDS, "fixed_order", "pretrain_steps", "warm_rounds", "warm_epochs", "min_scans"),
 }
+_TASK_SETTINGS = {
+    "classification": ("threshold",),
+    "segmentation": ("dice_weight", "dice_over", "loss_grid", "tolerance"),
+}
 _CHOICES = {
+    "task.dice_over": ("image", "batch"),
+    "task.loss_grid": ("output", "image"),
     "method.name": ("erm", *_METHOD_SETTINGS),
     "method.site_weights": ("equal", "size"),
     "method.proximal": ("squared", "norm"),
+    "method.absent": ("skip", "collapse"),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "optimizer.name": ("adam", "adamw", "sgd"),
-    "optimizer.schedule": ("constant", "cosine", "exponential"),
+    "optimizer.schedule": ("constant", "cosine", "exponential", "poly"),
     "parallel.mode": ("jit", "pmap"),
     "population.form": ("auto", "mapped", "turns"),
 }
@@ -299,12 +323,27 @@ def validate(config: Run) -> None:
         )
     if config.optimizer.weight_decay and config.optimizer.name == "adam":
         raise UserError("--config.optimizer.weight_decay has no effect with adam: choose adamw")
+    _validate_task(config.task)
     _validate_method(config)
     if config.method.starts_after >= config.num_steps:
         raise UserError(
             f"--config.num_steps={config.num_steps} ends before {config.method.name} is in force, which takes "
             f"{config.method.starts_after} updates and more (--config.method.pretrain_steps and head_steps)"
         )
+
+
+def _validate_task(task: Task) -> None:
+    if not 0 <= task.dice_weight <= 1:
+        raise UserError(f"--config.task.dice_weight={task.dice_weight!r} must be in [0, 1]")
+    if task.tolerance < 0:
+        raise UserError(f"--config.task.tolerance={task.tolerance!r} must be at least 0")
+    for field in dataclasses.fields(Task):
+        users = [kind for kind, settings in _TASK_SETTINGS.items() if field.name in settings]
+        is_other = task.kind in _TASK_SETTINGS and users and task.kind not in users
+        if is_other and getattr(task, field.name) != field.default:
+            raise UserError(
+                f"--config.task.{field.name} has no effect with {task.kind}: it belongs to {', '.join(users)}"
+            )
 
 
 def _validate_method(config: Run) -> None:

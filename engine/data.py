@@ -22,6 +22,8 @@ from engine import mesh
 from engine.config import Data, UserError, did_you_mean
 from engine.transforms import spatial
 
+MASK = "mask"  # the label of a task whose target is the mask
+
 
 def open_builder(cohort: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
     """Opens the newest prepared version of ``cohort`` (``"simba/near_4mm"``) without its builder's code.
@@ -114,11 +116,20 @@ class Split:
         for i in range(len(light)):
             example = light[i]
             row = {k: example[k].decode() for k in ("scan_id", "subject_id")}
-            row |= {f"label:{k}": v for k, v in example["labels"].items()}
+            row |= {f"label:{k}": v for k, v in example.get("labels", {}).items()}
             for k, v in example.get("attributes", {}).items():
                 row[k] = words[k][v] if words[k] is not None else float(v)
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def target(self, label: str) -> np.ndarray:
+        """[n] the label of every image, a class index or a number; masks are one class."""
+        return np.zeros(len(self), np.int64) if label == MASK else self.columns[f"label:{label}"].to_numpy()
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of what can be predicted: labels, and ``mask`` where there are masks."""
+        return [*self.vocabulary("labels"), *([MASK] if MASK in self.builder.info.features else [])]
 
     @functools.cached_property
     def image_shape(self) -> tuple[int | None, ...]:
@@ -159,15 +170,16 @@ def batch_shape(split: Split, config: Data) -> tuple[int, ...]:
 
 def _decode(example: dict[str, Any], label: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """One stored example to the arrays that a batch holds (integers stay integers: they travel four times faster)."""
-    image = example["image"]
-    if image.shape[:-1] != tuple(shape):
-        image = spatial.crop_or_pad(image, shape)
-    target = np.asarray(example["labels"][label])
-    return {
-        "image": image,
-        "scale": example["scale"],
-        "target": target.astype(np.int32 if target.dtype.kind in "iu" else np.float32),
-    }
+    cut = {"image": example["image"], "scale": example["scale"]}
+    if label == MASK:
+        cut |= {"mask": example["mask"], "spacing": example["spacing"], "target": np.int32(0)}
+    else:
+        target = np.asarray(example["labels"][label])
+        cut["target"] = target.astype(np.int32 if target.dtype.kind in "iu" else np.float32)
+    for name in ("image", "mask"):
+        if name in cut and cut[name].shape[: len(shape)] != tuple(shape):
+            cut[name] = spatial.crop_or_pad(cut[name], shape)
+    return cut
 
 
 def _group(group: Int[np.ndarray, " n"] | None, row: int) -> dict[str, np.ndarray]:
@@ -270,17 +282,17 @@ class TrainBatches:
 
 def check_label(split: Split, label: str) -> None:
     """Raises UserError when the cohort has no such label."""
-    labels = split.vocabulary("labels")
-    if label not in labels:
+    if label not in split.labels:
         raise UserError(
-            f"cohort {split.cohort!r} has no label {label!r}.{did_you_mean(label, labels)} It has: {', '.join(labels)}"
+            f"cohort {split.cohort!r} has no label {label!r}.{did_you_mean(label, split.labels)} "
+            f"It has: {', '.join(split.labels) or 'none'}"
         )
 
 
 def check_classes(split: Split, label: str, classes: tuple[str, ...]) -> None:
     """Raises UserError when a cohort's label does not have the classes that a model was trained on, in that order."""
     check_label(split, label)
-    there = split.vocabulary("labels")[label]
+    there = split.metadata.get("mask_classes") if label == MASK else split.vocabulary("labels")[label]
     if tuple(there or ()) != tuple(classes):
         raise UserError(
             f"label {label!r} is {there} in {split.cohort!r}, but the run was trained on {list(classes)}"

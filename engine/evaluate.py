@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 
 from engine import data, mesh, methods, models, optim, rng, saliency
 from engine.checkpoint import Checkpoints, Damaged
-from engine.config import Run, UserError, fingerprint
+from engine.config import Run, UserError, fingerprint, replaced
 from engine.metrics import frame as metric_frame
-from engine.metrics.table import UNKNOWN, Schema
+from engine.metrics.table import UNKNOWN
 from engine.step import (
     TaskKind,
     TrainState,
@@ -25,6 +25,7 @@ from engine.step import (
     make_predict_step,
     make_preprocess,
     make_train_step,
+    preprocessed_shape,
 )
 from engine.writers import read_rows
 
@@ -45,7 +46,7 @@ class Program:
 
     def __post_init__(self):
         config = self.config
-        self.image_shape = data.batch_shape(self.training, config.data)
+        self.image_shape = preprocessed_shape(config, data.batch_shape(self.training, config.data))
         self.method = methods.make(config, self.training)
         self.runner = mesh.make_runner(config)
         self.model = models.build(
@@ -59,16 +60,17 @@ class Program:
         self._phase = functools.cache(self._compile)
         self.predict_step = self.runner.predict(make_predict_step(config, self.model, self.task, self.method))
 
-    def _init(self) -> TrainState:
-        return init_state(self.config, self.model, self.optimizer, self.image_shape, self.method)
+    def _init(self, config: Run) -> TrainState:
+        return init_state(config, self.model, self.optimizer, self.image_shape, self.method)
 
     def init(self) -> TrainState:
         """A fresh state on this run's devices."""
-        return self.runner.replicate(self._init())
+        return self.runner.replicate(self._init(self.config))
 
     def abstract(self) -> TrainState:
-        """Shapes and shardings of the state, without computing it."""
-        return self.runner.abstract(jax.eval_shape(self._init))
+        """Shapes and shardings of the state, without computing it, or reading the weights that it started from."""
+        bare = replaced(self.config, **{"model.weights": ""})
+        return self.runner.abstract(jax.eval_shape(lambda: self._init(bare)))
 
     @functools.cached_property
     def batches(self) -> data.TrainBatches:
@@ -135,14 +137,14 @@ class Program:
           progress: called with (images done, images in all).
 
         Returns:
-          The table (ids, split, target, scores, attributes; one row per image in storage order) and the mean loss.
+          The table (ids, split, target, the task's columns, attributes; one row per image in storage order) and the mean loss.
 
         Raises:
           RuntimeError: should any image be missing or scored twice.
         """
         variables = self.method.variables(state)
-        order, score, loss = self.score(variables, split, self.predict_step, self.runner.shard, progress)
-        return self.table(split, order, score), float(loss.mean())
+        (table,), loss = self.score(variables, split, self.predict_step, self.runner.shard, progress)
+        return table, float(loss.mean())
 
     def score(
         self,
@@ -151,8 +153,9 @@ class Program:
         predict: Callable,
         place: Callable,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ..."], Float[np.ndarray, "n ..."]]:
-        """Row numbers, scores and losses of a split's images, in the order in which they were scored.
+        num_members: int | None = None,
+    ) -> tuple[list[pd.DataFrame], Float[np.ndarray, "n *members"]]:
+        """The prediction tables of a split, and the losses of its images.
 
         Args:
           variables: that ``predict`` takes.
@@ -160,38 +163,43 @@ class Program:
           predict: compiled prediction step.
           place: puts a batch on the devices.
           progress: called with (images done, images in all).
+          num_members: of a population, whose predictions are [b, member, ...]; None: there are no members.
+
+        Returns:
+          (a table for each member, losses in the order of its rows).
 
         Raises:
           RuntimeError: should any image be missing or scored twice.
         """
         rows: list[np.ndarray] = []
-        scores: list[np.ndarray] = []
         losses: list[np.ndarray] = []
-        for batch in mesh.prefetch(self.eval_batches(split), place):
-            out = jax.device_get(predict(variables, batch))
-            real = out["index"] >= 0
-            rows.append(out["index"][real])
-            scores.append(out["score"][real])
-            losses.append(out["loss"][real])
+        found: list[list[pd.DataFrame]] = []
+        # Two batches ahead on the devices, while the host looks at what they have predicted.
+        for out in mesh.prefetch(self.eval_batches(split), lambda batch: predict(variables, place(batch))):
+            host = jax.device_get(out)
+            real = host["index"] >= 0
+            host = {name: values[real] for name, values in host.items()}
+            rows.append(host.pop("index"))
+            losses.append(host.pop("loss"))
+            each = [host] if num_members is None else [
+                {name: values[:, i] for name, values in host.items()} for i in range(num_members)
+            ]  # fmt: skip
+            found.append([self.task.columns(scores) for scores in each])
             if progress:
                 progress(sum(map(len, rows)), len(split))
         order = np.concatenate(rows)
         if not np.array_equal(np.sort(order), np.arange(len(split))):
             raise RuntimeError(f"{len(order)} rows for {len(split)} images of {split.cohort}/{split.name}")
-        return order, np.concatenate(scores), np.concatenate(losses)
+        tables = [self._table(split, order, pd.concat(parts)) for parts in zip(*found, strict=True)]
+        return tables, np.concatenate(losses)
 
-    def table(
-        self, split: data.Split, order: Int[np.ndarray, " n"], score: Float[np.ndarray, "n ..."]
-    ) -> pd.DataFrame:
-        """The prediction table of scores in the order of :meth:`score`."""
+    def _table(self, split: data.Split, order: Int[np.ndarray, " n"], scores: pd.DataFrame) -> pd.DataFrame:
         columns = split.columns.iloc[order].reset_index(drop=True)
-        score = score.astype(np.float64)
-        target = columns[f"label:{self.config.task.label}"]
-        head = columns[["scan_id", "subject_id"]].assign(cohort=split.cohort, split=split.name, target=target)
-        for name, values in zip(self.task.score_columns, score.reshape(len(score), -1).T, strict=True):
-            head[name] = values
+        head = columns[["scan_id", "subject_id"]].assign(cohort=split.cohort, split=split.name)
+        if self.config.task.label != data.MASK:
+            head["target"] = columns[f"label:{self.config.task.label}"]
         attributes = columns[[c for c in columns if c in split.vocabulary("attributes")]]
-        return pd.concat([head, attributes], axis=1)
+        return pd.concat([head, scores.reset_index(drop=True), attributes], axis=1)
 
     def saliency(
         self,
@@ -233,7 +241,7 @@ class Program:
             padded = (rows * size)[:size]  # one compiled shape for every group
             batch = data.read(split, padded, self.config.data, self.config.task.label, group)
             batch = self.runner.replicate(batch | {"row": np.array(padded)})
-            images = preprocess(batch)
+            images = preprocess(batch)["image"]
             keys = rng.example_keys(stream, batch["row"])
             total = 0.0
             for number in range(num_samples):
@@ -289,24 +297,14 @@ def choose_attribute(split: data.Split, wanted: str | None) -> str:
     return wanted
 
 
-def schema(config: Run, task: TaskKind, split: data.Split) -> Schema:
-    """What a reader must know of a table's columns."""
-    return Schema(
-        task=config.task.kind,
-        label=config.task.label,
-        classes=tuple(task.classes),
-        positive=task.positive,
-        attributes=split.vocabulary("attributes"),
-        scores=tuple(task.score_columns),
-    )
-
-
 def stamp(
     frame: pd.DataFrame, config: Run, step: int, threshold: float, threshold_split: str
 ) -> pd.DataFrame:
     """Adds where the numbers come from: threshold and the split it was chosen on, checkpoint, fingerprints."""
     mark = fingerprint(config)
-    where = list(frame.columns).index("target") + 1 + sum(c.startswith("score") for c in frame.columns)
+    where = 1 + max(
+        i for i, c in enumerate(frame.columns) if c in ("split", "target") or c.startswith("score")
+    )
     stamped = frame.copy()
     provenance = {
         "threshold": threshold,

@@ -99,7 +99,7 @@ def _write(
     preprocess, model, method = make_preprocess(program.config), program.model, program.method
 
     def step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        found = method.predict(model, variables, preprocess(batch), batch)[1]
+        found = method.predict(model, variables, preprocess(batch)["image"], batch)[1]
         flat = {name: found[name].reshape(len(found[name]), -1).astype(np.float32) for name in sizes}
         return {"index": batch["index"], **flat}
 

@@ -300,7 +300,8 @@ class FedTM(FedProx):
     def tours(self) -> tuple[Tour, Tour]:
         """Rounds, then cycles."""
         method = self.config.method
-        mixed = [k for k, rows in enumerate(self.sites) if len(np.unique(self.target[rows])) > 1]
+        least = min(len(np.unique(self.target)), 2)  # masks are of one class
+        mixed = [k for k, rows in enumerate(self.sites) if len(np.unique(self.target[rows])) >= least]
         large = [k for k in mixed if len(self.sites[k]) >= method.min_scans]
         if not large:
             most = max((len(self.sites[k]) for k in mixed), default=0)

@@ -14,10 +14,10 @@ import pandas as pd
 from absl import logging
 
 from engine import config as run_config
-from engine import data, mesh, methods, population, writers
+from engine import data, mesh, methods, population, segments, writers
 from engine.checkpoint import Checkpoints
 from engine.config import Checkpoint, Evaluation, Run, UserError
-from engine.evaluate import Program, schema, stamp, validation_path
+from engine.evaluate import Program, stamp, validation_path
 from engine.method import Method
 from engine.metrics import frame as metric_frame
 from engine.metrics.table import write_table
@@ -111,9 +111,9 @@ class _Record:
         config, step = self.config, self._step
         threshold, chosen_on = task.choose_threshold(config.task.threshold, frame)
         frame = stamp(frame, config, step, threshold, chosen_on)
-        described = schema(config, task, split)
+        described = task.schema(split)
         if mesh.is_main():
-            write_table(validation_path(self.workdir, step), frame, described)
+            write_table(validation_path(self.workdir, step), segments.split_off(frame)[0], described)
         values = {"loss": loss} | task.metrics(frame)
         best = config.checkpoint.best_metric
         if best not in values:
@@ -179,6 +179,9 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     machine = population.make(config, task, training)
     machine.abstract()  # a network that does not fit the images is refused before the folder is taken
     run_config.claim(workdir, config, write=mesh.is_main())
+    if config.task.label == data.MASK:
+        for split in (training, validation):
+            segments.warn_of_cut(split, config.data)
     folders = population.folders(workdir, config)
     records = list(map(_Record, machine.members, folders))
     pending: list[Any] = []

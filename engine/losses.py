@@ -3,9 +3,11 @@
 No loss averages over the batch: group methods, padding and microbatches all act through per-example weights.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 
 def weighted_mean(
@@ -134,6 +136,57 @@ def dice(
     count = present.sum(-1)
     mean = jnp.where(present, each, 0).sum(-1) / jnp.maximum(count, 1)
     return jnp.where(count > 0, 1 - mean, jnp.nan)
+
+
+def dice_sums(
+    probabilities: Float[Array, "b *spatial k"], labels: Integer[Array, "b *spatial"]
+) -> Float[Array, "b k 3"]:
+    """``sum p y``, ``sum p^2`` and ``sum y^2`` of every class in every image: what :func:`squared_dice` is made of.
+
+    Args:
+      probabilities: of the classes at each position.
+      labels: class indices.
+    """
+    axes = tuple(range(1, labels.ndim))
+    truth = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=probabilities.dtype)
+    squares = jnp.square(probabilities).sum(axes)
+    return jnp.stack([(probabilities * truth).sum(axes), squares, truth.sum(axes)], axis=-1)
+
+
+def squared_dice(sums: Float[Array, "*batch k 3"], epsilon: float = 1e-5) -> Float[Array, "*batch"]:
+    """``mean_k 1 - (2 sum p y + e) / (sum p^2 + sum y^2 + e)``, over all classes, the background among them.
+
+    Milletari et al. 2016, arXiv:1606.04797, section 3, with squares in the denominator; e makes the loss of a class that
+    is neither there nor predicted 0. As TransUNet and SAMed have it, where the sums are those of a batch.
+
+    Args:
+      sums: of :func:`dice_sums`, of one image or added up over several.
+      epsilon: e.
+    """
+    overlap, squares = sums[..., 0], sums[..., 1] + sums[..., 2]
+    return (1 - (2 * overlap + epsilon) / (squares + epsilon)).mean(-1)
+
+
+def contributions(
+    function: Callable[[Float[Array, "..."]], Float[Array, ""]],
+    sums: Float[Array, "b ..."],
+    total: Float[Array, "..."],
+    count: float | Float[Array, ""],
+) -> Float[Array, " b"]:
+    """Every example's part in a function of sums over a batch: ``f(T) + <f'(T), n s_b - T>`` with T the sum of the s_b.
+
+    Their mean over the batch is f(T), and its gradient that of f(T), exactly, however the batch is split over devices and
+    microbatches; and a weight acts on an example as on one with a loss of its own.
+
+    Args:
+      function: of the sums.
+      sums: of each example; gradients flow through these.
+      total: T, over the whole batch.
+      count: n, examples in the batch.
+    """
+    total = jax.lax.stop_gradient(total)
+    value, slope = jax.value_and_grad(function)(total)
+    return value + ((count * sums - total) * slope).sum(tuple(range(1, sums.ndim)))
 
 
 def _check_same_shape(output: Array, target: Array) -> None:

@@ -20,7 +20,7 @@ from engine.config import Run
 from engine.groups import Groups
 
 if TYPE_CHECKING:
-    from engine.step import Sweep, TrainState
+    from engine.step import Sweep, TaskKind, TrainState
 
     Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 
@@ -78,6 +78,10 @@ class Method:
           features: gives the model's features of one image; its shapes are meant, not its values.
         """
         return ()
+
+    def adapt(self, task: TaskKind, phase: str) -> TaskKind:
+        """The task whose loss a phase descends on."""
+        return task
 
     def measure(self, each: Float[Array, " b"], batch: dict[str, Array]) -> Any:
         """Sums over the examples of (a part of) a batch that :meth:`update` needs, from their losses."""

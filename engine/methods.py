@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from engine import federated
+from engine import febs, federated
 from engine.config import Run, UserError
 from engine.data import Split, shuffled
 from engine.groups import trained
 from engine.method import Method
-from engine.unlearning import Unlearning
+from engine.unlearning import Adversarial, Unlearning
 
 if TYPE_CHECKING:
     from engine.method import Step
@@ -34,7 +34,8 @@ class Reweighing(Method):
     """Every example counts ``w(c, g) = P(c) P(g) / P(c, g)``, under which class and group are independent.
 
     The shares are those of the training split's images of known group. Kamiran and Calders 2012, Knowledge and
-    Information Systems 33:1-33, section 4.3.
+    Information Systems 33:1-33, section 4.3. Where there is one class alone, as of a mask, each of G groups is to count
+    the same instead: ``w(g) = 1 / (G P(g))``.
     """
 
     @functools.cached_property
@@ -42,6 +43,8 @@ class Reweighing(Method):
         """Weights by class and group; the last column, which group -1 reads, is 1. A cell without images has 1 too."""
         counts = _counts(self)
         joint = counts / counts.sum()
+        if len(joint) == 1:
+            return np.pad(1 / (joint.size * joint), ((0, 0), (0, 1)), constant_values=1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             weights = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True) / joint
         return np.pad(np.where(counts > 0, weights, 1.0), ((0, 0), (0, 1)), constant_values=1.0)
@@ -222,7 +225,10 @@ METHODS: dict[str, type[Method]] = {
     "resampling": Resampling,
     "group_dro": GroupDRO,
     "unlearning": Unlearning,
+    "adversarial": Adversarial,
     "group_models": GroupModels,
+    "febs_released": febs.ReleasedFEBS,
+    "febs_intent": febs.IntendedFEBS,
     "fedavg": federated.FedAvg,
     "fedprox": federated.FedProx,
     "travelling": federated.Travelling,
@@ -241,9 +247,10 @@ def make(config: Run, training: Split) -> Method:
     kind, label, needs = METHODS[config.method.name], config.task.label, config.method.needs
     if kind is Method:
         return Method(config)
-    if kind in (Reweighing, Resampling) and training.vocabulary("labels").get(label) is None:
+    is_number = label in training.vocabulary("labels") and training.vocabulary("labels")[label] is None
+    if kind in (Reweighing, Resampling) and is_number:
         raise UserError(f"--config.method.name={config.method.name} needs classes, and {label!r} is a number")
-    own: dict[str, Any] = {"target": training.columns[f"label:{label}"].to_numpy()}
+    own: dict[str, Any] = {"target": training.target(label)}
     if "group" in needs:
         found = trained(training, config.method.group)
         own |= {"groups": found, "code": found.code(training)}

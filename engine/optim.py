@@ -25,12 +25,28 @@ def path_mask(pattern: str) -> Callable[[Any], Any]:
     return mark
 
 
+def partition(params: Any, freeze: str) -> tuple[Any, Any]:
+    """Splits a parameter tree into what is trained and what ``freeze`` matches, each with None in the other's places."""
+    frozen = path_mask(freeze)(params) if freeze else jax.tree.map(lambda _: False, params)
+    return tuple(
+        jax.tree.map(lambda x, f, side=side: x if f == side else None, params, frozen)
+        for side in (False, True)
+    )
+
+
+def combine(trained: Any, frozen: Any) -> Any:
+    """The inverse of :func:`partition`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda x: x is None)
+
+
 def schedule(config: Optimizer) -> optax.Schedule:
-    """Learning rate as a function of the step: a linear warm-up, then constant, cosine to 0, or exponential."""
+    """Learning rate as a function of the step: a linear warm-up, then constant, cosine to 0, exponential, or polynomial to 0."""
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, config.decay_steps)
     elif config.schedule == "exponential":
         after = optax.exponential_decay(config.learning_rate, config.decay_steps, config.decay_rate)
+    elif config.schedule == "poly":
+        after = optax.polynomial_schedule(config.learning_rate, 0.0, config.decay_power, config.decay_steps)
     else:
         after = optax.constant_schedule(config.learning_rate)
     if not config.warmup_steps:

@@ -178,8 +178,8 @@ class Population:
         self, variables: Any, split: data.Split, predict: Callable
     ) -> list[tuple[pd.DataFrame, float]]:
         """Table and mean loss of every member, from one pass over the images; ``predict`` gives [b, member, ...]."""
-        order, score, loss = self._one.score(variables, split, predict, self.runner.replicate)
-        tables = (self._one.table(split, order, score[:, i]) for i in range(len(self.members)))
+        place, count = self.runner.replicate, len(self.members)
+        tables, loss = self._one.score(variables, split, predict, place, num_members=count)
         return list(zip(tables, map(float, loss.mean(0)), strict=True))
 
     def abstract(self) -> TrainState:
@@ -216,8 +216,12 @@ class Mapped(Population):
             )
         self.runner = mesh.MemberRunner(len(self.members), config.parallel.num_devices)
         predict = make_predict_step(config, self._one.model, task, self.method)
-        axes = {"index": None, "score": 1, "loss": 1}
-        self._predict = self.runner.predict(jax.vmap(predict, in_axes=(0, None), out_axes=axes))
+
+        def every(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            found = jax.vmap(predict, in_axes=(0, None), out_axes=1)(variables, batch)
+            return found | {"index": batch["index"]}
+
+        self._predict = self.runner.predict(every)
 
     def init(self) -> TrainState:
         """Fresh states of all members."""
@@ -303,7 +307,7 @@ class ByTurns(Population):
 
         def predict(variables: list[Any], batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
             found = jax.device_get([self._one.predict_step(one, batch) for one in variables])
-            scores = {name: np.stack([one[name] for one in found], 1) for name in ("score", "loss")}
-            return {"index": found[0]["index"], **scores}
+            scores = {name: np.stack([one[name] for one in found], 1) for name in found[0]}
+            return scores | {"index": found[0]["index"]}
 
         return self._tables(list(map(self.method.variables, state)), split, predict)

@@ -3,6 +3,7 @@
 import zlib
 
 import jax
+import numpy as np
 from jaxtyping import Array, Int, Key
 
 
@@ -24,3 +25,15 @@ def example_keys(stream: Key[Array, ""], positions: Int[Array, " b"]) -> Key[Arr
     Keyed so, randomness does not depend on which device or host holds the example.
     """
     return jax.vmap(lambda i: jax.random.fold_in(stream, i))(positions)
+
+
+def generator(seed: int, name: str, index: int = 0) -> np.random.Generator:
+    """NumPy's generator of stream ``name``, on the host: streams are independent, and so are the ``index`` of one.
+
+    Args:
+      seed: of the draws.
+      name: of the stream.
+      index: e.g. of a subject, whose draws then do not depend on who else there is.
+    """
+    key = np.array([seed, zlib.crc32(name.encode())], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, index], np.uint64)))

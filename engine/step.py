@@ -1,5 +1,6 @@
 """The two pure functions that are compiled: one training step, one prediction step."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,9 +13,11 @@ import pandas as pd
 from flax import struct
 from jaxtyping import Array, Int
 
-from engine import losses, optim, rng, transforms
+from engine import data, losses, optim, rng, transforms
 from engine.config import Run
 from engine.method import Method
+from engine.metrics.table import Schema
+from engine.models import weights
 
 
 class TaskKind(Protocol):
@@ -23,20 +26,33 @@ class TaskKind(Protocol):
     Attributes:
       num_outputs: of the model.
       classes: names of the classes; empty where the target is a number.
-      positive: the class that a binary score speaks of, or None.
-      score_columns: of the prediction table.
+      measures: whether an example's loss in training depends on the whole batch.
     """
 
     num_outputs: int
     classes: tuple[str, ...]
-    positive: str | None
-    score_columns: tuple[str, ...]
+    measures: bool
 
-    def loss(self, output: Array, batch: dict[str, Array]) -> Array:
-        """Per-example loss [b] of the model's output."""
+    def measure(self, output: Array, batch: dict[str, Array]) -> Any:
+        """Sums over the examples of (a part of) a batch that :meth:`loss` needs of the whole one."""
 
-    def scores(self, output: Array) -> Array:
-        """What the prediction table stores, from the model's output."""
+    def loss(self, output: Array, batch: dict[str, Array], whole: Any = None) -> Array:
+        """Per-example loss [b] of the model's output.
+
+        Args:
+          output: of the model.
+          batch: as the model saw it.
+          whole: what was measured over the global batch; None in evaluation, where no image's loss depends on others.
+        """
+
+    def scores(self, output: Array, batch: dict[str, Array]) -> dict[str, Array]:
+        """What leaves the devices of every image [b, ...], from the model's output."""
+
+    def columns(self, scores: dict[str, np.ndarray]) -> pd.DataFrame:
+        """What the prediction table says of the images, a row for each."""
+
+    def schema(self, split: data.Split) -> Schema:
+        """What a reader must know of the table of a split."""
 
     def choose_threshold(self, rule: str, validation: pd.DataFrame) -> tuple[float, str]:
         """The operating threshold and the name of the split it was chosen on."""
@@ -74,7 +90,7 @@ def init_state(
     image_shape: tuple[int, ...],
     method: Method | None = None,
 ) -> TrainState:
-    """A fresh state, a pure function of the seed.
+    """A fresh state, a pure function of the seed and of the published weights that it starts from.
 
     Args:
       config: the run.
@@ -90,6 +106,9 @@ def init_state(
         return variables["params"], variables.get("batch_stats", {})
 
     params, batch_stats = jax.jit(init)()
+    if config.model.weights:
+        loaded = weights.load(config.model.weights, {"params": params, "batch_stats": batch_stats})
+        params, batch_stats = loaded["params"], loaded["batch_stats"]
     if config.model.dtype == "float64":
         params, batch_stats = jax.tree.map(lambda x: x.astype(jnp.float64), (params, batch_stats))
     state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
@@ -99,16 +118,34 @@ def init_state(
     return state.replace(method=method.init(state, lambda: model.apply(variables, image, train=False)[1]))
 
 
-def make_preprocess(config: Run) -> Callable[[dict[str, Array]], Array]:
-    """A function of a batch: stored integers to real units, then the deterministic transforms."""
+def _transformed(
+    chain: transforms.Chain, batch: dict[str, Array], keys: Array | None = None
+) -> dict[str, Array]:
+    images, masks = chain.with_masks(batch["image"], batch.get("mask"), keys)
+    return batch | {"image": images} | ({} if masks is None else {"mask": masks})
+
+
+def make_preprocess(config: Run) -> Callable[[dict[str, Array]], dict[str, Array]]:
+    """A function of a batch: stored integers to real units, then the deterministic transforms, of masks too."""
     chain = transforms.chain(config.data.preprocess, allow_random=False)
     dtype = jnp.promote_types(config.model.dtype, jnp.float32)
 
-    def preprocess(batch: dict[str, Array]) -> Array:
+    def preprocess(batch: dict[str, Array]) -> dict[str, Array]:
         scale = batch["scale"].astype(dtype).reshape(-1, 2, *(1,) * (batch["image"].ndim - 1))
-        return chain(batch["image"].astype(dtype) * scale[:, 0] + scale[:, 1])
+        real = batch | {"image": batch["image"].astype(dtype) * scale[:, 0] + scale[:, 1]}
+        seen = _transformed(chain, real)
+        if "spacing" in batch:  # a transform that changes the grid keeps its extent
+            grids = (np.array(x["image"].shape[1:-1], np.float32) for x in (batch, seen))
+            seen["spacing"] = batch["spacing"] * np.divide(*grids)
+        return seen
 
     return preprocess
+
+
+def preprocessed_shape(config: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[*spatial, channel] of an image of that shape once it is preprocessed."""
+    chain = transforms.chain(config.data.preprocess, allow_random=False)
+    return jax.eval_shape(chain, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).shape[1:]
 
 
 class Sweep:
@@ -131,18 +168,24 @@ class Sweep:
             return tree
         return jax.tree.map(lambda x: jax.lax.psum(x, self._axis_name), tree)
 
+    def _keys(self, name: str, micro: dict[str, Array], step: Int[Array, ""]) -> Array:
+        return rng.example_keys(rng.key(self._seed, name, step), micro["position"])
+
+    def seen(self, micro: dict[str, Array], step: Int[Array, ""]) -> dict[str, Array]:
+        """A microbatch as the model sees it in training: preprocessed and augmented, masks with their images."""
+        return _transformed(self._augment, self._preprocess(micro), self._keys("augment", micro, step))
+
     def forward(
-        self, params: Any, batch_stats: Any, micro: dict[str, Array], step: Int[Array, ""]
+        self, params: Any, batch_stats: Any, seen: dict[str, Array], step: Int[Array, ""]
     ) -> tuple[Array, dict[str, Array], Any]:
-        """Output, features and new running statistics of the model in training."""
-        keys = {
-            name: rng.example_keys(rng.key(self._seed, name, step), micro["position"])
-            for name in ("augment", "dropout")
-        }
-        images = self._augment(self._preprocess(micro), keys["augment"])
+        """Output, features and new running statistics of the model in training, of what :meth:`seen` gives."""
         variables = {"params": params, "batch_stats": batch_stats}
         (output, features), updated = self._model.apply(
-            variables, images, train=True, keys=keys["dropout"], mutable=["batch_stats"]
+            variables,
+            seen["image"],
+            train=True,
+            keys=self._keys("dropout", seen, step),
+            mutable=["batch_stats"],
         )
         return output, features, updated.get("batch_stats", {})
 
@@ -170,6 +213,7 @@ class Sweep:
         variables: Any,
         batch_stats: Any,
         batch: dict[str, Array],
+        freeze: str = "",
     ) -> tuple[Array, Any, Any, Any]:
         """Value and gradient in ``variables`` of a sum over the global batch.
 
@@ -178,19 +222,21 @@ class Sweep:
           variables: to differentiate in.
           batch_stats: running statistics before.
           batch: this device's part of it.
+          freeze: a pattern of paths whose gradient is not computed, and zero.
 
         Returns:
           (value, other sums, gradient, last statistics).
         """
+        trained, frozen = optim.partition(variables, freeze)
 
         def part(micro: dict[str, Array], batch_stats: Any) -> tuple[Any, Any]:
-            (value, (sums, batch_stats)), grads = jax.value_and_grad(loss, has_aux=True)(
-                variables, batch_stats, micro
-            )
+            (value, (sums, batch_stats)), grads = jax.value_and_grad(
+                lambda trained, *rest: loss(optim.combine(trained, frozen), *rest), has_aux=True
+            )(trained, batch_stats, micro)
             return (value, sums, grads), batch_stats
 
-        sums, batch_stats = self.over(part, batch_stats, batch)
-        return *sums, batch_stats
+        (value, sums, grads), batch_stats = self.over(part, batch_stats, batch)
+        return value, sums, optim.combine(grads, jax.tree.map(jnp.zeros_like, frozen)), batch_stats
 
 
 def make_train_step(
@@ -205,7 +251,8 @@ def make_train_step(
     """The pure training step.
 
     A batch holds ``image`` [b, *spatial, c], ``scale`` [b, 2], ``target`` [b], ``weight`` [b] and ``position`` [b], the
-    example's place in the global batch, to which all randomness is keyed; ``group`` [b] where the method has groups.
+    example's place in the global batch, to which all randomness is keyed; ``group`` [b] where the method has groups, and
+    ``mask`` [b, *spatial] where masks are learnt.
 
     Args:
       config: the run.
@@ -221,31 +268,44 @@ def make_train_step(
     """
     sweep = Sweep(config, model, axis_name)
     method = method or Method(config)
+    task = method.adapt(task, phase)
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         norm = sweep.total(batch["weight"].sum())
 
+        def outputs(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, dict, Any, Any]:
+            seen = sweep.seen(micro, state.step)
+            output, _, batch_stats = sweep.forward(params, batch_stats, seen, state.step)
+            return output, seen, task.measure(jax.lax.stop_gradient(output), seen), batch_stats
+
+        def in_advance(part: Callable[..., tuple[Any, Any]]) -> Any:
+            """One more forward pass for what no microbatch alone knows: sums over the whole batch."""
+            of_state = functools.partial(part, state.params)
+            return sweep.over(lambda micro, stats: of_state(stats, micro), state.batch_stats, batch)[0]
+
+        batch_sums = None
+        if task.measures and sweep.parts > 1:
+            batch_sums = in_advance(lambda *given: outputs(*given)[2:])
+
         def measure(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, Any, Any]:
-            output, _, batch_stats = sweep.forward(params, batch_stats, micro, state.step)
-            each = task.loss(output, micro)
+            output, seen, part, batch_stats = outputs(params, batch_stats, micro)
+            each = task.loss(output, seen, sweep.total(part) if batch_sums is None else batch_sums)
             return each, method.measure(jax.lax.stop_gradient(each), micro), batch_stats
 
         whole = None
-        if (
-            method.measures and sweep.parts > 1
-        ):  # one more forward pass: no microbatch alone knows the weights
-            whole, _ = sweep.over(
-                lambda micro, stats: measure(state.params, stats, micro)[1:], state.batch_stats, batch
-            )
+        if method.measures and sweep.parts > 1:
+            whole = in_advance(lambda *given: measure(*given)[1:])
 
         def loss(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, tuple[Any, Any]]:
             each, part, batch_stats = measure(params, batch_stats, micro)
             measured = sweep.total(part) if whole is None else whole
-            weights = method.weigh(method.update(state.method, measured), measured, micro)
-            value, _ = losses.weighted_mean(each, weights * micro["weight"])
+            weight = method.weigh(method.update(state.method, measured), measured, micro) * micro["weight"]
+            value, _ = losses.weighted_mean(each, weight)
             return value / norm, (part, batch_stats)
 
-        value, measured, grads, batch_stats = sweep.gradient(loss, state.params, state.batch_stats, batch)
+        value, measured, grads, batch_stats = sweep.gradient(
+            loss, state.params, state.batch_stats, batch, config.optimizer.freeze
+        )
         grads = method.gradient(grads, state, phase)
         params, opt_state = optim.apply(optimizer, grads, state.opt_state, state.params)
         own = method.update(state.method, measured)
@@ -258,7 +318,7 @@ def make_train_step(
 def make_predict_step(
     config: Run, model: nn.Module, task: TaskKind, method: Method | None = None
 ) -> Callable[[Any, dict[str, Array]], dict]:
-    """The pure prediction step: (variables, batch) -> {"index": [b], "score": [b, ...], "loss": [b]}, nothing summed.
+    """The pure prediction step: (variables, batch) -> {"index": [b], "loss": [b], the task's scores}, nothing summed.
 
     The variables are :meth:`engine.method.Method.variables` of a state.
     """
@@ -266,7 +326,8 @@ def make_predict_step(
     method = method or Method(config)
 
     def predict_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        output, _ = method.predict(model, variables, preprocess(batch), batch)
-        return {"index": batch["index"], "score": task.scores(output), "loss": task.loss(output, batch)}
+        seen = preprocess(batch)
+        output, _ = method.predict(model, variables, seen["image"], seen)
+        return {"index": batch["index"], "loss": task.loss(output, seen), **task.scores(output, seen)}
 
     return predict_step

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from engine import losses, optim, rng
 from engine.config import UserError
@@ -79,6 +81,10 @@ class Unlearning(Method):
     def _logits(self, head: dict[str, Array], features: dict[str, Array]) -> Float[Array, "b groups"]:
         return self._feature(features).astype(head["kernel"].dtype) @ head["kernel"] + head["bias"]
 
+    def _confusion(self, logits: Float[Array, "b groups"], group: Int[Array, " b"]) -> Float[Array, " b"]:
+        """What the model descends on while the head is held: least where the head calls every group as likely."""
+        return -jax.nn.log_softmax(logits).mean(-1)
+
     def wrap(self, step: Step, sweep: Sweep, phase: str) -> Step:
         """Adds the second and third update."""
         if phase == "model":
@@ -96,7 +102,9 @@ class Unlearning(Method):
             norm = jnp.maximum(sweep.total(known["weight"].sum()), 1)
 
             def logits(params: Any, head: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
-                _, features, batch_stats = sweep.forward(params, batch_stats, micro, state.step)
+                _, features, batch_stats = sweep.forward(
+                    params, batch_stats, sweep.seen(micro, state.step), state.step
+                )
                 return self._logits(head, features), batch_stats
 
             def recognise(head: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
@@ -106,7 +114,7 @@ class Unlearning(Method):
 
             def confuse(params: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
                 found, batch_stats = logits(params, head, batch_stats, micro)
-                each = -jax.nn.log_softmax(found).mean(-1)
+                each = self._confusion(found, micro["group"])
                 return losses.weighted_mean(each, micro["weight"])[0] / norm * beta, ((), batch_stats)
 
             stats = moved.batch_stats
@@ -115,9 +123,30 @@ class Unlearning(Method):
             own = own | {"head": head, "head_opt": head_opt}
             params = moved.params
             if phase == "all":
-                shown["confusion_loss"], _, grads, _ = sweep.gradient(confuse, params, stats, known)
+                shown["confusion_loss"], _, grads, _ = sweep.gradient(
+                    confuse, params, stats, known, self.config.optimizer.freeze
+                )
                 params, opt = optim.apply(optimizers["confusion"], grads, own["confusion_opt"], params)
                 own = own | {"confusion_opt": opt}
             return moved.replace(params=params, method=own), shown
 
         return train_step
+
+
+class Adversarial(Unlearning):
+    """The model learns to be misread: as in unlearning, but that it descends on how much the head is right.
+
+    The third loss is beta times ``sum_i p_i / (G P(g_i))``, p_i what the head gives to the group g_i of example i, with P(g) the
+    group's share of the training images: every group counts alike, and p is bounded, as cross-entropy is not. Madras et
+    al. 2018, arXiv:1802.06309, equation 4, whose two groups and one-sided distance it extends.
+    """
+
+    @functools.cached_property
+    def _balance(self) -> Float[np.ndarray, " groups"]:
+        """1 / (G P(g)); 0 of a group without images."""
+        counts = np.bincount(self.code[self.code >= 0], minlength=len(self.groups.levels))
+        return np.where(counts > 0, counts.sum() / (len(counts) * np.maximum(counts, 1)), 0.0)
+
+    def _confusion(self, logits: Float[Array, "b groups"], group: Int[Array, " b"]) -> Float[Array, " b"]:
+        right = jnp.take_along_axis(jax.nn.softmax(logits), group[:, None], -1)[:, 0]
+        return jnp.asarray(self._balance, right.dtype)[group] * right

@@ -9,7 +9,8 @@
 
 Writes WORKDIR/evaluations/COHORT/SPLIT/STEP.parquet: ids, split, target, score, the threshold and the split it was
 chosen on (always validation, never the split that is scored), attributes, and the fingerprints of checkpoint and
-configuration. A population is scored member by member, each in its own folder. With --saliency also
+configuration. Of masks the table holds Dice, surface distances and volume errors of every structure, and
+STEP.masks.parquet beside it the predicted masks. A population is scored member by member, each in its own folder. With --saliency also
 WORKDIR/saliency/COHORT/STEP.npz: SmoothGrad maps of the true class's logit, averaged over correctly classified images of
 each class and group (true positives and true negatives of a binary label). A report comes next:
 `equipoise report --workdir=...`.
@@ -53,7 +54,7 @@ def main() -> None:
     import numpy as np
     import rich.progress
 
-    from engine import data, evaluate, mesh, population
+    from engine import data, evaluate, mesh, population, segments
     from engine.metrics.table import read_table, write_table
     from tasks import make_task
 
@@ -65,8 +66,13 @@ def main() -> None:
         for cohort in _COHORT.value or [config.data.cohort]
     ]
     task = make_task(config, training)
+    is_segmentation = config.task.label == data.MASK
+    if is_segmentation and _SALIENCY.value:
+        raise UserError("--saliency explains the class of an image: a segmentation has none; leave it out")
     for split in splits:
         data.check_classes(split, config.task.label, task.classes)
+        if is_segmentation:
+            segments.warn_of_cut(split, config.data)
     folders = population.folders(root, config)
     config = run_config.replaced(population.members(config)[0], parallel=config.parallel)
     machine = evaluate.Program(config, task, training)
@@ -95,8 +101,11 @@ def main() -> None:
                 )
             frame = evaluate.stamp(frame, config, step, threshold, chosen_on)
             path = evaluate.table_path(workdir, split.cohort, split.name, step)
+            frame, masks = segments.split_off(frame)
             if mesh.is_main():
-                write_table(path, frame, evaluate.schema(config, task, split))
+                if masks is not None:
+                    segments.write(path, masks)
+                write_table(path, frame, task.schema(split))
             summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
             tell(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
             if _SALIENCY.value:

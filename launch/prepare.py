@@ -4,6 +4,8 @@
   equipoise prepare --cohort=simba/near_4mm
   equipoise prepare --cohort=simba/near_4mm --options=subjects=400,seed=1
   equipoise prepare --cohort=simba/near_4mm --options=velocity_model=pca,velocity_fields=/data/velocities
+  equipoise prepare --cohort=fundus_phantom/demo --options=contrast_black=0.4
+  equipoise prepare --cohort=harvard_fairseg/slo --source_dir=/data/raw/FairSeg --options=split=lists
   equipoise prepare --cohort=my_pkg.module:MyCohort --source_dir=/data/raw/my_cohort
   equipoise prepare --cohort=table --table=my.csv --image=path --label=y --subject=pid --attributes=sex,race,age
 
@@ -26,7 +28,7 @@ _COHORT = flags.DEFINE_string(
     "cohort", None, "NAME, NAME/CONFIG, or my_pkg.module:Builder for a builder of your own."
 )
 _LIST = flags.DEFINE_bool("list", False, "List the cohorts and their configurations.")
-_OPTIONS = flags.DEFINE_list("options", [], "Settings of a synthetic cohort, e.g. subjects=400,seed=1.")
+_OPTIONS = flags.DEFINE_list("options", [], "Settings of a cohort that has some, e.g. subjects=400,seed=1.")
 _SOURCE_DIR = flags.DEFINE_string(
     "source_dir", None, "Folder of the raw cohort, for cohorts that are read from disk."
 )
@@ -112,6 +114,11 @@ def main() -> None:
         for what, number in counts["subjects_with_two_levels"].items():
             word = "WARNING" if what.startswith("attributes/") else "note"
             print(f"{'':12} {word}: {number} of these subjects have scans with different {what}")
+        for structure, number in counts.get("scans_without", {}).items():
+            if number:
+                print(f"{'':12} note: {number} of these scans have no {structure}")
+    for what, value in summary["findings"].items():
+        print(f"{what.replace('_', ' ')}: {json.dumps(value)}")
     skipped = summary["skipped_total"]
     print(f"{skipped} scans skipped{', each with its reason in cohort_report.json' if skipped else ''}")
     print(f"prepared: {builder.data_path}")

@@ -94,7 +94,8 @@ def main() -> None:
     folders = population.folders(root, config)
     machine = evaluate.Program(population.members(config)[0], task, training)
     attributes = [k for k, levels in split.vocabulary("attributes").items() if levels is not None]
-    labels = _codes(split, _LABELS.value or [config.task.label, *attributes])
+    label = [config.task.label] if config.task.label != data.MASK else []
+    labels = _codes(split, _LABELS.value or [*label, *attributes])
     code = subject_codes(split.columns["subject_id"])[0]
     where = probes.folds(labels, code, _FOLDS.value, _SEED.value)
     settings = {"folds": _FOLDS.value, "control": _CONTROL.value, "share": _SHARE.value, "seed": _SEED.value}

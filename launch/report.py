@@ -65,6 +65,12 @@ _REGION_CUT = flags.DEFINE_float(
     0.25,
     "Saliency below which a voxel does not count for its region; a mean map runs from 0 to 1.",
 )
+_WORST = flags.DEFINE_integer(
+    "worst",
+    2,
+    "Of masks: images of each group with the lowest Dice, drawn with their outlines; 0: no image is shown.",
+    lower_bound=0,
+)
 _RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Bootstrap resamples.", lower_bound=100)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
@@ -102,6 +108,28 @@ def _cohort_files(cohort):
         return {}, {}
     path = pathlib.Path(builder.data_path) / "cohort_report.json"
     return dict(builder.info.metadata or {}), json.loads(path.read_text()) if path.exists() else {}
+
+
+def _of_masks(config, table, path, groups):
+    """What differs in the context of a run of masks; its worst cases only where the cohort is prepared here."""
+    if table.schema.kind != "values":
+        return {"models": {}}
+
+    from engine import data, segments
+    from engine.config import UserError
+
+    found = {"notes": (segments.note(config.task.tolerance),)}
+    if not _WORST.value or not segments.path(path).exists():
+        return found
+    cohort, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
+    try:
+        opened = data.open_split(cohort, split, program.data_dir())
+    except UserError as error:
+        logging.warning("the report shows no worst cases: %s", error)
+        return found
+    attributes = [g for g in groups if table.schema.attributes.get(g)]
+    predicted = segments.Predicted(path)
+    return found | {"worst": segments.worst(opened, config, table.frame, predicted, attributes, _WORST.value)}
 
 
 def _study_sections(context):
@@ -146,7 +174,7 @@ def _many() -> None:
     from engine import runs
     from engine.metrics import frame
     from engine.metrics import runs as over_runs
-    from engine.report import findings, runs_context
+    from engine.report import audit, findings, runs_context
     from engine.report import runs as page
 
     def choose(folder, config, cohort):
@@ -170,9 +198,11 @@ def _many() -> None:
         progress.update(bar, description="scoring runs")
         for number, member in enumerate(gathered.members):
             told(number, len(gathered.members))
-            scored.setdefault(member.method, {})[member.block] = frame.evaluate(
+            found = frame.evaluate_models(
                 member.table, metrics=findings.leads(schema.kind), groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value, compare=False
             )  # fmt: skip
+            one = audit.merged(found) if schema.kind == "values" else next(iter(found.values()))
+            scored.setdefault(member.method, {})[member.block] = one
         progress.update(bar, description="spread over seeds", completed=0)
         methods = {}
         for number, (name, found) in enumerate(scored.items()):
@@ -233,7 +263,8 @@ def main() -> int:
         )
     cohort, split = _COHORT.value or config.data.cohort, _SPLIT.value
     step = _choose_step(workdir, config, cohort, split, _STEP.value)
-    main_table = table.read_table(evaluate.table_path(workdir, cohort, split, step))
+    path = evaluate.table_path(workdir, cohort, split, step)
+    main_table = table.read_table(path)
     others = [
         table.read_table(p).frame for p in sorted((workdir / "evaluations").glob(f"*/*/{step:08d}.parquet"))
     ]
@@ -247,7 +278,8 @@ def main() -> int:
     maps = evaluate.saliency_path(workdir, cohort, step)
     context = dataclasses.replace(
         audit.context(main_table, groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value),
-        workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables, models={},
+        workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables,
+        **_of_masks(config, main_table, path, groups),
         history=read_rows(workdir / "metrics.jsonl"), metadata=metadata, cohort_report=cohort_report,
         saliency=dict(np.load(maps)) if maps.exists() else None, region_cut=_REGION_CUT.value,
     )  # fmt: skip

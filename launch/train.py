@@ -19,6 +19,11 @@ the difference shown; only length, devices, workers and writers may change. Seve
 group_models, and --config.method.group which attribute, or intersection of attributes (race*sex), makes the groups.
 Images of unknown group train with weight 1 and are never counted into another group. docs/cli.md has every setting.
 
+--config.task.kind=segmentation --config.task.label=mask learns the masks of a cohort, by a network that gives logits for
+every pixel, or for every few: cross-entropy and soft Dice (--config.task.dice_weight, dice_over, loss_grid). Spatial
+transforms of --config.data.augment move image and mask alike. Checkpoints are then chosen by
+--config.checkpoint.best_metric=dice, dice_STRUCTURE or worst_group:dice:ATTRIBUTE.
+
 Learning across sites: --config.method.name=fedavg, fedprox, travelling, harmony_tm or fedtm, --config.method.site the
 attribute whose levels are the sites, and --config.method.cycles how often all are visited (num_steps follows from it;
 --config.evaluation.every_cycles=1 and --config.checkpoint.every_cycles=1 score and save at the end of each). Images of

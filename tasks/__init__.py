@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engine.config import Run
     from engine.step import TaskKind
 
-KINDS = ("classification",)
+KINDS = ("classification", "segmentation")
 
 
 def make_task(config: Run, split: data.Split) -> TaskKind:

@@ -1,6 +1,7 @@
 """Classification: one of several exclusive classes per image, softmax and cross-entropy."""
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 from engine import data, losses
 from engine.config import Run, UserError
 from engine.metrics import registry, thresholds
+from engine.metrics.table import Schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Classification:
     label: str
     classes: tuple[str, ...]
     positive: str | None
+    measures: ClassVar[bool] = False
 
     @property
     def num_outputs(self) -> int:
@@ -36,14 +39,38 @@ class Classification:
         """Columns of the prediction table."""
         return ("score",) if self.positive else tuple(f"score_{i}" for i in range(len(self.classes)))
 
-    def loss(self, output: Float[Array, "b k"], batch: dict[str, Array]) -> Float[Array, " b"]:
+    def measure(self, output: Float[Array, "b k"], batch: dict[str, Array]) -> tuple[()]:
+        """Nothing: every example has a loss of its own."""
+        return ()
+
+    def loss(
+        self, output: Float[Array, "b k"], batch: dict[str, Array], whole: Any = None
+    ) -> Float[Array, " b"]:
         """Cross-entropy of each example."""
         return losses.softmax_cross_entropy(output, batch["target"])
 
-    def scores(self, output: Float[Array, "b k"]) -> Array:
-        """The positive class's probability [b], or every class's [b, k]."""
+    def scores(self, output: Float[Array, "b k"], batch: dict[str, Array]) -> dict[str, Array]:
+        """``score``: the positive class's probability [b], or every class's [b, k]."""
         probabilities = jax.nn.softmax(output)
-        return probabilities[:, self.classes.index(self.positive)] if self.positive else probabilities
+        return {
+            "score": probabilities[:, self.classes.index(self.positive)] if self.positive else probabilities
+        }
+
+    def columns(self, scores: dict[str, np.ndarray]) -> pd.DataFrame:
+        """One column, or one for each class, in float64."""
+        score = scores["score"].astype(np.float64)
+        return pd.DataFrame(score.reshape(len(score), -1), columns=list(self.score_columns))
+
+    def schema(self, split: data.Split) -> Schema:
+        """Of the task, with the attributes of the split."""
+        return Schema(
+            task="classification",
+            label=self.label,
+            classes=self.classes,
+            positive=self.positive,
+            attributes=split.vocabulary("attributes"),
+            scores=self.score_columns,
+        )
 
     def choose_threshold(self, rule: str, validation: pd.DataFrame) -> tuple[float, str]:
         """The operating threshold and the split it came from; NaN for more than two classes (argmax decides)."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import launching
-from tests.tiny_cohort import Tiny
+from tests.tiny_cohort import Tiny, TinyMasks, TinyMaskVolumes
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,15 @@ def tiny_data_dir(tmp_path_factory):
     """A data folder that holds the cohort ``tiny``."""
     folder = tmp_path_factory.mktemp("cohorts")
     Tiny(data_dir=folder).download_and_prepare()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def masks_data_dir(tmp_path_factory):
+    """A data folder that holds the cohorts ``tiny_masks`` and ``tiny_mask_volumes``."""
+    folder = tmp_path_factory.mktemp("masks")
+    for cohort in (TinyMasks, TinyMaskVolumes):
+        cohort(data_dir=folder).download_and_prepare()
     return folder
 
 

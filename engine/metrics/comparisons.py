@@ -5,6 +5,7 @@ the bootstrap of the difference. Extremes (worst group, max-min): Bonferroni con
 extreme does not cover.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -261,10 +262,19 @@ def min_over_max(estimates: Sequence[Estimate], confidence: float = 0.95) -> tup
     return found, float(low[apart].min(initial=1)), float(high[apart].min(initial=1))
 
 
-def sd(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[float, float, float]:
-    """(standard deviation over groups, low, high), divisor K: of K values whose range is r it lies in [r / √(2K), r / 2]."""
+def sd(estimates: Sequence[Estimate], confidence: float = 0.95, ddof: int = 0) -> tuple[float, float, float]:
+    """(standard deviation over groups, low, high) of K values, whose range is r: with divisor K it lies in [r / √(2K), r / 2].
+
+    Args:
+      estimates: of the groups.
+      confidence: of the limits.
+      ddof: 1 divides by K − 1.
+    """
     _, low, high = max_min(estimates, confidence)
-    return float(np.std([e.value for e in estimates])), low / np.sqrt(2 * len(estimates)), high / 2
+    count = len(estimates)
+    factor = np.sqrt(count / (count - ddof))
+    value = float(np.std([e.value for e in estimates], ddof=ddof))
+    return value, factor * low / np.sqrt(2 * count), factor * high / 2
 
 
 def _scaled_limits(
@@ -300,7 +310,7 @@ def equity_scaled_sum(
 
 
 def equity_scaled_sd(
-    overall: Estimate, estimates: Sequence[Estimate], confidence: float = 0.95
+    overall: Estimate, estimates: Sequence[Estimate], confidence: float = 0.95, ddof: int = 0
 ) -> tuple[float, float, float]:
     """(M / (1 + SD of M_g), low, high): limits of M and of the SD (:func:`sd`), at half the error each, put in.
 
@@ -308,10 +318,14 @@ def equity_scaled_sd(
       overall: M, of everyone.
       estimates: M_g, of the groups.
       confidence: of the limits.
+      ddof: 1 divides by K − 1 in the SD.
     """
-    spread, narrow, wide = sd(estimates, (1 + confidence) / 2)
+    spread, narrow, wide = sd(estimates, (1 + confidence) / 2, ddof)
     low, high = overall.limits((1 + confidence) / 2)
     return overall.value / (1 + spread), low / (1 + wide), high / (1 + narrow)
+
+
+equity_scaled_sample_sd = functools.partial(equity_scaled_sd, ddof=1)
 
 
 def equal_replicates(

@@ -11,6 +11,7 @@ A score needs its metrics in every group; where one is undefined the score is, a
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 
@@ -197,8 +198,8 @@ def _scaled_by_sum(overall: Number, groups: list[Number]) -> Number:
     return overall / (1 + sum(abs(overall - value) for value in groups))
 
 
-def _scaled_by_sd(overall: Number, groups: list[Number]) -> Number:
-    return overall / (1 + np.std(groups, axis=0))
+def _scaled_by_sd(overall: Number, groups: list[Number], ddof: int = 0) -> Number:
+    return overall / (1 + np.std(groups, axis=0, ddof=ddof))
 
 
 _FORMS = {
@@ -210,11 +211,15 @@ _FORMS = {
         _scaled_by_sd, ("by the standard deviation", "M / (1 + √(mean over groups of (M_g − their mean)²))"),
         "Jin et al., FairMedFM, NeurIPS 2024, arXiv:2407.00983", comparisons.equity_scaled_sd,
     ),
+    "equity_scaled_sample_sd": (
+        functools.partial(_scaled_by_sd, ddof=1), ("by the sample standard deviation", "M / (1 + √(Σ over groups of (M_g − their mean)² / (K − 1)))"),
+        "Tian et al., FairSeg, arXiv:2311.02189v1", comparisons.equity_scaled_sample_sd,
+    ),
 }  # fmt: skip
 
 
 def equity_scaled(metric: Metric) -> tuple[Score, ...]:
-    """Both equity-scaled forms of a metric; none where they mean nothing: outside [0, 1], or where less is better."""
+    """Every equity-scaled form of a metric; none where they mean nothing: outside [0, 1], or where less is better."""
     if not (metric.higher_is_better and metric.low >= 0 and metric.high <= 1):
         return ()
     return tuple(_equity_scaled(form, metric.name, metric.title, metric.tasks) for form in _FORMS)
@@ -235,7 +240,7 @@ def scores(task: str, metrics: Mapping[str, Metric]) -> tuple[Score, ...]:
 
 
 def get(name: str) -> Score:
-    """The score of a name; ``equity_scaled_sum:METRIC`` and ``equity_scaled_sd:METRIC`` are of any suitable metric.
+    """The score of a name; ``equity_scaled_sum:METRIC`` and its other forms are of any suitable metric.
 
     Raises:
       UserError: for an unknown name, or a metric that cannot be equity-scaled.

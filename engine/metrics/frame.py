@@ -103,6 +103,8 @@ def higher_is_better(name: str) -> bool:
 def _entry(name: str) -> Metric:
     """Of the metric that a name selects by; of one class that of every class, since no schema tells the classes."""
     metric = _split_name(name)[1]
+    if segmentation.is_value(metric):
+        return segmentation.describe(metric)
     part = metric.partition(":")[2]
     return registry.get(metric if part in multiclass.AVERAGES else metric.removesuffix(f":{part}"))
 
@@ -112,8 +114,8 @@ def select_value(frame: pd.DataFrame, name: str, schema: Schema) -> tuple[float,
 
     Args:
       frame: prediction table, of the validation split.
-      name: a metric (``auroc``), or ``worst_group:METRIC:ATTRIBUTE``: the worst of the groups in which it is defined,
-        people of unknown group left out.
+      name: a metric (``auroc``; of masks ``dice_cup``, the mean of a column, or ``dice``, its mean over structures), or
+        ``worst_group:METRIC:ATTRIBUTE``: the worst of the groups in which it is defined, people of unknown group left out.
       schema: of the table.
 
     Returns:
@@ -125,9 +127,20 @@ def select_value(frame: pd.DataFrame, name: str, schema: Schema) -> tuple[float,
     better = higher_is_better(name)
     kind, metric, attribute = _split_name(name)
     if kind == "overall":
-        return registry.compute(metric, Table(frame, schema).columns(), classes=schema.classes), better
+        return _compute(frame, metric, schema), better
     values = group_values(frame, metric, attribute, schema).values()
     return min(values, key=lambda value: goodness(metric, value), default=float("nan")), better
+
+
+def _compute(frame: pd.DataFrame, metric: str, schema: Schema) -> float:
+    """A metric of some rows; of masks the mean of a column, or the mean of those of all structures."""
+    if not segmentation.is_value(metric):
+        return registry.compute(metric, Table(frame, schema).columns(), classes=schema.classes)
+    columns = [column for column in schema.scores if segmentation.is_value(column, metric)]
+    if not columns:
+        raise UserError(f"no column of {metric!r}: the table has {', '.join(schema.scores)}")
+    each = [registry.compute("mean", {"value": frame[c].to_numpy(np.float64)}) for c in columns]
+    return float(np.mean(each))
 
 
 def goodness(metric: str, value: float) -> float:
@@ -147,12 +160,8 @@ def group_values(frame: pd.DataFrame, metric: str, attribute: str, schema: Schem
       attribute: with levels.
       schema: of the table.
     """
-    columns, found = Table(frame, schema).columns(), {}
-    for level in groupings.levels_of(frame, schema, attribute):
-        rows = (frame[attribute] == level).to_numpy()
-        if level != UNKNOWN:
-            own = {name: column[rows] for name, column in columns.items()}
-            found[level] = registry.compute(metric, own, classes=schema.classes)
+    levels = [level for level in groupings.levels_of(frame, schema, attribute) if level != UNKNOWN]
+    found = {level: _compute(frame[frame[attribute] == level], metric, schema) for level in levels}
     return {level: value for level, value in found.items() if not math.isnan(value)}
 
 

@@ -30,6 +30,7 @@ _EXTREMES = {
     "sd": "limits of the range: comparisons.sd",
     "equity_scaled_sum": "Bonferroni limits of the groups: comparisons.equity_scaled_sum",
     "equity_scaled_sd": "limits of everyone and of the range: comparisons.equity_scaled_sd",
+    "equity_scaled_sample_sd": "limits of everyone and of the range: comparisons.equity_scaled_sample_sd",
 } | {name: score.construction for name, score in fairness.SCORES.items()}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.metrics import comparisons, multiplicity, registry, seeds, summary
+from engine.metrics import comparisons, multiplicity, registry, seeds, segmentation, summary
 from engine.metrics.disparities import Disparity
 from engine.metrics.frame import Frame
 from engine.metrics.groupings import JOIN
@@ -84,8 +84,10 @@ class Method:
 
 
 def entry(metric: str) -> Metric:
-    """The registry's entry, of ``f1:macro`` that of ``f1``."""
-    return registry.get(metric.partition(":")[0])
+    """The registry's entry, of ``f1:macro`` that of ``f1``; of the values ``mean:dice_cup`` what is known of the column."""
+    base, _, part = metric.partition(":")
+    found = registry.get(base)
+    return segmentation.describe(part, base) if part and found.tasks == ("values",) else found
 
 
 def known_levels(frame: Frame, attribute: str) -> list[str]:

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from scipy import ndimage, spatial
 
 from engine.config import UserError
@@ -67,6 +67,28 @@ VALUES: Mapping[str, Value] = {
 }  # fmt: skip
 
 
+# Of ratios of two structures of a case: not of masks in general, so that they are asked for by naming the ratio.
+_RATIO_VALUES: Mapping[str, Value] = {
+    "ratio_error": Value("error of the ratio", "predicted − reference ratio of two structures", False, -np.inf, np.inf,
+                         "either mask lacks the structure that is divided by", _RELOADED, 0),
+    "absolute_ratio_error": Value("absolute error of the ratio", "|predicted − reference ratio of two structures|", False, 0, np.inf,
+                                  "either mask lacks the structure that is divided by", _RELOADED),
+}  # fmt: skip
+
+
+def _parts(column: str) -> tuple[str, str]:
+    """``hd95_penalised_cup`` -> (``hd95_penalised``, ``cup``); the first is empty for a column of anything else."""
+    known = sorted((*VALUES, *_RATIO_VALUES), key=len, reverse=True)
+    found = next((k for k in known if f"{column}_".startswith(f"{k}_")), "")
+    return found, column[len(found) + 1 :] if found else ""
+
+
+def is_value(column: str, of: str = "") -> bool:
+    """Whether a column's name begins with a value's, as ``dice_cup`` does; or with that of the value ``of``, or is ``of``."""
+    found, _ = _parts(column)
+    return bool(found) and of in ("", found, column)
+
+
 def is_share(value: Float[np.ndarray, " n"]) -> bool:
     """Whether all values that exist are 0 or 1, so that their mean is a proportion."""
     known = value[np.isfinite(value)]
@@ -87,9 +109,8 @@ def describe(column: str, metric: str = "mean", value: Float[np.ndarray, " n"] |
       The entry; ``mean`` of a known column has its direction. Other metrics are of the same meaning for every column.
     """
     entry = registry.get(metric)
-    found = next((k for k in sorted(VALUES, key=len, reverse=True) if f"{column}_".startswith(f"{k}_")), None)
-    structure = column[len(found) + 1 :].replace("_", " ") if found else ""
-    about = VALUES[found] if found else None
+    found, structure = _parts(column)
+    structure, about = structure.replace("_", " "), {**VALUES, **_RATIO_VALUES}.get(found)
     named = (about.title if about else column) + (f" of {structure}" if structure else "")
     if metric == "mean" and value is not None and is_share(value):
         entry = dataclasses.replace(entry, kind="proportion")
@@ -214,8 +235,8 @@ def _checked(
 
 
 def evaluate_case(
-    prediction: Int[np.ndarray, "..."],
-    reference: Int[np.ndarray, "..."],
+    prediction: Integer[np.ndarray, "..."],
+    reference: Integer[np.ndarray, "..."],
     spacing: Sequence[float],
     structures: Mapping[str, int | Sequence[int]],
     tolerance: float,
@@ -241,3 +262,60 @@ def evaluate_case(
         )
         for name, codes in parts.items()
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """A ratio of two structures, such as the vertical cup-to-disc ratio.
+
+    Attributes:
+      kind: ``area``: of their pixels; ``extent``: of the lengths from their first to their last pixel along ``axis``.
+      of: structure that is divided.
+      to: structure that it is divided by.
+      axis: of an extent.
+    """
+
+    kind: str
+    of: str
+    to: str
+    axis: int = 0
+
+    def __post_init__(self):
+        if self.kind not in ("area", "extent"):
+            raise UserError(f"ratio of kind {self.kind!r}: choose area or extent")
+
+    def measure(self, codes: Integer[np.ndarray, "..."], structures: Mapping[str, Sequence[int]]) -> float:
+        """The ratio in a mask of label codes; NaN without the structure that is divided by."""
+        sizes = []
+        for name in (self.of, self.to):
+            mask = np.isin(codes, structures[name])
+            there = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != self.axis)))
+            length = int(there[-1] - there[0] + 1) if len(there) else 0
+            sizes.append(int(mask.sum()) if self.kind == "area" else length)
+        return sizes[0] / sizes[1] if sizes[1] else float("nan")
+
+
+def ratio_columns(name: str) -> tuple[str, ...]:
+    """Names of a ratio's columns: predicted, reference, error and absolute error."""
+    return f"predicted_{name}", f"reference_{name}", f"ratio_error_{name}", f"absolute_ratio_error_{name}"
+
+
+def evaluate_ratio(
+    name: str,
+    ratio: Ratio,
+    prediction: Integer[np.ndarray, "..."],
+    reference: Integer[np.ndarray, "..."],
+    structures: Mapping[str, Sequence[int]],
+) -> dict[str, float]:
+    """The columns of a ratio in one case.
+
+    Args:
+      name: of the ratio.
+      ratio: what is measured.
+      prediction: label codes.
+      reference: of the same shape.
+      structures: name -> label codes that make it up.
+    """
+    predicted, real = (ratio.measure(codes, structures) for codes in (prediction, reference))
+    values = (predicted, real, predicted - real, abs(predicted - real))
+    return dict(zip(ratio_columns(name), values, strict=True))

@@ -16,7 +16,7 @@ from engine.report.page import Context
 VALUES = "values"
 
 
-def _merged(frames: Mapping[str, Frame]) -> Frame:
+def merged(frames: Mapping[str, Frame]) -> Frame:
     """The frames of several values of each case as one, whose scores are ``mean:dice_cup``, ``mean:hd95_cup``."""
 
     def renamed(parts: Mapping[str, Mapping[str, Any]], rename: Callable[[str, str], str]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def context(
             found = _frames(table, tuple(groups), tuple(control), models=models, hidden=unseen, **settings)
             frames |= {model: sharing.suppress(one, table, unseen, min_cell) for model, one in found.items()}
     if table.schema.kind == "values":
-        frames = {VALUES: _merged(frames)}
+        frames = {VALUES: merged(frames)}
     where, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
     return Context(
         pathlib.Path(), {}, where, split, 0, table.schema, next(iter(frames.values())), {(where, split): table.frame}, models=frames,

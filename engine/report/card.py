@@ -64,7 +64,7 @@ _To be completed: consequences of missed and of false findings for each group, a
 
 def _plain(text: str) -> str:
     """Text that neither Markdown nor the HTML inside it can run away with."""
-    for sign in "\\`*_[]|<>#":
+    for sign in "#\\`*_[]|<>":
         text = text.replace(sign, f"&#{ord(sign)};")
     return " ".join(text.split())
 

@@ -16,6 +16,7 @@ from engine.report import (
     groups,
     layers,
     methods,
+    overlays,
     people,
     policy,
     regions,
@@ -75,6 +76,7 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
         groups.crossed(context),
         groups.models(context),
         comparison.section(context),
+        overlays.section(context),
         *study,
         *(
             [layers.section(context), run.training(context), run.saliency(context), regions.section(context)]

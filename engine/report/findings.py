@@ -31,12 +31,14 @@ _SHOWN = {
     "multiclass": ("accuracy", "balanced_accuracy", "auroc:macro", "f1:macro"),
     "multilabel": ("auroc:macro", "sensitivity:macro", "fpr:macro", "f1:macro"),
     "regression": ("mae", "rmse", "bias", "r2"),
+    "values": ("mean",),
 }
 _COMPARED = {
     "binary": ("sensitivity", "fpr"),
     "multiclass": ("accuracy", "balanced_accuracy"),
     "multilabel": ("sensitivity:macro", "fpr:macro"),
     "regression": ("mae", "bias"),
+    "values": ("mean",),
 }
 _MOST_OPEN = 16  # rows of a table that is not folded
 INEQUALITY = ("generalized_entropy", "theil_index")  # of the appendix

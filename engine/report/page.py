@@ -1,24 +1,28 @@
 """The page: what sections, tables and figures are, and how they become one self-contained HTML file."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 import pandas as pd
 
 from engine import regions
-from engine.metrics import registry, segmentation
 from engine.metrics.adjustment import Adjusted
 from engine.metrics.frame import Frame
 from engine.metrics.paired import Comparison
 from engine.metrics.policy import Verdict
-from engine.metrics.registry import Metric
+from engine.metrics.runs import entry
 from engine.metrics.suppression import row_levels
 from engine.metrics.table import Schema
+
+if TYPE_CHECKING:
+    from engine.segments import Case
 
 _FOLDER = pathlib.Path(__file__).parent
 MOST_LEVELS = 40  # of an attribute that the page shows; the files hold all
@@ -148,6 +152,7 @@ class Context:
       cohort_report: counts and what was skipped.
       saliency: arrays of ``saliency/COHORT/STEP.npz``, or None.
       region_cut: of the saliency in regions (:func:`engine.regions.score`).
+      worst: images on which masks were predicted worst, by group.
       models: name -> scores of every model of the table; ``frame`` is the first.
       notes: what a reader must know of how the table was read.
       hidden: (attribute, level) of the cells that a shared report does not show.
@@ -172,6 +177,7 @@ class Context:
     cohort_report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     saliency: Mapping[str, np.ndarray] | None = None
     region_cut: float = regions.CUT
+    worst: Sequence[Case] = ()
     models: Mapping[str, Frame] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     hidden: frozenset[tuple[str, str]] = frozenset()
@@ -229,13 +235,6 @@ class Context:
     def table(self) -> pd.DataFrame:
         """The predictions that are reported."""
         return self.tables[self.cohort, self.split]
-
-
-def entry(metric: str) -> Metric:
-    """The registry's entry of ``f1``, of ``f1:macro`` or ``f1:pneumonia``, or of the values ``mean:dice_cup``."""
-    base, _, part = metric.partition(":")
-    found = registry.get(base)
-    return segmentation.describe(part, base) if part and found.tasks == ("values",) else found
 
 
 def title(metric: str) -> str:

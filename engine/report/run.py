@@ -59,7 +59,8 @@ def training(context: Context) -> Section:
             "Training", ("The run's metrics.jsonl holds no row, so that there is no curve to show.",)
         )
     best = context.config.get("checkpoint", {}).get("best_metric", "auroc")
-    metrics = list(dict.fromkeys([*([best] if best != "loss" else []), "accuracy"]))
+    of_masks = [name for row in context.history for name in row if name == "dice" or name.startswith("dice_")]
+    metrics = list(dict.fromkeys([*([best] if best != "loss" else []), "accuracy", *of_masks]))
     return Section("Training", (), (figures.training(context.history, context.step, metrics),))
 
 
@@ -122,8 +123,10 @@ def as_seen(context: Context, labels: np.ndarray) -> np.ndarray:
     return crop_or_pad(labels, tuple(shape)) if shape and len(shape) == labels.ndim else labels
 
 
-def saliency(context: Context) -> Section:
-    """Where in the image the decision comes from."""
+def saliency(context: Context) -> Section | None:
+    """Where in the image the decision comes from; masks say so themselves."""
+    if context.schema.kind == "values":
+        return None
     title = "Where the model looks"
     arrays = context.saliency or {}
     maps = {m.title: m.values for m in mean_maps(context)}

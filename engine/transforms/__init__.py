@@ -1,32 +1,43 @@
 """Per-example operations, and the text that chains them: ``"minmax|shift(voxels=2)|noise(sd=0.02)"``.
 
-An operation is a function of one image [*spatial, channel]; if its second parameter is called ``key`` it is random.
-The chain runs on the accelerator inside the compiled step, mapped over the batch with one key per example.
+An operation is a function of one image [*spatial, channel]; if its second parameter is called ``key`` it is random. Where an
+image has a mask, spatial operations move both by the same key, and the others leave the mask alone. The chain runs on the accelerator inside the compiled step, mapped over the batch with one key per example.
 """
 
 import ast
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from engine.config import UserError, did_you_mean
 from engine.transforms import intensity, spatial
 
-OPERATIONS = {
-    f.__name__: f
-    for f in (
-        intensity.minmax,
-        intensity.standardise,
-        intensity.rescale,
-        intensity.contrast,
-        intensity.noise,
-        intensity.gain,
-        spatial.flip,
-        spatial.shift,
-    )
-}
+_INTENSITY = (
+    intensity.minmax,
+    intensity.standardise,
+    intensity.rescale,
+    intensity.contrast,
+    intensity.noise,
+    intensity.gain,
+    intensity.brightness,
+    intensity.stretch,
+    intensity.gamma,
+)
+_SPATIAL = (
+    spatial.flip,
+    spatial.shift,
+    spatial.rot90,
+    spatial.rotate,
+    spatial.scale,
+    spatial.crop,
+    spatial.resize,
+    spatial.transunet,
+)
+OPERATIONS = {f.__name__: f for f in (*_INTENSITY, *_SPATIAL)}
 
 
 def is_random(operation: Callable) -> bool:
@@ -69,21 +80,41 @@ def parse(text: str, *, allow_random: bool = True) -> list[tuple[Callable, dict]
     return steps
 
 
-def chain(
-    text: str, *, allow_random: bool = True
-) -> Callable[[Float[Array, "b ..."], Key[Array, " b"] | None], Array]:
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Operations one after the other, mapped over a batch.
+
+    Attributes:
+      steps: operations with their keyword arguments.
+    """
+
+    steps: Sequence[tuple[Callable, dict]]
+
+    def __call__(self, images: Float[Array, "b ..."], keys: Key[Array, " b"] | None = None) -> Array:
+        """Images after the chain, each with its own key."""
+        return self.with_masks(images, None, keys)[0]
+
+    def with_masks(
+        self,
+        images: Float[Array, "b *spatial c"],
+        masks: Integer[Array, "b *spatial"] | None,
+        keys: Key[Array, " b"] | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Images and their masks after the chain; None has no mask."""
+
+        def one(image: Array, mask: Array | None, key: Array | None) -> tuple[Array, Array | None]:
+            for index, (operation, kwargs) in enumerate(self.steps):
+                move = functools.partial(operation, **kwargs)
+                if is_random(operation):
+                    move = functools.partial(move, key=jax.random.fold_in(key, index))
+                image = move(image)
+                if mask is not None and operation in _SPATIAL:
+                    mask = move(mask[..., None])[..., 0]
+            return image, mask
+
+        return jax.vmap(one)(images, masks, keys)
+
+
+def chain(text: str, *, allow_random: bool = True) -> Chain:
     """The batched function of (images, per-example keys) that ``text`` stands for."""
-    steps = parse(text, allow_random=allow_random)
-
-    def one(image: Array, key: Array | None) -> Array:
-        for index, (operation, kwargs) in enumerate(steps):
-            if is_random(operation):
-                image = operation(image, jax.random.fold_in(key, index), **kwargs)
-            else:
-                image = operation(image, **kwargs)
-        return image
-
-    def apply(images: Array, keys: Array | None = None) -> Array:
-        return jax.vmap(one, in_axes=(0, None if keys is None else 0))(images, keys)
-
-    return apply
+    return Chain(tuple(parse(text, allow_random=allow_random)))

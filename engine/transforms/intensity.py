@@ -47,3 +47,25 @@ def noise(image: Float[Array, "..."], key: Key[Array, ""], sd: float = 0.05) -> 
 def gain(image: Float[Array, "..."], key: Key[Array, ""], spread: float = 0.1) -> Float[Array, "..."]:
     """Multiplies by a factor drawn uniformly from [1 - spread, 1 + spread]."""
     return image * jax.random.uniform(key, (), image.dtype, 1 - spread, 1 + spread)
+
+
+def brightness(image: Float[Array, "..."], key: Key[Array, ""], spread: float = 0.1) -> Float[Array, "..."]:
+    """Adds a number drawn uniformly from [-spread, spread] (in the image's units at that point)."""
+    return image + jax.random.uniform(key, (), image.dtype, -spread, spread)
+
+
+def stretch(image: Float[Array, "..."], key: Key[Array, ""], spread: float = 0.2) -> Float[Array, "..."]:
+    """:func:`contrast` by a factor drawn uniformly from [1 - spread, 1 + spread]."""
+    return contrast(image, jax.random.uniform(key, (), image.dtype, 1 - spread, 1 + spread))
+
+
+def gamma(image: Float[Array, "..."], key: Key[Array, ""], spread: float = 0.3) -> Float[Array, "..."]:
+    """Raises the image, mapped to [0, 1] by its own range and back, to a power; its logarithm is uniform in [-spread, spread]."""
+    power = jnp.exp(jax.random.uniform(key, (), image.dtype, -spread, spread))
+    return raised(image, power)
+
+
+def raised(image: Float[Array, "..."], power: float | Float[Array, ""]) -> Float[Array, "..."]:
+    """``least + (most - least) ((image - least) / (most - least))^power``; a constant image stays as it is."""
+    least, most = image.min(), image.max()
+    return least + (most - least) * minmax(image) ** power

@@ -77,6 +77,7 @@ def test_the_engine_names_no_study_and_no_cohort():
         "splits",
         "readers",
         "cache",
+        "settings",
         "table",  # a word of the engine's own; cohorts that tables make have names of their users'
     }
     assert studies and cohorts

@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from engine.methods import METHODS
-from tests import launching
+from tests import launching, tiny_runs
 
 CODE = """
 import pathlib, sys
@@ -75,6 +74,6 @@ def test_a_method_is_the_same_everywhere(tiny_data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "erm"])
+@pytest.mark.parametrize("name", [name for name in tiny_runs.OF_CLASSES if name != "erm"])
 def test_every_method_is_the_same_on_every_topology(tiny_data_dir, name):
     check(tiny_data_dir, name)

@@ -16,6 +16,20 @@ def every_run():
 
 
 EVERY_RUN = list(every_run())
+SMALL = {"simba": {"subjects": 24, "resolution": 5}, "fundus_phantom": {"subjects": 40, "size": 64}}
+STAND_INS = {"harvard_fairseg/slo": "fundus_phantom/demo"}  # of the same attributes and masks, and not gated
+SHRUNK = {
+    "sam": {
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "global_blocks": (1,),
+        "out_width": 16,
+        "decoder_hidden": 32,
+    },
+    "transunet": {"width": 32, "depth": 2, "heads": 2, "hidden": 64, "head": 16, "decoder": (16, 8, 8, 8)},
+    "unet": {"features": (4, 8)},
+}
 
 
 @pytest.mark.parametrize(("runs", "name"), EVERY_RUN)
@@ -34,7 +48,10 @@ def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
     small = {
         "num_steps": 2, "data.batch_size": 4, "evaluation.every_steps": 2, "checkpoint.every_steps": 2,
         "data.cohort": shrunken_data_dir[full.data.cohort], "writers.console": False, "writers.tensorboard": False,
+        "model.args": full.model.args | SHRUNK.get(full.model.name, {}),
     }  # fmt: skip
+    if full.data.cohort in STAND_INS:
+        small["data.shape"] = (64, 64)
     config = run_config.replaced(full, **small)
     folder = shrunken_data_dir["folder"]
     split = data.open_split(config.data.cohort, "train", folder)
@@ -45,7 +62,7 @@ def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
 
 @pytest.fixture(scope="module")
 def shrunken_data_dir(tmp_path_factory):
-    """Each shipped cohort at 5 mm with 24 subjects; maps the full cohort's name to the small one's."""
+    """Each shipped cohort, small; maps the full cohort's name to the small one's."""
     from data_builders import catalogue
 
     folder = tmp_path_factory.mktemp("shrunken")
@@ -55,7 +72,8 @@ def shrunken_data_dir(tmp_path_factory):
         for name in runs.names():
             full = runs.get_config(name).data.cohort
             if full not in small:
-                builder = catalogue.find_builder(full, data_dir=folder, subjects=24, resolution=5)
+                name = STAND_INS.get(full, full)
+                builder = catalogue.find_builder(name, data_dir=folder, **SMALL[name.partition("/")[0]])
                 builder.download_and_prepare()
                 small[full] = str(builder.data_path.parent.relative_to(folder))
     return small

@@ -107,3 +107,39 @@ def test_dice_gradient_is_finite_where_a_class_is_absent():
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[0]).max() > 0
     np.testing.assert_array_equal(gradient[1], 0)
+
+
+def test_squared_dice_by_hand_and_of_an_absent_class():
+    # Class 0: 1 - (2 * 1 + e) / (1.25 + 1 + e); class 1: 1 - (2 * 0.5 + e) / (0.25 + 1 + e); class 2 is nowhere: 0.
+    probabilities = jnp.asarray([[[1.0, 0, 0], [0.5, 0.5, 0]]])
+    sums = losses.dice_sums(probabilities, jnp.asarray([[0, 1]]))
+    np.testing.assert_allclose(sums[0], [[1, 1.25, 1], [0.5, 0.25, 1], [0, 0, 0]])
+    expected = np.mean([1 - 2 / 2.25, 1 - 1 / 1.25, 0])
+    np.testing.assert_allclose(losses.squared_dice(sums), [expected], rtol=1e-4)
+
+
+@pytest.mark.parametrize("spatial", [(7, 5), (3, 4, 5)])
+def test_squared_dice_is_that_of_monai(rng, spatial):
+    torch, monai = pytest.importorskip("torch"), pytest.importorskip("monai.losses")
+    logits, labels = rng.normal(size=(4, *spatial, 3)), rng.integers(0, 3, (4, *spatial))
+    sums = losses.dice_sums(jax.nn.softmax(jnp.asarray(logits)), jnp.asarray(labels))
+    given = torch.from_numpy(np.moveaxis(logits, -1, 1)), torch.from_numpy(labels[:, None])
+    for batch, ours in ((False, losses.squared_dice(sums).mean()), (True, losses.squared_dice(sums.sum(0)))):
+        peer = monai.DiceLoss(
+            softmax=True, to_onehot_y=True, squared_pred=True, smooth_nr=1e-5, smooth_dr=1e-5, batch=batch
+        )
+        assert float(ours) == pytest.approx(float(peer(*given)), rel=1e-5)
+
+
+def test_contributions_have_the_value_and_the_gradient_of_the_batch(rng):
+    logits, labels = jnp.asarray(rng.normal(size=(5, 6, 3))), jnp.asarray(rng.integers(0, 3, (5, 6)))
+    sums_of = lambda x: losses.dice_sums(jax.nn.softmax(x), labels)  # noqa: E731
+
+    def by_parts(x):
+        sums = sums_of(x)
+        return losses.contributions(losses.squared_dice, sums, sums.sum(0), 5.0).mean()
+
+    whole = jax.value_and_grad(lambda x: losses.squared_dice(sums_of(x).sum(0)))(logits)
+    parts = jax.value_and_grad(by_parts)(logits)
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
+    np.testing.assert_allclose(parts[1], whole[1], atol=1e-7)

@@ -23,6 +23,7 @@ TASK = Classification("disease", ("absent", "present"), "present")
 SETTINGS = {
     "group_dro": {"step_size": 0.5},
     "unlearning": {"pretrain_steps": 1, "head_steps": 1, "alpha": 0.7, "beta": 2.0},
+    "adversarial": {"pretrain_steps": 1, "head_steps": 1, "alpha": 0.7, "beta": 2.0},
     "group_models": {"pretrain_steps": 2},
     "fedavg": {"site": "sex"},
     "fedprox": {"site": "sex", "mu": 0.1, "proximal": "norm"},
@@ -36,6 +37,7 @@ class Rows:
     """A training split as methods see it."""
 
     cohort, name = "made", "train"
+    target = data.Split.target
 
     def __init__(self, disease, **attributes):
         self._attributes = attributes
@@ -241,10 +243,11 @@ def test_absent_groups_give_no_nan(rng, name, group):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
-def test_unlearning_is_pytorchs(rng):
+@pytest.mark.parametrize("name", ["unlearning", "adversarial"])
+def test_unlearning_is_pytorchs(rng, name):
     """Phases, the three updates and which of them moves what, over five batches; running statistics move once each."""
     torch = pytest.importorskip("torch", reason="PyTorch is the peer: pip install 'equipoise[bench]'")
-    config, method = made("unlearning", Rows(DISEASE, sex=SEX))
+    config, method = made(name, Rows(DISEASE, sex=SEX))
     config.optimizer.weight_decay = 0.01
     _, state, step = machine(config, method)
     feature, hidden, norm, head = twin(torch, state.params)
@@ -280,7 +283,12 @@ def test_unlearning_is_pytorchs(rng):
             update(optimizers[1], 0.7 * torch.nn.functional.cross_entropy(logits[known], group[known]))
         if number >= 2:
             logits = group_head(feature(x))[known]
-            update(optimizers[2], 2.0 * -torch.log_softmax(logits, 1).mean())
+            if name == "unlearning":
+                update(optimizers[2], 2.0 * -torch.log_softmax(logits, 1).mean())
+            else:
+                counts = torch.tensor([SEX.count("F"), SEX.count("M")])
+                right = torch.softmax(logits, 1)[torch.arange(len(logits)), group[known]]
+                update(optimizers[2], 2.0 * (right * (counts.sum() / (2 * counts))[group[known]]).mean())
         for buffer, value in zip(norm.buffers(), buffers, strict=True):
             buffer.copy_(value)
         state, shown = step(state, batch)
@@ -348,7 +356,7 @@ def test_group_models_are_separately_fine_tuned_runs(rng):
     "name",
     [
         pytest.param(name, marks=[pytest.mark.slow] * name.startswith(("fed", "travelling")))
-        for name in methods.METHODS  # across sites, tests/engine/test_federated.py has the one that is most
+        for name in tiny_runs.OF_CLASSES  # across sites, tests/engine/test_federated.py has the one that is most
     ],
 )
 def test_every_method_trains_and_goes_on_as_if_never_stopped(tiny_data_dir, tmp_path, name):

@@ -13,7 +13,6 @@ import pytest
 from engine import config as run_config
 from engine import data, evaluate, loop, mesh, population
 from engine.config import UserError
-from engine.methods import METHODS
 from engine.metrics import table
 from tasks import make_task
 from tests import launching, tiny_runs
@@ -114,7 +113,7 @@ def test_a_member_is_the_run_alone(tiny_data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "group_dro"])
+@pytest.mark.parametrize("name", [name for name in tiny_runs.OF_CLASSES if name != "group_dro"])
 def test_a_member_is_the_run_alone_under_every_method(tiny_data_dir, name):
     check("float64", "tests.tiny_network:Model", 2, tiny_data_dir, name)
 

@@ -223,6 +223,9 @@ def test_dice_is_equity_scaled_and_a_distance_is_not(rng):
     whole = rows["dice_cup"].mean()
     assert dice["equity_scaled_sum:mean"].value == pytest.approx(whole / (1 + abs(means - whole).sum()))
     assert dice["equity_scaled_sd:mean"].value == pytest.approx(whole / (1 + means.std(ddof=0)))
+    sample = dice["equity_scaled_sample_sd:mean"]
+    assert sample.value == pytest.approx(whole / (1 + means.std(ddof=1)))
+    assert sample.low < dice["equity_scaled_sd:mean"].low < sample.value < sample.high
     far = found["hd95_cup"].disparities["group"]
     assert not any(name.startswith("equity") for name in far)
     assert far["worst_group:mean"].levels == ("b",)  # the largest distance
