@@ -20,6 +20,7 @@ from engine.metrics import intervals, seeds, table
 from engine.metrics.intervals import Estimate
 from engine.metrics.seeds import OverSeeds
 from engine.report import files
+from tasks.plan import run_folders
 from tasks.simba import renderings
 
 SCORES = ("accuracy", "change_tpr", "change_fpr", "shift", "gap_tpr", "gap_fpr")
@@ -190,10 +191,9 @@ def against(runs: Sequence[Outcome], others: Sequence[Outcome], name: str) -> Ov
     return seeds.over_seeds([seeds.combination(p, (1, -1)) for p in pairs]) if pairs else None
 
 
-def run_folders(folder: pathlib.Path, *, are_across_sites: bool) -> list[pathlib.Path]:
-    """Every run of a study, those on many sites or the others: members of populations, and runs of a single seed."""
-    roots = sorted(p for p in (folder / "runs").glob("*") if p.name.startswith("sites-") == are_across_sites)
-    return [place for root in roots for place in sorted(root.glob("member_*")) or [root]]
+def is_across_sites(workdir: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a run of a study is on many sites."""
+    return workdir.relative_to(folder / "runs").parts[0].startswith("sites-")
 
 
 def gather(folder: pathlib.Path) -> Outcomes:
@@ -203,7 +203,9 @@ def gather(folder: pathlib.Path) -> Outcomes:
       UserError: where there is none to read.
     """
     found, left_out = [], []
-    for workdir in run_folders(folder, are_across_sites=False):
+    for workdir in run_folders(folder):
+        if is_across_sites(workdir, folder):
+            continue
         try:
             found += of_run(workdir)
         except UserError as error:

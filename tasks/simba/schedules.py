@@ -20,6 +20,7 @@ from engine.metrics.intervals import Estimate
 from engine.metrics.seeds import OverSeeds
 from engine.metrics.table import UNKNOWN, Table, read_table
 from engine.writers import read_rows
+from tasks.plan import run_folders
 from tasks.simba import outcomes
 from tasks.simba.sites import SITE, Measure, Spread, measured
 
@@ -161,7 +162,9 @@ def gather(folder: pathlib.Path, data_dir: pathlib.Path) -> Schedules | None:
     """
     found: list[Learned] = []
     left_out, sizes = [], {}
-    for workdir in outcomes.run_folders(folder, are_across_sites=True):
+    for workdir in run_folders(folder):
+        if not outcomes.is_across_sites(workdir, folder):
+            continue
         try:
             sizes = sizes or _site_sizes(workdir, data_dir)
             found.append(of_run(workdir, sizes))

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_builders.simba_config import SETTINGS, foreign, make_config
 from engine.config import UserError, did_you_mean
-from tasks.plan import Chain, Plan, Stage
+from tasks.plan import Chain, Plan, Stage, over_seeds, train_words
 
 SIZES = {
     "demo": "5 scenarios, 6 methods and 8 schedules across 83 sites by 5 seeds at 8 mm; half an hour to an hour on 2 CPU cores",
@@ -197,10 +197,10 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         """Training of every seed, then scores and probes (cohort -> labels) of one step's model; of the first seed a report."""
         root, judged = folder / "runs" / name, ("--split=test", f"--step={step}")
 
-        def stages(place: pathlib.Path, first: pathlib.Path | None, *more: str) -> tuple[Stage, ...]:
+        def stages(place: pathlib.Path, first: pathlib.Path | None, seeds: str) -> tuple[Stage, ...]:
             where = f"--workdir={place}"
             found = [
-                Stage(f"train {name}", ("train", *words, *more, where, "--config.writers.console=false")),
+                Stage(f"train {name}", train_words(*words, seeds, where)),
                 Stage(f"score {name}", ("evaluate", where, f"--cohort={','.join(scored)}", *judged)),
             ]
             found += [
@@ -216,14 +216,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
                 ]
             return tuple(found)
 
-        if asked.is_population:
-            first = root / "member_000" if num_seeds > 1 else root
-            return [Chain(name, stages(root, first, f"--config.population.seeds={num_seeds}"))]
-        members = [root / f"member_{seed:03d}" for seed in range(num_seeds)]
-        return [
-            Chain(f"{name}-{seed}", stages(member, None if seed else member, f"--config.seed={seed}"))
-            for seed, member in enumerate(members)
-        ]
+        return over_seeds(name, root, num_seeds, asked.is_population, stages)
 
     def run(scenario: str, method: str) -> list[Chain]:
         own = cohorts.name(scenario)

@@ -1,0 +1,1 @@
+"""FairSeg: segmentation of optic disc and cup that serves every group."""

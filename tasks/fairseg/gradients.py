@@ -1,0 +1,95 @@
+"""How much of Dice's gradient each group keeps when FEBS scales it: measured on a trained model, batch by batch."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from engine import config as run_config
+from engine import data, evaluate, methods
+from engine.step import make_preprocess
+from tasks import make_task
+
+FORMS = ("febs_released", "febs_intent")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What a form of FEBS does to one group.
+
+    Attributes:
+      form: of :data:`FORMS`.
+      group: level of the attribute.
+      loss: the group's mean Dice loss over the batches that hold it.
+      ratio: norm of the gradient in the group's logits over that of Dice of the whole batch; geometric mean over batches.
+      sd: of the logarithm of the ratio between batches.
+      num_batches: that hold the group.
+    """
+
+    form: str
+    group: str
+    loss: float
+    ratio: float
+    sd: float
+    num_batches: int
+
+
+def measure(workdir: pathlib.Path, data_dir: pathlib.Path, group: str, num_batches: int = 20) -> list[Kept]:
+    """Ratios at the last checkpoint of a run, over training batches as the run drew them, without augmentation.
+
+    Args:
+      workdir: of a run of segmentation under ERM.
+      data_dir: where its cohort is prepared.
+      group: attribute.
+      num_batches: to average over.
+    """
+    config = run_config.load(workdir)
+    training = data.open_split(config.data.cohort, config.data.train_split, data_dir)
+    usual = run_config.replaced(config, **{"task.dice_over": "batch", "task.dice_weight": 1.0})
+    task = make_task(usual, training)
+    program = evaluate.Program(config, make_task(config, training), training)
+    state = evaluate.restore(program, workdir, max(evaluate.choose_steps(workdir, config, "all")))
+    forms = {
+        form: methods.make(
+            run_config.replaced(usual, **{"method.name": form, "method.group": group}), training
+        )
+        for form in FORMS
+    }
+    some = forms[FORMS[0]]
+    batches = data.TrainBatches(training, config.data, config.task.label, config.seed, group=some.code)
+    tasks = {"plain": task} | {form: method.adapt(task, "all") for form, method in forms.items()}
+    preprocess, variables = make_preprocess(config), program.method.variables(state)
+
+    @jax.jit
+    def one(batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
+        seen = preprocess(batch)
+        logits = program.method.predict(program.model, variables, seen["image"], seen)[0]
+
+        def norms(task) -> jax.Array:
+            def loss(logits: jax.Array) -> jax.Array:
+                whole = task.measure(jax.lax.stop_gradient(logits), seen)
+                return task.loss(logits, seen, whole).mean()
+
+            slope = jnp.square(jax.grad(loss)(logits)).sum(tuple(range(1, logits.ndim)))
+            return jnp.sqrt(inside @ slope)
+
+        inside = jax.nn.one_hot(batch["group"], len(some.groups.levels)).T
+        each = task.loss(logits, seen)
+        return {name: norms(one) for name, one in tasks.items()}, inside @ each / inside.sum(1)
+
+    found = [jax.device_get(one(batches.at(step))) for step in range(num_batches)]
+    kept = []
+    for form in FORMS:
+        for place, level in enumerate(some.groups.levels):
+            here = [
+                (n[form][place] / n["plain"][place], loss[place])
+                for n, loss in found
+                if n["plain"][place] > 0
+            ]
+            logs = np.log([ratio for ratio, _ in here])
+            kept.append(
+                Kept(form, level, float(np.mean([loss for _, loss in here])), float(np.exp(logs.mean())), float(logs.std()), len(here))
+            )  # fmt: skip
+    return kept

@@ -1,0 +1,309 @@
+"""The study on one page: how well each method outlines each group, how far groups are apart, and what FEBS does to gradients."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from engine import config as run_config
+from engine import data, evaluate
+from engine.config import UserError
+from engine.metrics import frame, runs
+from engine.metrics.runs import Contrast, Method
+from engine.metrics.table import Table, read_table
+from engine.report import dots, files, page
+from engine.report.page import Cell, Grid, KeyNumber, Section, interval, number, probability, text_cell
+from tasks.fairseg import gradients
+from tasks.fairseg.gradients import Kept
+from tasks.plan import run_folders
+
+_ERM = "erm"
+_NAMES = {
+    "febs_released": "FEBS, as released",
+    "febs_intent": "FEBS, as intended",
+    "group_dro": "GroupDRO",
+    _ERM: "ERM",
+}
+_ORDER = (_ERM, "febs_released", "febs_intent", "group_dro", "resampling", "reweighing")
+_RESAMPLES = 1000
+_CAPTION = "Mean over seeds, 95 % interval over seeds and subjects"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One run on the test split of its cohort."""
+
+    model: str
+    method: str
+    seed: int
+    workdir: pathlib.Path
+    table: Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Every method of one network.
+
+    Attributes:
+      name: of its runs.
+      group: attribute whose levels are compared.
+      structures: that are scored.
+      methods: structure -> method -> scores over seeds.
+      contrasts: structure -> differences from ERM.
+      erm: folder of ERM's first seed.
+    """
+
+    name: str
+    group: str
+    structures: Sequence[str]
+    methods: Mapping[str, Mapping[str, Method]]
+    contrasts: Mapping[str, Sequence[Contrast]]
+    erm: pathlib.Path
+
+
+def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> Scored:
+    config = run_config.load(workdir)
+    tables = evaluate.table_path(workdir, config.data.cohort, "test", 0).parent
+    steps = sorted(int(p.stem) for p in tables.glob("*.parquet") if p.stem.isdigit())
+    if not steps:
+        raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
+    model = workdir.relative_to(folder / "runs").parts[0].partition("-")[0]
+    return Scored(
+        model, config.method.name, config.seed, workdir, read_table(tables / f"{steps[-1]:08d}.parquet")
+    )
+
+
+def _compare(name: str, found: Sequence[Scored], group: str) -> Model:
+    dice = [c for c in found[0].table.schema.scores if c.startswith("dice_")]
+    methods, contrasts = {}, {}
+    for column in dice:
+        frames: dict[str, dict[str, frame.Frame]] = {}
+        for one in sorted(found, key=lambda one: (_ORDER.index(one.method), one.seed)):
+            frames.setdefault(one.method, {})[str(one.seed)] = frame.evaluate(
+                one.table,
+                model=column,
+                metrics=("mean",),
+                groups=(group,),
+                compare=False,
+                resamples=_RESAMPLES,
+            )
+        each = {method: runs.method(seeds) for method, seeds in frames.items()}
+        structure = column.removeprefix("dice_")
+        methods[structure] = each
+        usual = {_ERM: each[_ERM]} if _ERM in each else {}
+        contrasts[structure] = [
+            c for other, one in each.items() if usual and other != _ERM
+            for c in runs.contrasts({other: one} | usual)
+        ]  # fmt: skip
+    erm = next((one.workdir for one in found if one.method == _ERM), found[0].workdir)
+    return Model(name, group, list(methods), methods, contrasts, erm)
+
+
+def gather(folder: pathlib.Path) -> tuple[list[Model], list[tuple[str, str]]]:
+    """Every network's methods, and what could not be read with the reason.
+
+    Raises:
+      UserError: where there is nothing to read.
+    """
+    found: dict[str, list[Scored]] = {}
+    left_out, groups = [], set()
+    for workdir in run_folders(folder):
+        try:
+            one = _scored(workdir, folder)
+            found.setdefault(one.model, []).append(one)
+            groups.add(run_config.load(workdir).method.group)
+        except UserError as error:
+            left_out.append(
+                (str(workdir.relative_to(folder / "runs")), str(error).replace(str(folder), "..."))
+            )
+    if not found:
+        raise UserError(f"no evaluated run in {folder / 'runs'}: `equipoise study` makes them")
+    named = sorted(groups - {""}) or ["race"]
+    if len(named) > 1:
+        raise UserError(f"the runs in {folder / 'runs'} are of several attributes: {', '.join(named)}")
+    return [_compare(name, each, named[0]) for name, each in found.items()], left_out
+
+
+def _title(method: str) -> str:
+    return _NAMES.get(method, method.replace("_", " "))
+
+
+def _served(model: Model, structure: str) -> Grid:
+    """A structure: everyone, every group, the range between groups, equity-scaled Dice."""
+    methods = model.methods[structure]
+    levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), model.group)
+    rows = []
+    for name, one in methods.items():
+        groups, gaps = one.groups[model.group], one.disparities[model.group]
+        spread = gaps["max_min:mean"]
+        value = one.overall["mean"].estimate.value
+        deviation = sum(abs(groups[level]["mean"].estimate.value - value) for level in levels)
+        cells = [dots.cell(groups[level]["mean"], False) for level in levels]
+        rows.append(
+            (
+                text_cell(_title(name)), dots.cell(one.overall["mean"], False), *cells,
+                Cell(number(spread.value), note=interval(spread.low, spread.high)), Cell(number(value / (1 + deviation))),
+            )
+        )  # fmt: skip
+    first = next(iter(methods.values()))
+    counts = [next(iter(first.runs.values())).groups[model.group][level]["mean"].n for level in levels]
+    named = (f"{level} (n = {n})" for level, n in zip(levels, counts, strict=True))
+    header = ("method", "everyone", *named, "largest − smallest", "equity-scaled (sum)")
+    return Grid(header, rows, f"Dice of the {structure}. {_CAPTION}")
+
+
+def _changes(model: Model) -> Grid:
+    """Differences from ERM: everyone, worst group, and the gap of every group."""
+    rows = []
+    for structure in model.structures:
+        for one in model.contrasts[structure]:
+            what = {
+                "mean": "everyone" if not one.level else one.level,
+                "worst_group:mean": "worst group",
+            }.get(one.score)
+            if one.score.startswith("difference:"):
+                what = f"gap {one.level.replace(' - ', ' − ')}"
+            cells = (
+                Cell(number(one.value, 3, True), note=interval(one.low, one.high, 3, True)),
+                Cell(probability(one.p_adjusted)),
+            )
+            rows.append((text_cell(structure), text_cell(_title(one.first)), text_cell(what), *cells))
+    header = ("structure", "method", "of", "Dice − ERM, 95 % interval", "p, adjusted")
+    return Grid(header, rows, "Differences from ERM, paired by seed and by subject", True)
+
+
+def _figure(model: Model) -> page.Figure:
+    panels = []
+    for structure in model.structures:
+        methods = model.methods[structure]
+        levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), model.group)
+        for level in levels:
+            rows = [dots.row(_title(m), one.groups[model.group][level]["mean"]) for m, one in methods.items()]
+            panels.append((f"{structure}, {level}", rows))
+    return dots.draw(
+        panels, f"dice_{model.name}", f"Dice of every structure in every group of {model.group}, by method, with 95 % intervals.",
+        "Large: mean over seeds with its 95 % interval over seeds and subjects; small: each seed.", "Dice",
+    )  # fmt: skip
+
+
+def served(model: Model) -> Section:
+    """How well each method outlines each group."""
+    tables = [*(_served(model, structure) for structure in model.structures), _changes(model)]
+    return Section(
+        f"Who is outlined worse: {model.name}",
+        (
+            "Every image has a Dice of each structure; a group's is their mean. Equity-scaled Dice divides that of everyone by 1 + the sum over "
+            "groups of how far the group's lies from it.",
+        ),
+        (_figure(model),),
+        tables,
+        headline=_headline(model),
+    )  # fmt: skip
+
+
+def _headline(model: Model) -> str | None:
+    """The range between groups under ERM, and what each form of FEBS does to the worst group."""
+    structure = model.structures[0]
+    gap = model.methods[structure].get(_ERM)
+    if gap is None:
+        return None
+    spread = gap.disparities[model.group]["max_min:mean"]
+    text = f"{model.name}: under ERM the Dice of the {structure} differs by {number(spread.value)} ({interval(spread.low, spread.high)}) between groups of {model.group}."
+    worst = {c.first: c for c in model.contrasts[structure] if c.score == "worst_group:mean"}
+    said = [
+        f"{_title(name)} moves the worst group by {number(worst[name].value, 3, True)} ({interval(worst[name].low, worst[name].high, 3, True)})"
+        for name in gradients.FORMS
+        if name in worst
+    ]
+    return f"{text} {'; '.join(said)}." if said else text
+
+
+def scaling(model: Model, kept: Sequence[Kept]) -> Section:
+    """What FEBS does to the gradient of each group."""
+    rows = [
+        (text_cell(_title(k.form)), text_cell(k.group), Cell(number(k.loss)), Cell(number(k.ratio), note=f"SD of log {number(k.sd, 2)}"),
+         Cell(str(k.num_batches)))
+        for k in kept
+    ]  # fmt: skip
+    hardest = max(kept, key=lambda k: k.loss).group
+    by = {k.form: k.ratio for k in kept if k.group == hardest}
+    headline = (
+        f"{model.name}: in the hardest group ({hardest}) Dice keeps {number(by['febs_released'], 2)} of its gradient under FEBS as released, and "
+        f"{number(by['febs_intent'], 2)} under FEBS as intended."
+    )
+    text = (
+        "FEBS as released multiplies the probabilities of a group by tanh((min L / L)^gamma), which is smallest where the loss is largest: the "
+        "hardest group is learnt least. The paper's text asks for the opposite. Ratios are of the norm of the gradient in the group's logits, over "
+        "that of Dice of the whole batch, at the model that ERM trained.",
+    )  # fmt: skip
+    header = ("form", model.group, "Dice loss", "gradient kept", "batches")
+    return Section(
+        f"What FEBS does to gradients: {model.name}", text, (), (Grid(header, rows),), headline=headline
+    )
+
+
+def _difficulty(model: Model, data_dir: pathlib.Path) -> Section | None:
+    """How hard each group was drawn, of a phantom; None of any other cohort."""
+    config = run_config.load(model.erm)
+    metadata = data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
+    groups = metadata.get("design", {}).get("groups")
+    if not groups:
+        return None
+    names = list(next(iter(groups.values())))
+    rows = [(text_cell(g), *(Cell(number(values[n], 2)) for n in names)) for g, values in groups.items()]
+    text = (
+        "Images are drawn. By race alone, edges have another contrast and blur and cups another size: nothing else differs.",
+    )
+    return Section("How hard each group was made", text, (), (Grid(("group", *names), rows),))
+
+
+def _csv(models: Sequence[Model]) -> str:
+    rows = []
+    for model in models:
+        for structure, methods in model.methods.items():
+            for method, one in methods.items():
+                cells = {"": one.overall} | one.groups[model.group]
+                for level, found in cells.items():
+                    estimate = found["mean"].estimate
+                    low, high = estimate.limits(frame.CONFIDENCE)
+                    rows.append(
+                        {"model": model.name, "method": method, "structure": structure, model.group: level, "dice": estimate.value,
+                         "low": low, "high": high, "n": estimate.n, "seeds": len(one.runs)}
+                    )  # fmt: skip
+    return files.safe_csv(pd.DataFrame(rows))
+
+
+def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
+    """Writes ``folder/report``: ``report.html``, ``dice.csv`` and ``figures/``.
+
+    Args:
+      folder: of the study.
+      data_dir: where its cohort is prepared.
+
+    Returns:
+      The files written.
+    """
+    models, left_out = gather(folder)
+    found, keys = [], []
+    difficulty = _difficulty(models[0], data_dir)
+    for model in models:
+        found += [served(model), scaling(model, gradients.measure(model.erm, data_dir, model.group))]
+        for structure in model.structures:
+            one = model.methods[structure].get(_ERM)
+            if one:
+                mean = one.overall["mean"].estimate
+                keys.append(
+                    KeyNumber(
+                        f"Dice of the {structure}, {model.name}, ERM",
+                        number(mean.value),
+                        interval(*mean.limits(frame.CONFIDENCE)),
+                    )
+                )
+    found += [difficulty] if difficulty else []
+    if left_out:
+        rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
+        found.append(Section("Left out", tables=[Grid(("run", "because"), rows)]))
+    headlines = [s.headline for s in found if s.headline]
+    text = page.render("FairSeg: who is outlined worse, and what helps", headlines, keys, found)
+    return files.write_all(folder / "report", {"report.html": text, "dice.csv": _csv(models)}, found)
