@@ -10,7 +10,7 @@
 `samed` and `transunet` have the settings of the paper's released code; `unet` is the plain baseline that a reader asks for.
 Groups enter by `--config.method.name=febs_released|febs_intent|group_dro|resampling|reweighing --config.method.group=race`.
 
-Cost: `phantom` a minute on 2 CPU cores; the others want a GPU. To expect: under `phantom`, test Dice 0.96 for the disc, 0.90 for the
+Cost: `phantom` a minute on 2 CPU cores; the others want a GPU. To expect: under `phantom`, on 2,000 eyes, test Dice 0.96 for the disc, 0.90 for the
 rim and 0.86 for the cup, lowest in the group whose edges are drawn faintest (Black, by design: rim 0.83). tasks/fairseg/README.md has every figure.
 """
 
