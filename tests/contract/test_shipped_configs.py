@@ -16,14 +16,18 @@ def every_run():
 
 
 EVERY_RUN = list(every_run())
+ALIKE = {"simba:none", "simba:far", "simba:intensity", "simba:both"}  # the run `near` on other images
+TRAINED = [
+    pytest.param(*run.values, id=run.id, marks=[pytest.mark.slow] * (run.id in ALIKE)) for run in EVERY_RUN
+]
 SMALL = {"simba": {"subjects": 24, "resolution": 5}, "fundus_phantom": {"subjects": 40, "size": 64}}
 STAND_INS = {"harvard_fairseg/slo": "fundus_phantom/demo"}  # of the same attributes and masks, and not gated
 SHRUNK = {
     "sam": {
         "width": 32,
-        "depth": 2,
+        "depth": 1,
         "heads": 2,
-        "global_blocks": (1,),
+        "global_blocks": (0,),
         "out_width": 16,
         "decoder_hidden": 32,
     },
@@ -39,7 +43,7 @@ def test_resolves_and_opens_with_its_command_cost_and_expectation(runs, name):
     assert "equipoise train" in text and "Cost:" in text and "To expect:" in text
 
 
-@pytest.mark.parametrize(("runs", "name"), EVERY_RUN)
+@pytest.mark.parametrize(("runs", "name"), TRAINED)
 def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
     from engine import data, loop
     from tasks import make_task
@@ -51,7 +55,7 @@ def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
         "model.args": full.model.args | SHRUNK.get(full.model.name, {}),
     }  # fmt: skip
     if full.data.cohort in STAND_INS:
-        small["data.shape"] = (64, 64)
+        small["data.shape"] = (32, 32)
     config = run_config.replaced(full, **small)
     folder = shrunken_data_dir["folder"]
     split = data.open_split(config.data.cohort, "train", folder)

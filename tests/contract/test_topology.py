@@ -17,7 +17,7 @@ TOPOLOGIES = [
     ("pmap", 2, 1),
     ("pmap", 8, 1),
     ("jit", 4, 2),
-    ("pmap", 4, 2),
+    pytest.param("pmap", 4, 2, marks=pytest.mark.slow),
 ]
 SETTINGS = (
     "--config.data.eval_batch_size=8",

@@ -196,6 +196,7 @@ def test_sam_answers_with_one_mask_or_several_and_samed_with_all(ours, rng):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_released_model(reference, ours, rng):
     import torch
 
