@@ -9,7 +9,7 @@ import pandas as pd
 from engine import config as run_config
 from engine import data, evaluate
 from engine.config import UserError
-from engine.metrics import frame, runs
+from engine.metrics import comparisons, frame, runs
 from engine.metrics.runs import Contrast, Method
 from engine.metrics.table import Table, read_table
 from engine.report import dots, files, page
@@ -119,7 +119,11 @@ def gather(folder: pathlib.Path) -> tuple[list[Model], list[tuple[str, str]]]:
             )
     if not found:
         raise UserError(f"no evaluated run in {folder / 'runs'}: `equipoise study` makes them")
-    named = sorted(groups - {""}) or ["race"]
+    named = sorted(groups - {""})
+    if not named:
+        raise UserError(
+            f"no run in {folder / 'runs'} has --config.method.group, which says whose groups are compared: wait for one that has"
+        )
     if len(named) > 1:
         raise UserError(f"the runs in {folder / 'runs'} are of several attributes: {', '.join(named)}")
     return [_compare(name, each, named[0]) for name, each in found.items()], left_out
@@ -137,13 +141,14 @@ def _served(model: Model, structure: str) -> Grid:
     for name, one in methods.items():
         groups, gaps = one.groups[model.group], one.disparities[model.group]
         spread = gaps["max_min:mean"]
-        value = one.overall["mean"].estimate.value
-        deviation = sum(abs(groups[level]["mean"].estimate.value - value) for level in levels)
+        scaled, *ends = comparisons.equity_scaled_sum(
+            one.overall["mean"].estimate, [groups[level]["mean"].estimate for level in levels]
+        )
         cells = [dots.cell(groups[level]["mean"], False) for level in levels]
         rows.append(
             (
                 text_cell(_title(name)), dots.cell(one.overall["mean"], False), *cells,
-                Cell(number(spread.value), note=interval(spread.low, spread.high)), Cell(number(value / (1 + deviation))),
+                Cell(number(spread.value), note=interval(spread.low, spread.high)), Cell(number(scaled), note=interval(*ends)),
             )
         )  # fmt: skip
     first = next(iter(methods.values()))
