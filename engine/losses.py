@@ -101,43 +101,6 @@ def absolute_error(output: Float[Array, "b *k"], target: Float[Array, "b *n"]) -
     return _per_example(jnp.abs(_error(output, target)))
 
 
-def soft_dice(
-    probabilities: Float[Array, "b *spatial k"], labels: Int[Array, "b *spatial"]
-) -> Float[Array, "b k"]:
-    """``2 sum p y / (sum p + sum y)`` of every class in every image.
-
-    The sums run over the image's positions (Sudre et al. 2017, arXiv:1707.03237, without class weights). A class that
-    the image does not hold has NaN, not 0: its overlap is not defined.
-
-    Args:
-      probabilities: of the classes at each position.
-      labels: class indices.
-    """
-    axes = tuple(range(1, labels.ndim))
-    truth = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=probabilities.dtype)
-    present = truth.sum(axes) > 0
-    # The guard keeps the unused branch finite, or its gradient would be NaN.
-    total = jnp.where(present, probabilities.sum(axes) + truth.sum(axes), 1)
-    return jnp.where(present, 2 * (probabilities * truth).sum(axes) / total, jnp.nan)
-
-
-def dice(
-    logits: Float[Array, "b *spatial k"], labels: Int[Array, "b *spatial"], first_class: int = 0
-) -> Float[Array, " b"]:
-    """One minus the mean soft Dice of the classes that are present in the image.
-
-    Args:
-      logits: softmax gives the probabilities.
-      labels: class indices.
-      first_class: 1 leaves out class 0, the background. An image with none of the classes has NaN: give it weight 0.
-    """
-    each = soft_dice(jax.nn.softmax(logits), labels)[:, first_class:]
-    present = ~jnp.isnan(each)
-    count = present.sum(-1)
-    mean = jnp.where(present, each, 0).sum(-1) / jnp.maximum(count, 1)
-    return jnp.where(count > 0, 1 - mean, jnp.nan)
-
-
 def dice_sums(
     probabilities: Float[Array, "b *spatial k"], labels: Integer[Array, "b *spatial"]
 ) -> Float[Array, "b k 3"]:

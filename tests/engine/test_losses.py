@@ -79,36 +79,6 @@ def test_regression_errors():
         losses.squared_error(jnp.zeros((2, 3)), jnp.zeros((2,)))
 
 
-def test_soft_dice_by_hand():
-    # Four positions, classes 0, 1, 2; class 2 is nowhere. Class 1: 2 * (0.5 + 1) / (2 + 2).
-    probabilities = jnp.asarray([[[0.5, 0.5, 0], [0, 1, 0], [0.75, 0.25, 0], [0.75, 0.25, 0]]])
-    labels = jnp.asarray([[1, 1, 0, 0]])
-    np.testing.assert_allclose(losses.soft_dice(probabilities, labels), [[0.75, 0.75, np.nan]], rtol=1e-6)
-
-
-def test_dice_loss_averages_present_classes_only_and_compiles():
-    labels = jnp.asarray([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])
-    perfect = 100 * jax.nn.one_hot(labels, 3)
-    loss = jax.jit(losses.dice, static_argnames="first_class")
-    np.testing.assert_allclose(loss(perfect, labels), [0, 0], atol=1e-6)
-    np.testing.assert_allclose(loss(perfect, labels, first_class=1), [0, np.nan], atol=1e-6)
-    uniform = loss(jnp.zeros((2, 2, 2, 3)), labels)  # 2 * 2/3 / (4/3 + 2) = 0.4; 2 * 4/3 / (4/3 + 4) = 0.5
-    np.testing.assert_allclose(uniform, [0.6, 0.5], rtol=1e-6)
-
-
-def test_dice_gradient_is_finite_where_a_class_is_absent():
-    labels = jnp.asarray([[0, 1, 1], [0, 0, 0]])
-
-    def mean(logits):
-        total, norm = losses.weighted_mean(losses.dice(logits, labels, 1), jnp.asarray([1.0, 0.0]))
-        return total / norm
-
-    gradient = jax.grad(mean)(jnp.zeros((2, 3, 3)))
-    assert np.isfinite(gradient).all()
-    assert np.abs(gradient[0]).max() > 0
-    np.testing.assert_array_equal(gradient[1], 0)
-
-
 def test_squared_dice_by_hand_and_of_an_absent_class():
     # Class 0: 1 - (2 * 1 + e) / (1.25 + 1 + e); class 1: 1 - (2 * 0.5 + e) / (0.25 + 1 + e); class 2 is nowhere: 0.
     probabilities = jnp.asarray([[[1.0, 0, 0], [0.5, 0.5, 0]]])
