@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from engine import config as run_config
-from engine import data, mesh, methods, optim
+from engine import data, mesh, methods, optim, validation
 from engine.config import Parallel, Run, UserError, did_you_mean
 from engine.evaluate import Program
 from engine.method import Method
@@ -67,7 +67,7 @@ def members(config: Run) -> list[Run]:
         for offset in range(config.population.seeds):
             point = dict(zip(grid, values, strict=True)) | {"seed": config.seed + offset}
             runs.append(run_config.replaced(config, population=run_config.Population(), **point))
-            run_config.validate(runs[-1])
+            validation.validate(runs[-1])
     return runs
 
 

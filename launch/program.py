@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from engine.config import Run, UserError, did_you_mean, validate
+from engine.config import Run, UserError, did_you_mean
+from engine.validation import validate
 
 if TYPE_CHECKING:
     from engine.metrics.policy import Verdict

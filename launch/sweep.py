@@ -69,6 +69,7 @@ def _value(text):
 def _check(cell):
     """Refuses a cell that training would refuse, before anything runs."""
     from engine import config as run_config
+    from engine import validation
     from engine.config import UserError, did_you_mean, flatten, to_dict
 
     known = [name for name, _ in flatten(to_dict(run_config.Run()))]
@@ -82,7 +83,7 @@ def _check(cell):
             changes[name] = _value(text)
     if "config" not in cell:
         config = run_config.replaced(program.read_config(_CONFIG), **changes)
-        run_config.validate(config)
+        validation.validate(config)
 
 
 def _file_name(cell):

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 from engine import config as run_config
+from engine import validation
 from launch import program
 
 
@@ -38,7 +39,7 @@ SHRUNK = {
 
 @pytest.mark.parametrize(("runs", "name"), EVERY_RUN)
 def test_resolves_and_opens_with_its_command_cost_and_expectation(runs, name):
-    run_config.validate(runs.get_config(name))
+    validation.validate(runs.get_config(name))
     text = runs.__doc__
     assert "equipoise train" in text and "Cost:" in text and "To expect:" in text
 

@@ -1,6 +1,6 @@
 import pytest
 
-from engine import config
+from engine import config, validation
 from engine.config import Run, UserError
 
 
@@ -50,7 +50,7 @@ def test_fingerprint_changes_with_what_is_computed_only(field, value, same):
 )
 def test_invalid_values_are_named(field, value, message):
     with pytest.raises(UserError, match=message):
-        config.validate(config.replaced(valid(), **{field: value}))
+        validation.validate(config.replaced(valid(), **{field: value}))
 
 
 def test_a_field_of_another_version_is_named():

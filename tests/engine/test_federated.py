@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine import config as run_config
-from engine import data, federated, loop, mesh, methods, models, optim, population
+from engine import data, federated, loop, mesh, methods, models, optim, population, validation
 from engine.config import Run, UserError
 from engine.step import init_state, make_train_step
 from tasks import make_task
@@ -51,7 +51,7 @@ def made(name, site=SITE, optimizer="sgd", freeze="hidden/bias", **settings):
     group = "scanner" if name in ("harmony_tm", "unlearning") else ""
     where = {"site": "site"} if name != "erm" else {}
     config.method = run_config.Method(name=name, group=group, **(where | settings))
-    run_config.validate(config)
+    validation.validate(config)
     return methods.make(config, Rows(DISEASE[: len(site)], site=site, scanner=SCANNER[: len(site)]))
 
 
@@ -315,7 +315,7 @@ def test_a_run_of_cycles_has_as_many_updates(monkeypatch):
         method = made(name, **settings)
         run = method.resolved()
         assert (run.num_steps, run.method.starts_after) == (length, first)
-        run_config.validate(run)
+        validation.validate(run)
         again = methods.make(run, Rows(DISEASE, site=SITE, scanner=SCANNER)).resolved()
         assert again == run
         if method.config.method.cycles:
@@ -337,11 +337,11 @@ def test_what_cannot_be_learned_across_sites_is_refused(monkeypatch):
         config = made("fedavg").config
         config.method = run_config.Method(**({"site": "site"} | settings))
         with pytest.raises(UserError, match=words):
-            run_config.validate(config)
+            validation.validate(config)
     config = made("erm").config
     config.evaluation.every_cycles = 1
     with pytest.raises(UserError, match="every_cycles=1: 0, or above 0 with a method that visits sites"):
-        run_config.validate(config)
+        validation.validate(config)
 
     split = Rows(DISEASE, site=SITE, scanner=SCANNER)
     for changes, words in (
@@ -374,7 +374,7 @@ def tiny(name, cycles, **settings):
     config.evaluation.every_cycles, config.checkpoint.every_steps, config.checkpoint.keep = 1, 2, 20
     config.writers.console = False
     config.method = run_config.Method(name=name, site="sex", cycles=cycles, **settings)
-    run_config.validate(config)
+    validation.validate(config)
     return config
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from engine import config as run_config
-from engine import data, evaluate, groups, loop, mesh, methods, models, optim
+from engine import data, evaluate, groups, loop, mesh, methods, models, optim, validation
 from engine.config import Run, UserError
 from engine.data import shuffled
 from engine.step import TrainState, init_state, make_predict_step, make_train_step
@@ -95,7 +95,7 @@ DISEASE = [0, 0, 0, 0, 1, 1, 0, 1, 1, 1]
 
 
 def test_the_registry_is_what_the_configuration_offers():
-    assert tuple(methods.METHODS) == run_config._CHOICES["method.name"]
+    assert tuple(methods.METHODS) == validation.CHOICES["method.name"]
 
 
 def test_groups_are_known_levels_with_images():
@@ -367,7 +367,7 @@ def test_every_method_trains_and_goes_on_as_if_never_stopped(tiny_data_dir, tmp_
     config.evaluation.every_steps = config.checkpoint.every_steps = 2
     config.writers.console = False
     config.method = run_config.Method(name=name, group="sex", **SETTINGS.get(name, {}))
-    run_config.validate(config)
+    validation.validate(config)
     task = make_task(config, data.open_split("tiny", "train", tiny_data_dir))
     (whole,) = jax.device_get(loop.train(config, task, tiny_data_dir, tmp_path))
     rows = (tmp_path / "metrics.jsonl").read_bytes()
@@ -397,7 +397,7 @@ def test_settings_that_cannot_work_are_refused():
         ),
     ):
         with pytest.raises(UserError, match=words):
-            run_config.validate(run_config.replaced(config, **changes))
+            validation.validate(run_config.replaced(config, **changes))
 
 
 def test_a_checkpoint_from_before_the_method_is_never_the_best(tmp_path):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from engine import config as run_config
-from engine import data, evaluate, loop, methods, segments
+from engine import data, evaluate, loop, methods, segments, validation
 from engine.checkpoint import checksums
 from engine.config import UserError
 from engine.metrics import segmentation
@@ -277,6 +277,6 @@ def test_mistakes_are_named(masks_data_dir, tiny_data_dir, changes, message):
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):
-    run_config.validate(config())
+    validation.validate(config())
     with pytest.raises(UserError, match=message):
-        run_config.validate(config(**changes))
+        validation.validate(config(**changes))
