@@ -20,8 +20,9 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
 from benchmarks import common
-from engine import losses, models
+from engine import models
 from engine.models import layers
+from engine.update import losses
 
 try:
     import torch

@@ -22,10 +22,11 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
 from benchmarks import common
-from engine import mesh, models, optim
+from engine import mesh, models
 from engine.config import Data, Model, Optimizer, Run, Task
 from engine.models import lora
-from engine.step import init_state, make_train_step
+from engine.training.step import init_state, make_train_step
+from engine.update import optim
 
 CLASSES, RANK, RATE, DECAY = 3, 4, 1e-3, 1e-2
 SAMED = {"lora_rank": RANK}

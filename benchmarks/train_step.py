@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--rounds=5] [--only=TEXT]
 
-Ours is the step that `equipoise train` runs: engine.step.make_train_step, compiled by the runner, the old state's memory
+Ours is the step that `equipoise train` runs: engine.training.step.make_train_step, compiled by the runner, the old state's memory
 reused. PyTorch's is an eager loop over the same layers, widths and optimizer, in its default memory layout and in
 channels_last. Both start from the same stored bytes, use every core, and get their large buffers in huge pages: the
 program starts itself again with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the demo does. The closing line is of the
@@ -24,10 +24,11 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
 from benchmarks import common
-from engine import mesh, models, optim
+from engine import mesh, models
 from engine.config import Data, Model, Optimizer, Run, Task
-from engine.step import init_state, make_train_step
-from tasks.classification import Classification
+from engine.training.step import init_state, make_train_step
+from engine.update import optim
+from tasks.kinds.classification import Classification
 
 NETWORKS = {  # model, its fields, batch, [*spatial, channel]
     "SFCN": ("sfcn", {}, 4, (64, 64, 64, 1)),

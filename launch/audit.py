@@ -174,7 +174,7 @@ def _roles():
       UserError: when a flag is missing for the task.
     """
     from engine.config import UserError
-    from engine.metrics import reader
+    from engine.metrics.table import reader
 
     task, classes = _task(), _named(_CLASS_SCORES.value, "class_scores")
     if task in ("multiclass", "multilabel"):
@@ -202,7 +202,7 @@ def _roles():
 def _references(table):
     """Attribute or intersection -> reference level: the one asked for, else the largest, crossed where someone is in it."""
     from engine.config import UserError, did_you_mean
-    from engine.metrics.table import UNKNOWN
+    from engine.metrics.table.table import UNKNOWN
 
     found = _pairs(_REFERENCE.value, "reference", "ATTRIBUTE:LEVEL, such as race:White")
     for name, level in found.items():
@@ -230,11 +230,11 @@ def _references(table):
 
 def _read(roles):
     """The table, or what the masks say."""
-    from engine.metrics import reader
+    from engine.metrics.table import reader
 
     if not _PRED_DIR.value:
         return reader.read(pathlib.Path(_TABLE.value), roles)
-    from engine.metrics import masks
+    from engine.metrics.table import mask_folders as masks
 
     paths = (pathlib.Path(flag.value) for flag in (_PRED_DIR, _REF_DIR, _ATTRIBUTES))
     structures = masks.name_structures(_STRUCTURES.value) if _STRUCTURES.value else None
@@ -281,9 +281,11 @@ def main() -> int:
     output = pathlib.Path(_OUT.value).expanduser()
     roles = _roles()
 
-    from engine.metrics import paired, thresholds
-    from engine.metrics import policy as policies
-    from engine.report import adjusted, audit, comparison, content, policy
+    from engine.metrics.comparing import paired
+    from engine.metrics.decisions import policy as policies
+    from engine.metrics.table import thresholds
+    from engine.report.single import adjusted, audit, comparison, policy
+    from engine.report.single import contents as content
 
     rules = policies.read(_POLICY.value) if _POLICY.value else None
     table = thresholds.reported(

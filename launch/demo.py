@@ -15,7 +15,7 @@ import time
 from absl import flags
 
 from launch import execution, program
-from tasks.plan import Chain, Stage
+from tasks.kit.plan import Chain, Stage
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder for the run and its report.")
 

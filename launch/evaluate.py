@@ -54,8 +54,11 @@ def main() -> None:
     import numpy as np
     import rich.progress
 
-    from engine import data, evaluate, mesh, population, segments
-    from engine.metrics.table import read_table, write_table
+    from engine import data, mesh
+    from engine import predicted_masks as segments
+    from engine.metrics.table.table import read_table, write_table
+    from engine.training import population
+    from engine.training import program as evaluate
     from tasks import make_task
 
     program.join_hosts()

@@ -21,7 +21,7 @@ from absl import flags
 
 from engine.config import UserError
 from launch import program
-from tasks.plan import Chain, Plan
+from tasks.kit.plan import Chain, Plan
 
 PREEMPTED = 75
 _POLL_SECONDS = 0.5

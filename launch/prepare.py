@@ -82,8 +82,8 @@ _TABLE_FLAGS = (
 
 def main() -> None:
     """Prepares, or lists."""
-    from data_builders import catalogue
-    from data_builders.table import Table
+    from data_builders.base import catalogue
+    from data_builders.table.builder import Table
     from engine.config import UserError
 
     if _LIST.value:

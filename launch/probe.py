@@ -46,7 +46,7 @@ def _codes(split, names):
     import numpy as np
 
     from engine.config import UserError, did_you_mean
-    from engine.metrics.table import UNKNOWN
+    from engine.metrics.table.table import UNKNOWN
 
     kinds = {group: split.vocabulary(group) for group in ("labels", "attributes")}
     known = [k for found in kinds.values() for k, levels in found.items() if levels is not None]
@@ -84,8 +84,11 @@ def main() -> None:
 
     import rich.progress
 
-    from engine import data, evaluate, features, population, probes
-    from engine.metrics.intervals import subject_codes
+    from engine import data
+    from engine.explain import features, probes
+    from engine.metrics.estimates.intervals import subject_codes
+    from engine.training import population
+    from engine.training import program as evaluate
     from tasks import make_task
 
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())

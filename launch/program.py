@@ -21,7 +21,7 @@ from engine.config import Run, UserError, did_you_mean
 from engine.validation import validate
 
 if TYPE_CHECKING:
-    from engine.metrics.policy import Verdict
+    from engine.metrics.decisions.policy import Verdict
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -248,7 +248,7 @@ def _catch(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        from engine.loop import Preempted
+        from engine.training.loop import Preempted
 
         if isinstance(error, Preempted):
             print(error, file=sys.stderr)

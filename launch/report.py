@@ -77,8 +77,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 def _choose_step(workdir, config, cohort, split, wanted):
     """The evaluated step to report; where there is none, the error says which command makes it."""
-    from engine import evaluate
     from engine.config import UserError
+    from engine.training import program as evaluate
 
     folder = evaluate.table_path(workdir, cohort, split, 0).parent
     there = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
@@ -115,7 +115,8 @@ def _of_masks(config, table, path, groups):
     if table.schema.kind != "values":
         return {"models": {}}
 
-    from engine import data, segments
+    from engine import data
+    from engine import predicted_masks as segments
     from engine.config import UserError
 
     found = {"notes": (segments.note(config.task.tolerance),)}
@@ -171,11 +172,12 @@ def _many() -> None:
     import rich.console
     import rich.progress
 
-    from engine import runs
-    from engine.metrics import frame
-    from engine.metrics import runs as over_runs
-    from engine.report import audit, findings, runs_context
-    from engine.report import runs as page
+    from engine import gather as runs
+    from engine.metrics.comparing import methods as over_runs
+    from engine.metrics.frame import evaluate as frame
+    from engine.report.many import context as runs_context
+    from engine.report.many import sections as page
+    from engine.report.single import audit, findings
 
     def choose(folder, config, cohort):
         return _choose_step(folder, config, cohort, _SPLIT.value, _STEP.value)
@@ -249,11 +251,13 @@ def main() -> int:
 
     import numpy as np
 
-    from engine import evaluate, population
-    from engine.metrics import policy as policies
-    from engine.metrics import table
-    from engine.report import audit, content, policy
-    from engine.writers import read_rows
+    from engine.metrics.decisions import policy as policies
+    from engine.metrics.table import table
+    from engine.report.single import audit, policy
+    from engine.report.single import contents as content
+    from engine.training import population
+    from engine.training import program as evaluate
+    from engine.training.writers import read_rows
 
     rules = policies.read(_POLICY.value) if _POLICY.value else None
     members = population.folders(workdir, config)

@@ -20,7 +20,7 @@ import sys
 from absl import flags
 
 from launch import execution, program
-from tasks.plan import Chain, Stage
+from tasks.kit.plan import Chain, Stage
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.")
 _GRID = flags.DEFINE_multi_string(

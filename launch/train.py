@@ -62,7 +62,8 @@ def main() -> None:
         raise run_config.UserError("no --workdir: name the run's folder, e.g. --workdir=runs/near")
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
 
-    from engine import data, loop, mesh
+    from engine import data, mesh
+    from engine.training import loop
     from tasks import make_task
 
     program.join_hosts()

@@ -10,7 +10,7 @@ from engine.config import UserError, did_you_mean
 if TYPE_CHECKING:
     from engine import data
     from engine.config import Run
-    from engine.step import TaskKind
+    from engine.training.step import TaskKind
 
 KINDS = ("classification", "segmentation")
 
@@ -26,4 +26,4 @@ def make_task(config: Run, split: data.Split) -> TaskKind:
         raise UserError(
             f"--config.task.kind={kind!r} is none of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}"
         )
-    return importlib.import_module(f"tasks.{kind}").make(config, split)
+    return importlib.import_module(f"tasks.kinds.{kind}").make(config, split)

@@ -121,7 +121,8 @@ def parameters(
     """Every array of a checkpoint's state, restored by a process that may use 64 bits."""
     code = (
         "import sys, pathlib, jax, numpy as np\n"
-        "from engine import config, data, evaluate\n"
+        "from engine import config, data\n"
+        "from engine.training import program as evaluate\n"
         "from tasks import make_task\n"
         "workdir, data_dir, step, out = sys.argv[1:]\n"
         "run = config.load(pathlib.Path(workdir))\n"

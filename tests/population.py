@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from engine.metrics.table import Schema, Table
+from engine.metrics.table.table import Schema, Table
 
 SHARES = np.array([0.40, 0.25, 0.15, 0.10, 0.06, 0.04])
 LEVELS = [f"{share:.0%}" for share in SHARES]

@@ -20,10 +20,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tqdm
 
-from engine.metrics import comparisons, intervals, percentiles, registry, resample
-from engine.metrics.cells import Cells, Rows
-from engine.metrics.groupings import Grouping, grouping
-from engine.metrics.table import Table
+from engine.metrics.estimates import comparisons, intervals, percentiles
+from engine.metrics.formulas import registry
+from engine.metrics.frame.cells import Cells, Rows
+from engine.metrics.resampling import bootstrap as resample
+from engine.metrics.table.groupings import Grouping, grouping
+from engine.metrics.table.table import Table
 from tests.population import (
     EXTREME_OF,
     EXTREMES,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from data_builders.cohort import Cohort, Scan, Schema
-from data_builders.readers import Pixels
+from data_builders.base.cohort import Cohort, Scan, Schema
+from data_builders.base.readers import Pixels
 
 
 class Tiny(Cohort):

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from engine import config as run_config
-from engine import data, evaluate, methods
-from engine.step import make_preprocess
+from engine import data
+from engine.methods import catalogue as methods
+from engine.training import program as evaluate
+from engine.training.step import make_preprocess
 from tasks import make_task
 
 FORMS = ("febs_released", "febs_intent")

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from data_builders.fundus_phantom_config import SETTINGS, make_config
+from data_builders.fundus_phantom.config import SETTINGS, make_config
 from engine.config import UserError, did_you_mean
-from tasks.plan import Chain, Plan, Stage, over_seeds, train_words
+from tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
 
 SIZES = {
     "demo": "6 methods by 3 seeds of a small U-Net on drawn images of 64 pixels; about 12 minutes on 2 CPU cores",

@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from engine import config as run_config
-from engine import data, evaluate
+from engine import data
 from engine.config import UserError
-from engine.metrics import comparisons, frame, runs
-from engine.metrics.runs import Contrast, Method
-from engine.metrics.table import Table, read_table
-from engine.report import dots, files, page
-from engine.report.page import Cell, Grid, KeyNumber, Section, interval, number, probability, text_cell
+from engine.metrics.comparing import methods as runs
+from engine.metrics.comparing.methods import Contrast, Method
+from engine.metrics.estimates import comparisons
+from engine.metrics.frame import evaluate as frame
+from engine.metrics.table.table import Table, read_table
+from engine.report.figures import dots
+from engine.report.page import files, page
+from engine.report.page.page import Cell, Grid, KeyNumber, Section, interval, number, probability, text_cell
+from engine.training import program as evaluate
 from tasks.fairseg import gradients
 from tasks.fairseg.gradients import Kept
-from tasks.plan import run_folders
+from tasks.kit.plan import run_folders
 
 _ERM = "erm"
 _NAMES = {

@@ -1,6 +1,6 @@
 """What SimBA adds to a report: expectations and paired effects of planted biases; of a cohort of many sites, errors by site."""
 
-from engine.report.page import Context, Section
+from engine.report.page.page import Context, Section
 from tasks.simba import renderings, sites, theory
 
 

@@ -9,10 +9,20 @@ import numpy as np
 import pandas as pd
 
 from engine.config import UserError
-from engine.metrics import intervals
-from engine.metrics.intervals import PairedChange
-from engine.report import figures
-from engine.report.page import Cell, Context, Grid, KeyNumber, Section, interval, number, sentence, text_cell
+from engine.metrics.estimates import intervals
+from engine.metrics.estimates.intervals import PairedChange
+from engine.report.figures import style as figures
+from engine.report.page.page import (
+    Cell,
+    Context,
+    Grid,
+    KeyNumber,
+    Section,
+    interval,
+    number,
+    sentence,
+    text_cell,
+)
 
 WITH, WITHOUT = "with", "without"
 BIASES = ("bias", "intensity_bias")

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from matplotlib.figure import Figure as Canvas
 
 from engine.config import UserError
-from engine.metrics import comparisons, groupings, intervals
-from engine.metrics.frame import CONFIDENCE
-from engine.metrics.intervals import Estimate
-from engine.metrics.table import UNKNOWN, Table
-from engine.report import figures
-from engine.report.page import (
+from engine.metrics.estimates import comparisons, intervals
+from engine.metrics.estimates.intervals import Estimate
+from engine.metrics.frame.evaluate import CONFIDENCE
+from engine.metrics.table import groupings
+from engine.metrics.table.table import UNKNOWN, Table
+from engine.report.figures import style as figures
+from engine.report.page.page import (
     Cell,
     Context,
     Figure,
@@ -74,8 +75,8 @@ class Spread:
       num_scans: of these sites.
       lowest: min e.
       highest: max e.
-      max_min: max e − min e; limits by MOVER of all pairs (:func:`engine.metrics.comparisons.max_min`).
-      sd: √(Σ (e − ē)² / K), ē = Σ e / K: every site counts alike (:func:`engine.metrics.comparisons.sd`).
+      max_min: max e − min e; limits by MOVER of all pairs (:func:`engine.metrics.estimates.comparisons.max_min`).
+      sd: √(Σ (e − ē)² / K), ē = Σ e / K: every site counts alike (:func:`engine.metrics.estimates.comparisons.sd`).
     """
 
     min_scans: int

@@ -14,13 +14,13 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from scipy import special
 
-from engine.metrics import frame
-from engine.metrics.frame import CONFIDENCE
-from engine.metrics.groupings import JOIN
-from engine.metrics.intervals import Estimate
-from engine.metrics.table import Table
-from engine.report import figures
-from engine.report.page import Cell, Context, Grid, Section, interval, number, pointer, text_cell
+from engine.metrics.estimates.intervals import Estimate
+from engine.metrics.frame import evaluate as frame
+from engine.metrics.frame.evaluate import CONFIDENCE
+from engine.metrics.table.groupings import JOIN
+from engine.metrics.table.table import Table
+from engine.report.figures import style as figures
+from engine.report.page.page import Cell, Context, Grid, Section, interval, number, pointer, text_cell
 from tasks.simba import renderings
 from tasks.simba.renderings import WITH, WITHOUT
 

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from data_builders.base.catalogue import COHORTS
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ROOMS = ("engine", "tasks", "data_builders", "launch")
 SOURCES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
@@ -16,7 +18,7 @@ MAY_IMPORT = {
     "launch": set(ROOMS),
 }
 # A study's plan names cohorts, and a cohort's settings say what it is called.
-SETTINGS = re.compile(r"data_builders\.\w+_config(\.\w+)?")
+SETTINGS = re.compile(r"data_builders\.\w+\.config(\.\w+)?")
 NAMES_DEVICES = {"engine/mesh.py", "engine/models/layers.py"}
 DEVICES = re.compile(
     r"\bjax\.(local_)?devices\(|\bjax\.(local_)?device_count|\bprocess_(index|count)\(|\bNamedSharding\(|"
@@ -70,16 +72,9 @@ def test_retired_apis_are_absent(path):
 
 def test_the_engine_names_no_study_and_no_cohort():
     studies = [p.name for p in (ROOT / "tasks").iterdir() if (p / "runs.py").exists()]
-    cohorts = {p.stem for p in (ROOT / "data_builders").glob("*.py")} - {
-        "__init__",
-        "cohort",
-        "catalogue",
-        "splits",
-        "readers",
-        "cache",
-        "settings",
-        "table",  # a word of the engine's own; cohorts that tables make have names of their users'
-    }
+    cohorts = set(COHORTS) - {
+        "table"
+    }  # a word of the engine's own; cohorts made of tables have their users' names
     assert studies and cohorts
     words = re.compile(r"\b(" + "|".join(sorted({*studies, *cohorts})) + r")\b")
     for path in (ROOT / "engine").rglob("*.py"):

@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data_builders import catalogue
-from data_builders.cohort import Cohort, Scan, Schema
-from data_builders.readers import read_nifti
+from data_builders.base import catalogue
+from data_builders.base.cohort import Cohort, Scan, Schema
+from data_builders.base.readers import read_nifti
 from engine import data
 from engine.config import UserError
 

@@ -14,7 +14,8 @@ from tests import launching, tiny_runs
 CODE = """
 import pathlib, sys
 import jax, numpy as np
-from engine import config as run_config, data, evaluate
+from engine import config as run_config, data
+from engine.training import program as evaluate
 from tasks import make_task
 from tests import tiny_runs
 from tests.engine.test_methods import SETTINGS
@@ -49,7 +50,7 @@ for name in names:
     topologies = [("jit", 8), ("pmap", 2)] + [("jit", 2), ("pmap", 1), ("pmap", 8)] * bool(int(every))
     for mode, devices in topologies:
         if mode == "pmap" and "site" in SETTINGS.get(name, {}):
-            continue  # refused: tests/engine/test_federated.py
+            continue  # refused: tests/engine/methods/test_federated.py
         found, worst = run(name, mode, devices), 0.0
         assert found.keys() == expected.keys()
         for key, value in expected.items():

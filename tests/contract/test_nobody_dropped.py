@@ -5,7 +5,7 @@ import pytest
 
 from engine import data
 from engine.config import Data
-from engine.metrics.table import read_table
+from engine.metrics.table.table import read_table
 from tests import launching
 
 
@@ -24,7 +24,7 @@ def test_eval_batches_hold_each_image_once(tiny_data_dir, batch_size, devices):
 
 
 def test_the_table_holds_each_image_once(tiny_run, tiny_data_dir):
-    from engine import evaluate
+    from engine.training import program as evaluate
     from tasks import make_task
 
     config, workdir = tiny_run

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from engine.checkpoint import checksums
+from engine.training.checkpoint import checksums
 from tests import launching
 
 

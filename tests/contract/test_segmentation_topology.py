@@ -14,7 +14,8 @@ from tests import launching
 CODE = """
 import pathlib, sys
 import jax, numpy as np
-from engine import config as run_config, data, evaluate
+from engine import config as run_config, data
+from engine.training import program as evaluate
 from tasks import make_task
 from tests import tiny_runs
 

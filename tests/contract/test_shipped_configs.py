@@ -46,7 +46,8 @@ def test_resolves_and_opens_with_its_command_cost_and_expectation(runs, name):
 
 @pytest.mark.parametrize(("runs", "name"), TRAINED)
 def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
-    from engine import data, loop
+    from engine import data
+    from engine.training import loop
     from tasks import make_task
 
     full = runs.get_config(name)
@@ -68,7 +69,7 @@ def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
 @pytest.fixture(scope="module")
 def shrunken_data_dir(tmp_path_factory):
     """Each shipped cohort, small; maps the full cohort's name to the small one's."""
-    from data_builders import catalogue
+    from data_builders.base import catalogue
 
     folder = tmp_path_factory.mktemp("shrunken")
     small = {"folder": folder}

@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from data_builders import splits
+from data_builders.base import splits
 from engine import data
 from engine.config import UserError
 

@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 
-from engine.report import page
+from engine.report.page import page
 from tests import launching
 
 SCHEMA = json.loads((pathlib.Path(page.__file__).parent / "metrics.schema.json").read_text())

@@ -10,8 +10,9 @@ from absl import flags
 import launch.report
 from engine import data
 from engine.config import UserError
-from engine.metrics import registry, table
-from engine.report import page
+from engine.metrics.formulas import registry
+from engine.metrics.table import table
+from engine.report.page import page
 from tests import launching
 from tests.engine.report import fake_run
 from tests.launch.outline import Outline

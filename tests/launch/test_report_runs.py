@@ -13,10 +13,12 @@ import pytest
 from absl import flags
 
 import launch.report
-from engine import evaluate
 from engine.config import UserError
-from engine.metrics import registry, table
-from engine.report import dots, latex, page
+from engine.metrics.formulas import registry
+from engine.metrics.table import table
+from engine.report.figures import dots
+from engine.report.page import latex, page
+from engine.training import program as evaluate
 from tests.engine.report import fake_runs
 from tests.launch.outline import Outline
 

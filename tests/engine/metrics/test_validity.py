@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.metrics import registry
+from engine.metrics.formulas import registry
 from tests import population, simulation
 
 

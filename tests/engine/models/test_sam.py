@@ -11,7 +11,8 @@ import pytest
 
 from engine import models
 from engine.config import UserError
-from engine.models import lora, sam, weights
+from engine.models import lora, sam
+from engine.models.published import load as weights
 
 KEY = jax.random.key(0)
 TINY = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine import models
-from engine.models import weights
+from engine.models.published import load as weights
 from tests.engine.models.test_sam import TINY, _close
 
 SIZE = 64

@@ -6,8 +6,9 @@ import types
 import numpy as np
 import pandas as pd
 
-from engine import config, evaluate
-from engine.metrics.table import Schema, write_table
+from engine import config
+from engine.metrics.table.table import Schema, write_table
+from engine.training import program as evaluate
 from engine.transforms.masks import encode_labels, encode_mask
 
 COHORT, STEP = "simba/near_4mm", 600

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from engine import config, evaluate
-from engine.metrics.table import Schema, write_table
+from engine import config
+from engine.metrics.table.table import Schema, write_table
+from engine.training import program as evaluate
 
 COHORT, STEP = "clinic", 50
 SCHEMA = Schema(

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.metrics import reader, thresholds
-from engine.report import audit
+from engine.metrics.table import reader, thresholds
+from engine.report.single import audit
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 FLAGS = (

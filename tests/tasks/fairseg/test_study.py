@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine import config, evaluate
+from engine import config
 from engine.config import UserError
-from engine.metrics.table import Schema, write_table
+from engine.metrics.table.table import Schema, write_table
+from engine.training import program as evaluate
 from tasks.fairseg import gradients, study, summary
 from tasks.fairseg.gradients import Kept
 from tests import launching
-from tests.data_builders import test_harvard
+from tests.data_builders.harvard import test_fairseg as test_harvard
 
 STEP = 30
 SCORES = ("dice_rim", "dice_cup")

@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
-from engine.metrics import frame
-from engine.metrics.table import Schema, Table
-from engine.report.page import Context
+from engine.metrics.frame import evaluate as frame
+from engine.metrics.table.table import Schema, Table
+from engine.report.page.page import Context
 from tasks.simba import renderings
 from tests import oracles
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data_builders import simba_config
+from data_builders.simba import config as simba_config
 from engine.config import UserError
 from tasks.simba import renderings, theory
 from tests.engine.report import fake_run

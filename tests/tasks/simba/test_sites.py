@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from engine.config import UserError
-from engine.metrics import frame
-from engine.metrics.intervals import wilson_limits
-from engine.metrics.table import Schema, Table
-from engine.report.page import Context
+from engine.metrics.estimates.intervals import wilson_limits
+from engine.metrics.frame import evaluate as frame
+from engine.metrics.table.table import Schema, Table
+from engine.report.page.page import Context
 from tasks.simba import analysis, sites
 from tests.tasks.simba import ideal
 

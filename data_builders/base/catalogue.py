@@ -1,0 +1,80 @@
+"""Which cohorts there are, and how a name becomes a builder."""
+
+import dataclasses
+import importlib
+import pathlib
+from typing import Any
+
+from data_builders.base.cohort import Cohort
+from engine.config import UserError, did_you_mean
+
+COHORTS = {
+    "fundus_phantom": "data_builders.fundus_phantom.builder:FundusPhantom",
+    "harvard_fairseg": "data_builders.harvard.fairseg:HarvardFairseg",
+    "simba": "data_builders.simba.builder:Simba",
+    "table": "data_builders.table.builder:Table",
+}
+"""Name of every cohort that ships -> its builder, ``module:Class``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """One line of ``equipoise prepare --list``."""
+
+    name: str
+    description: str
+    configs: tuple[str, ...]
+
+
+def _import(builder: str) -> type[Cohort]:
+    """The class that ``module:Class`` names."""
+    module, _, name = builder.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def list_cohorts() -> list[Listed]:
+    """Every cohort that ships, with its configurations."""
+    listed = []
+    for name, builder in COHORTS.items():
+        cls = _import(builder)
+        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        listed.append(Listed(name, summary, tuple(c.name for c in cls.BUILDER_CONFIGS)))
+    return listed
+
+
+def find_builder(
+    name: str, *, data_dir: pathlib.Path, source_dir: pathlib.Path | None = None, **options: Any
+) -> Cohort:
+    """The builder of ``simba/near_4mm`` or of ``my_pkg.module:Builder[/config]``.
+
+    Args:
+      name: of the cohort, with its configuration if it has any.
+      data_dir: where it is or will be prepared.
+      source_dir: folder of the raw cohort.
+      **options: settings, for cohorts that have some.
+
+    Raises:
+      UserError: for a name, configuration or setting that does not exist.
+    """
+    base, _, config = name.partition("/")
+    if ":" in base:
+        try:
+            cls = _import(base)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"--cohort={name}: {error}") from error
+        if not (isinstance(cls, type) and issubclass(cls, Cohort)):
+            raise UserError(
+                f"--cohort={name}: the class is not a subclass of data_builders.base.cohort.Cohort"
+            )
+    elif base in COHORTS:
+        cls = _import(COHORTS[base])
+    else:
+        raise UserError(f"no cohort {base!r}.{did_you_mean(base, COHORTS)} See `equipoise prepare --list`.")
+    known = [c.name for c in cls.BUILDER_CONFIGS]
+    if options:
+        return cls(data_dir=data_dir, source_dir=source_dir, config=cls.configure(config, **options))
+    if known and config not in known:
+        raise UserError(
+            f"cohort {base!r} has no configuration {config!r}.{did_you_mean(config, known)} There are: {', '.join(known)}"
+        )
+    return cls(data_dir=data_dir, source_dir=source_dir, **({"config": config} if config else {}))

@@ -1,0 +1,78 @@
+"""A fundus phantom: drawn eyes with a disc, a cup and vessels, where each group is as hard to outline as its design says.
+
+Groups of race differ in three things: how far disc and cup stand out (contrast), how soft their edges are (blur), and how
+large the cup is, and so how thin the rim. Nothing else in an image depends on who a person is, and by every other attribute
+a difference is chance. Attributes and masks are those of Harvard-FairSeg, so that a study runs on either.
+
+  standard   2,000 eyes of 128 pixels; the rim stands out half as much, and less sharply, in the group ``Black``
+  demo       800 eyes of 64 pixels
+  even       as standard, every group as easy as ``White``: what is found to differ is chance
+
+Its parts: ``fundus_phantom_config`` (settings), ``fundus_phantom_design`` (who has what), ``fundus_phantom_render`` (images),
+``fundus_phantom_vessels``.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_builders.base.cohort import Cohort, Scan, Schema
+from data_builders.base.readers import Pixels
+from data_builders.fundus_phantom.config import CONFIGS, FundusConfig, make_config
+from data_builders.fundus_phantom.design import FRACTIONS, design_subjects
+from data_builders.fundus_phantom.render import draw_eye
+from data_builders.harvard.fairseg import MASK_CLASSES, RATIOS, STRUCTURES
+from data_builders.harvard.family import ATTRIBUTES
+
+
+class FundusPhantom(Cohort):
+    """Synthetic fundus images with optic rim and cup, and groups of known difficulty (standard, demo, even)."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar[list[FundusConfig]] = [make_config(base) for base in CONFIGS]
+    FRACTIONS = FRACTIONS
+
+    @classmethod
+    def configure(cls, config: str, **options: Any) -> FundusConfig:
+        """``demo`` with settings changed; a setting is any field of :class:`FundusConfig`."""
+        return make_config(config or "standard", **options)
+
+    def schema(self) -> Schema:
+        """Masks of rim and cup; attributes as in Harvard-FairSeg, and the drawn cup-to-disc ratio (0: no cup)."""
+        config = self.builder_config
+        return Schema(
+            image_shape=(config.size, config.size, 1),
+            dtype=np.uint8,
+            labels={},
+            attributes={name: field.levels or None for name, field in ATTRIBUTES.items()}
+            | {"cup_to_disc": None},
+            has_mask=True,
+            metadata={
+                "mask_classes": list(MASK_CLASSES),
+                "structures": {k: list(v) for k, v in STRUCTURES.items()},
+                "ratios": RATIOS,
+                "design": config.design(),
+            },
+        )
+
+    def scans(self) -> Iterable[Scan]:
+        """Every subject of the design."""
+        for subject in design_subjects(self.builder_config):
+            yield Scan(
+                scan_id=f"eye-{subject.number:05d}",
+                subject_id=f"subject-{subject.number:05d}",
+                labels={},
+                attributes=dict(subject.recorded) | {"age": subject.age, "cup_to_disc": subject.cup},
+                payload=subject,
+            )
+
+    def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
+        """The design's own splits."""
+        return {scan.subject_id: scan.payload.split for scan in scans}
+
+    def load(self, scan: Scan) -> Pixels:
+        """Draws one eye."""
+        image, mask = draw_eye(self.builder_config, scan.payload)
+        return Pixels(image[..., None], np.ones(2, np.float32), (1 / 255, 0.0), mask)

@@ -1,0 +1,146 @@
+"""Effects whose size is the volume of their region: how far each must go is found for every subject.
+
+After the volume-controlled local effects of SCAR, a follow-up of SimBA: velocities along the normal of the region's
+surface, within a shell around it, scaled until the region has the volume that was asked for.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from scipy import ndimage
+
+from data_builders.simba.velocity import Modes, bounding_box
+from engine.transforms import deformation
+
+TOLERANCE = 1e-4  # of a volume, as a fraction of the subject's own: where the search ends
+LIMIT = 1e-3  # beyond it an image is refused
+MOST_STEPS = 20
+REACH = 4 / 3  # half the shell's thickness, in widths
+LEAST_WIDTH = 1.5  # voxels
+
+
+def signed_distance(region: Bool[np.ndarray, "d h w"], spacing: float) -> Float[np.ndarray, "d h w"]:
+    """Distance from a region's surface, mm, negative inside; the surface lies halfway between voxels."""
+    outside = ndimage.distance_transform_edt(~region, sampling=spacing)
+    inside = ndimage.distance_transform_edt(region, sampling=spacing)
+    return np.where(region, spacing / 2 - inside, outside - spacing / 2)
+
+
+class Control(NamedTuple):
+    """What the volumes of the regions in a box should be.
+
+    Attributes:
+      regions: 1 in each effect's region, 0 outside.
+      slopes: of volumes, as fractions, with amplitudes at 0; see :func:`simba_velocity.growth`.
+      steps: by which fraction of it a subject's own volume changes with each unit of an effect's score.
+    """
+
+    regions: Float[Array, "e d h w"]
+    slopes: Float[Array, " e"]
+    steps: Float[Array, " e"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shell:
+    """Effects along the normal of a region's surface.
+
+    Attributes:
+      width_mm: standard deviation of the fall-off away from the surface.
+    """
+
+    width_mm: float
+
+    def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
+        """``-n exp(-(phi / width)² / 2)`` mm where ``|phi|`` is at most 4/3 of the width.
+
+        phi is the signed distance and n = ∇phi / |∇phi| its outward normal. Images are pulled back, so that the region
+        grows with the amplitude. At a width of 1.5 mm the shell is 2 mm on either side, as in SCAR.
+
+        Args:
+          region: where it is.
+          spacing: mm between voxels.
+        """
+        reach = REACH * self.width_mm
+        margin = int(np.ceil(reach / spacing)) + 2
+        box = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in bounding_box(region))
+        phi = signed_distance(region[box], spacing)
+        slope = np.stack(np.gradient(phi, spacing))
+        length = np.linalg.norm(slope, axis=0)
+        speed = np.where(np.abs(phi) <= reach, np.exp(-((phi / self.width_mm) ** 2) / 2), 0)
+        # Halfway between two surfaces there is no normal.
+        normal = np.divide(slope, length, out=np.zeros_like(slope), where=length > 1e-6)
+        field = np.zeros((3, *region.shape), np.float32)
+        field[(slice(None), *box)] = -speed * normal / spacing
+        return Modes(np.zeros_like(field), field[None])
+
+
+def find_amplitudes(
+    modes: Float[Array, "e 3 d h w"],
+    control: Control,
+    scores: Float[Array, " e"],
+    shown: Float[Array, " e"],
+    points: list[Float[Array, "..."]],
+    origin: deformation.Origin,
+) -> tuple[Float[Array, " e"], Float[Array, ""]]:
+    """Amplitudes at which regions have their target volumes in one subject's image, all effects together.
+
+    A region's volume is the sum of its image of 0 and 1, pulled back along the subject's map and then the effects'. The
+    search is Broyden's (1965, doi 10.1090/S0025-5718-1965-0198670-6), of one effect the secant search, of several its
+    generalisation: where shells meet, each effect moves the other's region. It starts with the slopes, that is at the
+    flux's first guess, and ends within :data:`TOLERANCE` or after :data:`MOST_STEPS` steps.
+
+    Args:
+      modes: velocity of each effect on a box, voxels, zero at the box's edge.
+      control: of the same box; targets are ``1 + steps scores`` of the subject's own volumes.
+      scores: of the effects.
+      shown: 1 for the effects that the subject has; the others keep amplitude 0.
+      points: where the subject's map sends each voxel, along each axis.
+      origin: index of the box's first voxel.
+
+    Returns:
+      The amplitudes, and the largest distance of a volume from its target; NaN where nothing was found.
+    """
+    near, missing = _choose(points, origin, control.regions.shape[1:])
+    before = deformation.sample(control.regions, near, origin).sum(-1)
+    targets = 1 + control.steps * scores
+
+    def errors(amplitudes: Array) -> Array:
+        effect = deformation.exponential(jnp.tensordot(amplitudes, modes, 1), origin=origin)
+        moved = deformation.sample(effect, near, origin)
+        looks = [place + u for place, u in zip(near, moved, strict=True)]
+        volumes = deformation.sample(control.regions, looks, origin).sum(-1) / before
+        return jnp.where(shown > 0, volumes - targets, 0)
+
+    def unfinished(state: tuple) -> Array:
+        count, _, error, _ = state
+        return (count < MOST_STEPS) & (jnp.abs(error).max() > TOLERANCE)
+
+    def step(state: tuple) -> tuple:
+        count, amplitudes, error, slope = state
+        move = jnp.linalg.solve(slope, -error)
+        found = errors(amplitudes + move)
+        return count + 1, amplitudes + move, found, slope + jnp.outer(found, move) / (move @ move)
+
+    start = (0, 0 * targets, jnp.where(shown > 0, 1 - targets, 0), jnp.diag(control.slopes + 0 * targets))
+    _, amplitudes, error, _ = jax.lax.while_loop(unfinished, step, start)
+    return amplitudes, jnp.where(missing, jnp.nan, jnp.abs(error).max())
+
+
+def _choose(
+    points: list[Float[Array, "..."]], origin: deformation.Origin, shape: tuple[int, ...]
+) -> tuple[list[Float[Array, " n"]], Bool[Array, ""]]:
+    """The points within a box, as many as twice its voxels, and whether there are more; the rest lie at its corner."""
+    inside = jnp.array(True)
+    for place, start, size in zip(points, origin, shape, strict=True):
+        inside &= (place >= start) & (place <= start + size - 1)
+    most = min(2 * int(np.prod(shape)), inside.size)
+    (at,) = jnp.nonzero(inside.ravel(), size=most, fill_value=inside.size)
+    chosen = [
+        jnp.take(place.ravel(), at, mode="fill", fill_value=start)
+        for place, start in zip(points, origin, strict=True)
+    ]
+    return chosen, inside.sum() > most

@@ -1,0 +1,260 @@
+"""Private data without a builder: a table with one row per scan becomes a cohort, ``table/NAME``.
+
+The first call proposes a schema (which text means which level, what is missing, the form of the images) and writes it
+beside the table; a person looks at it, and from then on it is the law. Nothing that is stored tells a path: a scan is
+named by its subject and its place among the subject's files in the order of their names, or by a column of the table.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_builders.base import cache
+from data_builders.base.cohort import UNKNOWN, Cohort, Scan, Schema
+from data_builders.base.readers import Pixels, UnreadableScan
+from data_builders.table import images as table_images
+from data_builders.table import schema as table_schema
+from data_builders.table.config import EXAMPLE, NO_IMAGE, TableConfig, make_config, resolve, sort_out
+from data_builders.table.rows import check_images_differ, identifiers
+from data_builders.table.schema import TableSchema
+from engine.config import UserError, did_you_mean
+
+
+class Table(Cohort):
+    """Private data from a CSV or Parquet file: one row per PNG, JPEG or NIfTI image (--table=my.csv ...)."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, **kwargs: Any):
+        """Opens the builder; ``config`` comes from :meth:`configure`.
+
+        Raises:
+          UserError: without a table.
+        """
+        if not isinstance(kwargs.get("config"), TableConfig):
+            raise UserError(f"cohort 'table' needs --table, --image, --label and --subject, e.g. {EXAMPLE}")
+        self.law: TableSchema = kwargs["config"].law
+        self.FRACTIONS = dict(self.law.fractions)
+        self.SPLIT_SEED = self.law.seed
+        super().__init__(**kwargs)
+
+    @classmethod
+    def configure(cls, config: str, **options: Any) -> TableConfig:
+        """Reads the table as the flags of ``equipoise prepare`` ask; writes nothing."""
+        return make_config(config, cls.__doc__ or "", options)
+
+    @property
+    def is_proposal(self) -> bool:
+        """Whether nobody has seen the schema yet."""
+        return not self.builder_config.path.exists()
+
+    def propose(self) -> str:
+        """Writes the proposed schema to its file.
+
+        Returns:
+          Text that shows it, with counts.
+        """
+        config, law = self.builder_config, self.law
+        lines = [f"{config.rows.path.name}: {len(config.rows.frame)} scans"]
+        for role, columns in (("label", law.labels), ("attribute", law.attributes)):
+            for name, column in columns.items():
+                lines += table_schema.describe_column(config.rows, name, column, role)
+        headers, reasons = sort_out(config.survey())
+        lines += table_images.describe(law.images, headers, reasons)
+        lines.append(self._describe_splits())
+        config.path.write_text(law.to_json(), "utf-8")
+        return "\n".join([*lines, f"schema written to {config.path}"])
+
+    def _describe_splits(self) -> str:
+        law = self.law
+        if law.splits is None:
+            shares = ", ".join(f"{split} {share:g}" for split, share in law.fractions.items())
+            return f"splits by subject: {shares}"
+        column = law.columns["split"]
+        counts = collections.Counter(law.splits[text] for text in self.builder_config.rows.frame[column])
+        listed = ", ".join(f"{split} ({counts[split]})" for split in law.fractions)
+        return f"splits of column {column!r}: {listed}"
+
+    def schema(self) -> Schema:
+        """The table's labels and attributes; the metadata tells how splits were made and which schema was read."""
+        law = self.law
+        metadata = {"schema_fingerprint": self._fingerprint()}
+        if law.splits is not None:
+            metadata["split_rule"] = {"unit": "subject", "column": law.columns["split"]}
+        return Schema(
+            image_shape=(*law.images.size, law.images.channels),
+            dtype=np.dtype(law.images.dtype),
+            labels={k: c.levels if c.kind == "levels" else None for k, c in law.labels.items()},
+            attributes={k: c.levels if c.kind == "levels" else None for k, c in law.attributes.items()},
+            positive={k: c.positive for k, c in law.labels.items() if c.positive and c.kind == "levels"},
+            has_mask="mask" in law.columns,
+            metadata=metadata,
+        )
+
+    def scans(self) -> Iterable[Scan]:
+        """Every row, with its values read by the schema.
+
+        Raises:
+          UserError: for a value that the schema does not have, a subject that is missing or in two splits, or an image
+            that stands twice; the message names the lines.
+        """
+        return self._scans
+
+    @functools.cached_property
+    def _scans(self) -> list[Scan]:
+        config, law = self.builder_config, self.law
+        rows, columns = config.rows, law.columns
+        subjects = identifiers(rows, columns["subject"], "subject")
+        files = [resolve(config.image_root, cell) for cell in rows.frame[columns["image"]]]
+        masks = [None] * len(files)
+        if "mask" in columns:
+            masks = [resolve(config.image_root, cell) for cell in rows.frame[columns["mask"]]]
+        check_images_differ(rows, files, subjects)
+        table_images.check_shapes(law.images, sort_out(config.survey())[0])
+        labels = {k: table_schema.read_column(rows, k, c, config.path) for k, c in law.labels.items()}
+        attributes = {k: table_schema.read_column(rows, k, c, config.path) for k, c in law.attributes.items()}
+        names = self._scan_names(subjects, files)
+        strata = _strata(labels, attributes, law)
+        return [
+            Scan(
+                scan_id=names[i],
+                subject_id=subjects[i],
+                labels={k: values[i] for k, values in labels.items()},
+                attributes={k: values[i] for k, values in attributes.items()},
+                stratum=strata[i],
+                payload=(files[i], masks[i]),
+            )
+            for i in range(len(files))
+        ]
+
+    def _scan_names(self, subjects: Sequence[str], files: Sequence[pathlib.Path | None]) -> list[str]:
+        rows, column = self.builder_config.rows, self.law.columns.get("scan")
+        if column:
+            names = identifiers(rows, column, "scan")
+            first: dict[str, int] = {}
+            for index, name in enumerate(names):
+                if first.setdefault(name, index) != index:
+                    raise UserError(
+                        f"{rows.at(first[name], index)}: the same scan in column {column!r}: every row needs its own"
+                    )
+            return names
+        names = [""] * len(subjects)
+        counted: collections.Counter[str] = collections.Counter()
+        for index in sorted(
+            range(len(files)), key=lambda i: (files[i].name if files[i] else "", str(files[i]), i)
+        ):
+            counted[subjects[index]] += 1
+            names[index] = f"{subjects[index]}-{counted[subjects[index]]:03d}"
+        return names
+
+    def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
+        """The table's own split column where it has one; else stratified by label and attributes."""
+        law, rows = self.law, self.builder_config.rows
+        if law.splits is None:
+            return super().assign_splits(scans)
+        texts = rows.frame[law.columns["split"]]
+        first: dict[str, int] = {}
+        for index, scan in enumerate(self._scans):
+            if texts[index] not in law.splits:
+                raise UserError(
+                    f"{rows.at(index)}, column {law.columns['split']!r}: {texts[index]!r} is not in 'splits' of "
+                    f"{self.builder_config.path.name}.{did_you_mean(texts[index], law.splits)}"
+                )
+            before = first.setdefault(scan.subject_id, index)
+            if law.splits[texts[before]] != law.splits[texts[index]]:
+                raise UserError(
+                    f"{rows.at(before, index)}: one subject in {law.splits[texts[before]]} and in "
+                    f"{law.splits[texts[index]]}: a subject belongs to one split, or the test has been seen in training"
+                )
+        return {subject: law.splits[texts[index]] for subject, index in first.items()}
+
+    def check(self) -> None:
+        """Reads every row by the schema, without pixels.
+
+        Raises:
+          UserError: as :meth:`scans` and :meth:`assign_splits`.
+        """
+        self.assign_splits(self._scans)
+
+    def load(self, scan: Scan) -> Pixels:
+        """Reads one image, with its mask, in the cohort's form; one that was decoded beforehand comes from the cache."""
+        if not self.law.images.is_slow:
+            return self._decode(scan)
+        return self._cache.get(_files(scan), lambda: self._decode(scan))
+
+    def _decode(self, scan: Scan) -> Pixels:
+        image, mask = scan.payload
+        if image is None or (mask is None and "mask" in self.law.columns):
+            raise UnreadableScan("the table names no mask" if image else NO_IMAGE)
+        return table_images.load(self.law.images, image, mask)
+
+    @functools.cached_property
+    def _cache(self) -> cache.DecodedCache:
+        default = pathlib.Path(self._data_dir_root) / ".cache" / self.name / self.builder_config.name
+        settings = dataclasses.asdict(self.law.images)
+        return cache.DecodedCache(self.builder_config.cache_dir or default, settings)
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """Decodes into the cache, builds from it, and removes it; a cohort that is there is left as it is.
+
+        Raises:
+          UserError: as :meth:`Cohort.download_and_prepare`, and when the cohort there was made by another schema.
+        """
+        folder = pathlib.Path(self.data_path)
+        if (folder / "cohort_report.json").exists():
+            self._check_same_schema(folder)
+            return
+        self.check()
+        if self.law.images.is_slow:
+            labelled = [s for s in self._scans if None not in s.labels.values()]
+            there = self._cache.fill(labelled, _files, self._decode, "decoding", self.NUM_THREADS)
+            if there:
+                print(f"{there} of {len(labelled)} scans were decoded before")
+        super().download_and_prepare(**kwargs)
+        if self.law.images.is_slow and not self.builder_config.keep_cache:
+            self._cache.remove()
+
+    def _check_same_schema(self, folder: pathlib.Path) -> None:
+        if self.info.metadata.get("schema_fingerprint") != self._fingerprint():
+            raise UserError(
+                f"{folder} was prepared by another schema than {self.builder_config.path.name}: give another --name, "
+                "or remove that folder"
+            )
+        report = folder / "cohort_report.json"
+        if self.builder_config.rows.path.stat().st_mtime > report.stat().st_mtime:
+            print(
+                f"note: {self.builder_config.rows.path.name} was changed after the cohort was prepared; to read it "
+                f"anew give another --name, or remove {folder}"
+            )
+
+    def _fingerprint(self) -> str:
+        """Of the schema alone: nothing that the table says of a person enters."""
+        values = dataclasses.asdict(self.law)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _files(scan: Scan) -> list[pathlib.Path]:
+    return [file for file in scan.payload if file]
+
+
+def _strata(labels: dict[str, list[Any]], attributes: dict[str, list[Any]], law: TableSchema) -> list[str]:
+    """Cell of every row: classes of all labels (of a number its quarter) and levels of all attributes in words."""
+    parts = []
+    for name, column in law.labels.items():
+        if column.kind == "levels":
+            parts.append(labels[name])
+        else:
+            values = np.array([np.nan if v is None else v for v in labels[name]])
+            known = values[~np.isnan(values)]
+            cuts = np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else []
+            parts.append(np.searchsorted(cuts, values).tolist())
+    parts += [attributes[name] for name, column in law.attributes.items() if column.kind == "levels"]
+    return ["/".join(UNKNOWN if v is None else str(v) for v in row) for row in zip(*parts, strict=True)]

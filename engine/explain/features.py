@@ -1,0 +1,122 @@
+"""Activations of a trained model's blocks for every image of a split, streamed to disk.
+
+Every network of the engine returns its blocks by name (``block1``, ..., ``pooled``); what is not asked for is not computed.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from engine import data, mesh
+from engine.config import UserError, did_you_mean, fingerprint
+from engine.training.program import Program
+from engine.training.step import TrainState, make_preprocess
+
+
+def names(program: Program) -> dict[str, int]:
+    """Block -> values of one image, in the order of the network."""
+
+    def apply() -> dict[str, Array]:
+        images = jax.numpy.zeros((1, *program.image_shape), program.config.model.dtype)
+        return program.model.init_with_output(jax.random.key(0), images, train=False)[0][1]
+
+    return {name: int(np.prod(block.shape[1:])) for name, block in jax.eval_shape(apply).items()}
+
+
+def choose(program: Program, wanted: Sequence[str]) -> dict[str, int]:
+    """The blocks asked for, by default all.
+
+    Raises:
+      UserError: for a block that the network does not have.
+    """
+    known = names(program)
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"the network {program.config.model.name!r} has no block {name!r}.{did_you_mean(name, known)} It has: {', '.join(known)}"
+            )
+    return {name: size for name, size in known.items() if name in wanted or not wanted}
+
+
+def stream(
+    program: Program,
+    state: TrainState,
+    split: data.Split,
+    folder: pathlib.Path,
+    blocks: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Writes ``folder/BLOCK.npy`` for each block and opens it.
+
+    Args:
+      program: of the run.
+      state: whose parameters are used.
+      split: of a prepared cohort.
+      folder: to write to; what it holds of the same checkpoint and split is used as it is.
+      blocks: names; by default all.
+      progress: called with (images done, images in all).
+
+    Returns:
+      Block -> memory-mapped float32 [n, values], rows in the split's storage order.
+
+    Raises:
+      UserError: for a block that the network does not have, or several processes.
+    """
+    if mesh.num_hosts() > 1:
+        raise UserError("features are written by one process: leave out --distributed")
+    chosen = choose(program, blocks)
+    mark = {
+        "run": fingerprint(program.config),
+        "step": int(state.step),
+        "cohort": split.cohort,
+        "split": split.name,
+        "images": len(split),
+    }
+    seal = folder / "features.json"
+    paths = {name: folder / f"{name}.npy" for name in chosen}
+    kept = json.loads(seal.read_text()) if seal.exists() else None
+    if kept != mark or not all(path.exists() for path in paths.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        seal.unlink(missing_ok=True)
+        _write(program, state, split, paths, chosen, progress)
+        seal.write_text(json.dumps(mark))
+    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+
+
+def _write(
+    program: Program,
+    state: TrainState,
+    split: data.Split,
+    paths: dict[str, pathlib.Path],
+    sizes: dict[str, int],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    preprocess, model, method = make_preprocess(program.config), program.model, program.method
+
+    def step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        found = method.predict(model, variables, preprocess(batch)["image"], batch)[1]
+        flat = {name: found[name].reshape(len(found[name]), -1).astype(np.float32) for name in sizes}
+        return {"index": batch["index"], **flat}
+
+    predict = program.runner.predict(step)
+    variables = method.variables(state)
+    files = {
+        name: np.lib.format.open_memmap(path, "w+", np.float32, (len(split), sizes[name]))
+        for name, path in paths.items()
+    }
+    done = 0
+    for batch in mesh.prefetch(program.eval_batches(split), program.runner.shard):
+        out = jax.device_get(predict(variables, batch))
+        real = out["index"] >= 0
+        for name, file in files.items():
+            file[out["index"][real]] = out[name][real]
+        done += int(real.sum())
+        if progress:
+            progress(done, len(split))
+    for file in files.values():
+        file.flush()

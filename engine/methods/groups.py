@@ -1,0 +1,85 @@
+"""The groups that training knows: levels of an attribute, or of an intersection of attributes, as numbers per image."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+from jaxtyping import Int
+
+from engine.config import UserError, did_you_mean
+from engine.data import Split
+from engine.metrics.table.groupings import JOIN
+from engine.metrics.table.table import UNKNOWN
+
+NOBODY = -1  # the number of an image that is in no group
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Groups with images to train on.
+
+    Attributes:
+      name: an attribute, or several joined as ``race*sex``.
+      levels: of the groups, such as ``Black*F``, in the cohort's order.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+
+    def code(self, split: Split) -> Int[np.ndarray, " n"]:
+        """The group of every image of a split; -1 where an attribute is unknown or nobody was there to train on.
+
+        Raises:
+          UserError: when the split's cohort lacks the attribute.
+        """
+        places = {level: number for number, level in enumerate(self.levels)}
+        return np.asarray([places.get(level, NOBODY) for level in _levels(split, self.name)], np.int32)
+
+
+def trained(split: Split, name: str, *, setting: str = "group", least: int = 2) -> Groups:
+    """The groups that have at least one image in a training split; an unknown attribute makes none.
+
+    Args:
+      split: to train on.
+      name: of the attribute, or intersection.
+      setting: of ``config.method`` that names it, for error messages.
+      least: how many groups the method needs.
+
+    Raises:
+      UserError: for an attribute that does not exist, is a number, or has too few levels with images.
+    """
+    words = _vocabulary(split, name, setting)
+    known = itertools.product(*([v for v in each if v != UNKNOWN] for each in words))
+    there = set(_levels(split, name))
+    levels = tuple(level for level in map(JOIN.join, known) if level in there)
+    if len(levels) < least:
+        raise UserError(
+            f"--config.method.{setting}={name}: the images of {split.cohort!r} {split.name!r} are in "
+            f"{len(levels)} group(s) ({', '.join(levels) or 'all unknown'}); a method needs at least {least}"
+        )
+    return Groups(name, levels)
+
+
+def _attributes(split: Split, name: str) -> list[str]:
+    return [name] if name in split.vocabulary("attributes") else name.split(JOIN)
+
+
+def _vocabulary(split: Split, name: str, setting: str = "group") -> list[list[str]]:
+    found, there = [], split.vocabulary("attributes")
+    for attribute in _attributes(split, name):
+        if attribute not in there:
+            raise UserError(
+                f"--config.method.{setting}={name}: cohort {split.cohort!r} has no attribute {attribute!r}."
+                f"{did_you_mean(attribute, there)} It has: {', '.join(there) or 'none'}"
+            )
+        if there[attribute] is None:
+            raise UserError(f"--config.method.{setting}={name}: {attribute!r} is a number and has no groups")
+        found.append(there[attribute])
+    return found
+
+
+def _levels(split: Split, name: str) -> list[str]:
+    """The level of every image; one unknown attribute makes an intersection that no group has."""
+    _vocabulary(split, name)
+    columns = (split.columns[attribute] for attribute in _attributes(split, name))
+    return [UNKNOWN if UNKNOWN in row else JOIN.join(row) for row in zip(*columns, strict=True)]

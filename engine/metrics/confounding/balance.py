@@ -1,0 +1,335 @@
+"""Weights that make two groups alike in confounders, for any weights of their rows: standardisation, propensity, matching.
+
+Each method takes the rows of two groups (one outcome class of them, see :mod:`engine.metrics.confounding.gaps`) and a named target
+population: the ``reference`` group, the ``group`` itself, or both ``pooled``. It gives weights under which either group has the
+target's confounders, and the share of the target that has a counterpart; the target is confined to these. Weights of rows are
+whole numbers, the draws of a bootstrap, and everything that is estimated is estimated again under each of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
+
+from engine.config import UserError
+from engine.metrics.estimates import logistic
+
+TARGETS = ("reference", "group", "pooled")
+PROPENSITY = "propensity"
+_STREAM = 2  # of random numbers, beside those of the bootstrap
+_SLACK = 1e-9  # 55.1 − 50.1 exceeds 5 in float64
+
+# (weights of rows [n, b], numbers of the replicates [b]) -> (balanced weights [n, b], share of the target with a counterpart [b])
+Balanced = tuple[Float[np.ndarray, "n b"], Float[np.ndarray, " b"]]
+Balancing = Callable[[Float[np.ndarray, "n b"], Sequence[int]], Balanced]
+
+
+@dataclasses.dataclass(frozen=True)
+class Confounders:
+    """What is to be made alike.
+
+    Attributes:
+      numbers: name -> [n] finite values, in the unit of the table.
+      levels: name -> ([n] number of each row's level, names of the levels).
+    """
+
+    numbers: Mapping[str, Float[np.ndarray, " n"]]
+    levels: Mapping[str, tuple[Int[np.ndarray, " n"], Sequence[str]]]
+
+    def take(self, rows: Int[np.ndarray, " m"]) -> "Confounders":
+        """Some rows."""
+        levels = {name: (code[rows], names) for name, (code, names) in self.levels.items()}
+        return Confounders({name: x[rows] for name, x in self.numbers.items()}, levels)
+
+    def features(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """Each number, and a 0/1 column ``NAME=LEVEL`` for each level that a row has."""
+        found = {name: np.asarray(x, np.float64) for name, x in self.numbers.items()}
+        for name, (code, names) in self.levels.items():
+            found |= {f"{name}={names[i]}": (code == i).astype(np.float64) for i in np.unique(code)}
+        return found
+
+    def cells(self, edges: Mapping[str, Sequence[float]]) -> Int[np.ndarray, " n"]:
+        """Rows alike in all levels and in the bins of the numbers (an edge opens the bin above it) share a cell."""
+        parts = [code for code, _ in self.levels.values()]
+        parts += [np.searchsorted(edges[name], x, side="right") for name, x in self.numbers.items()]
+        if not parts:
+            raise UserError("nothing to make alike: name a confounder")
+        return np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)[1].ravel()
+
+    def design(self, powers: int) -> Float[np.ndarray, "n p"]:
+        """A constant, standardised powers of the numbers, and every level but the first that is there."""
+        columns = [np.ones(len(next(iter(self.features().values()))))]
+        for x in self.numbers.values():
+            centred = (x - x.mean()) / (x.std() or 1)
+            columns += [centred**power for power in range(1, powers + 1)]
+        for code, _ in self.levels.values():
+            columns += [(code == i).astype(np.float64) for i in np.unique(code)[1:]]
+        return np.stack(columns, axis=1)
+
+
+class Method(Protocol):
+    """A way to balance."""
+
+    def prepare(
+        self, confounders: Confounders, member: Bool[np.ndarray, " n"], target: str, seed: int
+    ) -> Balancing:
+        """What no weight changes is done once.
+
+        Args:
+          confounders: of the rows of both groups.
+          member: whether a row is of the group, not of the reference.
+          target: of :data:`TARGETS`.
+          seed: of what is drawn.
+
+        Raises:
+          UserError: for a target or confounder that the method cannot take.
+        """
+        ...
+
+
+def quantile_edges(x: Float[np.ndarray, " n"], bins: int) -> Float[np.ndarray, " e"]:
+    """Inner edges of bins of equal numbers of rows; fewer where values tie."""
+    return np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardization:
+    """Direct standardisation: each stratum of a group weighs as much as it does in the target.
+
+    A stratum has a counterpart where both groups have someone in it.
+
+    Attributes:
+      bins: of numbers: how many, of equal numbers of rows of both groups, or the inner edges of each name. The gap that numbers
+        make within a bin remains.
+    """
+
+    bins: int | Mapping[str, Sequence[float]] = 5
+
+    def prepare(
+        self, confounders: Confounders, member: Bool[np.ndarray, " n"], target: str, seed: int
+    ) -> Balancing:
+        """See :class:`Method`."""
+        bins = self.bins
+        if isinstance(bins, int):
+            bins = {name: quantile_edges(x, bins) for name, x in confounders.numbers.items()}
+        missing = [name for name in confounders.numbers if name not in bins]
+        if missing:
+            raise UserError(f"no edges for {missing[0]!r}: give the inner edges of its bins")
+        cell = confounders.cells(bins)
+        places = sparse.csr_array((np.ones(len(cell)), (cell, np.arange(len(cell)))))
+
+        def balance(counts: Float[np.ndarray, "n b"], numbers: Sequence[int]) -> Balanced:
+            own, other = places @ (counts * member[:, None]), places @ (counts * ~member[:, None])
+            wanted = {"reference": other, "group": own, "pooled": own + other}[target]
+            shared = np.where((own > 0) & (other > 0), wanted, 0)
+            of_group = np.divide(shared, own, out=np.zeros_like(own), where=own > 0)
+            of_reference = np.divide(shared, other, out=np.zeros_like(other), where=other > 0)
+            factor = np.where(member[:, None], of_group[cell], of_reference[cell])
+            return counts * factor, _share(shared.sum(axis=0), wanted.sum(axis=0))
+
+        return balance
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+    """Inverse-propensity weighting: the chance e of being of the group, given the confounders, by logistic regression.
+
+    Towards the reference a row of the group weighs (1 − e) / e; towards the group one of the reference e / (1 − e); towards both
+    1 / e and 1 / (1 − e). A row has a counterpart where its e is within the range of the other group's.
+
+    Rosenbaum and Rubin, Biometrika 1983;70:41; Hirano, Imbens and Ridder, Econometrica 2003;71:1161.
+
+    Attributes:
+      powers: of numbers in the regression; levels enter without products. ``view*site`` as one confounder has all of them.
+    """
+
+    powers: int = 2
+
+    def prepare(
+        self, confounders: Confounders, member: Bool[np.ndarray, " n"], target: str, seed: int
+    ) -> Balancing:
+        """See :class:`Method`."""
+        design = confounders.design(self.powers)
+
+        def balance(counts: Float[np.ndarray, "n b"], numbers: Sequence[int]) -> Balanced:
+            logit = design @ logistic.fit(design, member.astype(np.float64), counts)
+            odds = np.exp(np.clip(logit, -50, 50))
+            factor = {
+                "reference": np.where(member[:, None], 1 / odds, 1),
+                "group": np.where(member[:, None], 1, odds),
+                "pooled": np.where(member[:, None], 1 + 1 / odds, 1 + odds),
+            }[target]
+            within = np.zeros(counts.shape, bool)
+            for side in (member, ~member):
+                low, high = _range(logit[~side], counts[~side] > 0)
+                within[side] = (logit[side] >= low) & (logit[side] <= high)
+            aim = counts * of_target(member, target)[:, None]
+            return counts * factor * within, _share((aim * within).sum(axis=0), aim.sum(axis=0))
+
+        return balance
+
+
+@dataclasses.dataclass(frozen=True)
+class Matching:
+    """One-to-one matching without replacement, closest pairs first; of equally close pairs the seed decides.
+
+    Levels are matched exactly. With ``on`` a number, levels are exact and that number is within the caliper; with ``on``
+    ``"propensity"`` all confounders are put into one chance, and its logit is within the caliper. A row has a counterpart where it
+    is in a pair.
+
+    Austin, Stat Med 2014;33:1057; calipers: Austin, Pharm Stat 2011;10:150.
+
+    Attributes:
+      on: the number that the caliper is of, ``"propensity"``, or None where all confounders are levels.
+      caliper: largest distance of a pair: in the unit of the number; of a propensity in standard deviations of its logit.
+      powers: as of :class:`Weighting`.
+    """
+
+    on: str | None = None
+    caliper: float = 0.2
+    powers: int = 2
+
+    def prepare(
+        self, confounders: Confounders, member: Bool[np.ndarray, " n"], target: str, seed: int
+    ) -> Balancing:
+        """See :class:`Method`."""
+        if target == "pooled":
+            raise UserError(
+                "pairs are of one group: match towards the reference or the group, not both pooled"
+            )
+        free = [name for name in confounders.numbers if name != self.on]
+        if free and self.on != PROPENSITY:
+            raise UserError(
+                f"{free[0]!r} is a number: match on={free[0]!r} or on='propensity', within a caliper"
+            )
+        if self.on not in (None, PROPENSITY, *confounders.numbers):
+            raise UserError(f"matching on {self.on!r} needs it among the confounders, as a number")
+        if not self.caliper >= 0:
+            raise UserError(f"a caliper of {self.caliper} is no distance")
+        cell, design, line = np.zeros(len(member), np.int64), None, np.zeros(len(member))
+        if self.on == PROPENSITY:
+            design = confounders.design(self.powers)
+        else:
+            cell = Confounders({}, confounders.levels).cells({}) if confounders.levels else cell
+            line = confounders.numbers[self.on] if self.on else line
+        aimed = of_target(member, target)
+
+        def balance(counts: Float[np.ndarray, "n b"], numbers: Sequence[int]) -> Balanced:
+            place = np.broadcast_to(line[:, None], counts.shape)
+            caliper = np.full(counts.shape[1], self.caliper if self.on else 0.0)
+            if design is not None:
+                place = design @ logistic.fit(design, member.astype(np.float64), counts)
+                caliper = caliper * np.sqrt(
+                    (_variance(place[member], counts[member]) + _variance(place[~member], counts[~member]))
+                    / 2
+                )
+            kept = np.zeros(counts.shape)
+            for lane, number in enumerate(numbers):
+                if np.isfinite(place[:, lane]).all():
+                    generator = np.random.default_rng(
+                        np.random.SeedSequence(seed, spawn_key=(_STREAM, number + 1))
+                    )
+                    kept[:, lane] = _matched(
+                        place[:, lane], cell, member, counts[:, lane], caliper[lane], generator
+                    )
+            return kept, _share(kept[aimed].sum(axis=0), counts[aimed].sum(axis=0))
+
+        return balance
+
+
+def unchanged(member: Bool[np.ndarray, " n"]) -> Balancing:
+    """Without a confounder: weights stay as they are, and everyone has a counterpart where both groups have someone."""
+
+    def balance(counts: Float[np.ndarray, "n b"], numbers: Sequence[int]) -> Balanced:
+        return counts, (counts[member].any(axis=0) & counts[~member].any(axis=0)).astype(np.float64)
+
+    return balance
+
+
+def of_target(member: Bool[np.ndarray, " n"], target: str) -> Bool[np.ndarray, " n"]:
+    """Whether each row is part of the target population."""
+    return {"reference": ~member, "group": member, "pooled": np.ones(len(member), bool)}[target]
+
+
+def _share(part: Float[np.ndarray, " b"], whole: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
+
+
+def _range(x: Float[np.ndarray, "n b"], there: Bool[np.ndarray, "n b"]) -> tuple[np.ndarray, np.ndarray]:
+    """(smallest, largest) of the rows that are there, each [b]."""
+    return np.where(there, x, np.inf).min(axis=0, initial=np.inf), np.where(there, x, -np.inf).max(
+        axis=0, initial=-np.inf
+    )
+
+
+def _variance(x: Float[np.ndarray, "n b"], weight: Float[np.ndarray, "n b"]) -> Float[np.ndarray, " b"]:
+    total = np.maximum(weight.sum(axis=0), 1)
+    return (weight * (x - (weight * x).sum(axis=0) / total) ** 2).sum(axis=0) / total
+
+
+def _matched(
+    place: Float[np.ndarray, " n"], cell: Int[np.ndarray, " n"], member: Bool[np.ndarray, " n"], counts: Float[np.ndarray, " n"],
+    caliper: float, generator: np.random.Generator,
+) -> Float[np.ndarray, " n"]:  # fmt: skip
+    """How often each row is in a pair. Cells are laid end to end, too far apart to pair."""
+    reach = caliper + _SLACK * max(caliper, 1)
+    line = place + cell * (np.ptp(place) + 2 * reach + 1)
+    row = np.repeat(np.arange(len(line)), counts.astype(np.int64))
+    order = np.lexsort((generator.random(len(row)), line[row]))
+    row = row[order]
+    pairs = closest_pairs(line[row], member[row], reach, generator.permutation(len(row)))
+    return np.bincount(row[pairs.ravel()], minlength=len(line)).astype(np.float64)
+
+
+def closest_pairs(
+    line: Float[np.ndarray, " m"], member: Bool[np.ndarray, " m"], reach: float, tie: Int[np.ndarray, " m"]
+) -> Int[np.ndarray, "k 2"]:
+    """Pairs of one member and one other each, taken closest first, until none is left within reach.
+
+    On a line the closest pair lies where a run of one side meets a run of the other. Such a pair may be taken at once if both are
+    nearer to each other than to the next of the other side beyond: whatever is taken before cannot bring one nearer.
+
+    Args:
+      line: ascending.
+      member: which side.
+      reach: largest distance.
+      tie: different numbers, which decide among equally close pairs.
+    """
+    left, found = np.arange(len(line)), [np.zeros((0, 2), np.int64)]
+    while True:
+        x, rank = line[left], tie[left]
+        at = np.flatnonzero(np.diff(member[left].astype(np.int8)))  # the last of each run but the final one
+        gap = x[at + 1] - x[at]
+        if not (gap <= reach).any():
+            return np.concatenate(found)
+        before, after = x[at[1:]] - x[at[:-1]], x[at[1:] + 1] - x[at[:-1] + 1]
+        nearer = (gap[1:] < before) | ((gap[1:] == before) & (rank[at[1:]] < rank[at[:-1]]))
+        nearer_still = (gap[:-1] < after) | ((gap[:-1] == after) & (rank[at[:-1]] < rank[at[1:]]))
+        at = at[(gap <= reach) & np.insert(nearer, 0, True) & np.append(nearer_still, True)]
+        found.append(np.stack([left[at], left[at + 1]], axis=1))
+        left = np.delete(left, np.concatenate([at, at + 1]))
+
+
+def standardized_differences(
+    confounders: Confounders, member: Bool[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+) -> dict[str, tuple[float, float]]:
+    """Feature -> standardised mean difference (before, after), group − reference.
+
+    The unit is √((variance of the group + variance of the reference) / 2) before weighting (Austin, Stat Med 2009;28:3083); above 0.1
+    is commonly called unbalanced.
+    """
+    found = {}
+    for name, x in confounders.features().items():
+        unit = np.sqrt((x[member].var() + x[~member].var()) / 2)
+        gaps = [
+            np.average(x[member], weights=w[member]) - np.average(x[~member], weights=w[~member])
+            for w in (np.ones(len(x)), weights)
+        ]
+        found[name] = tuple(
+            float(gap / unit) if unit else 0.0 if gap == 0 else float(np.copysign(np.inf, gap))
+            for gap in gaps
+        )
+    return found

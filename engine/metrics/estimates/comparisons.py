@@ -1,0 +1,369 @@
+"""Comparisons of estimates: differences, ratios, extremes of groups.
+
+Differences and ratios of two quantities: MOVER on their intervals, with the covariance through the patients they share, or
+the bootstrap of the difference. Extremes (worst group, max-min): Bonferroni constructions, because a bootstrap of an
+extreme does not cover.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize, special
+
+from engine.metrics.estimates import intervals, percentiles
+from engine.metrics.estimates.intervals import SMALLEST_P, Estimate, correlation, mover
+
+_NAN = (float("nan"), float("nan"))
+
+
+def _bootstrapped(a: Estimate, b: Estimate) -> bool:
+    return a.replicates is not None and b.replicates is not None
+
+
+def difference(
+    a: Estimate, b: Estimate, confidence: float = 0.95, shared: float | None = None
+) -> tuple[float, float, float]:
+    """(a − b, low, high): MOVER, or the bootstrap of the difference (percentile or BCa, as theirs) where both have one.
+
+    Args:
+      a: minuend.
+      b: subtrahend.
+      confidence: of the limits.
+      shared: correlation of the two where already known.
+    """
+    value = a.value - b.value
+    if not np.isfinite(value):
+        return float("nan"), *_NAN
+    if _bootstrapped(a, b):
+        left_out = None
+        if a.left_out and b.left_out:
+            (first, count), (second, _) = a.left_out(), b.left_out()
+            left_out = first - second, count
+        freedom = min(a.freedom, b.freedom)
+        drawn = a.replicates - b.replicates
+        return value, *percentiles.limits_of(value, drawn, confidence, left_out, freedom)
+    low, high = b.limits(confidence)
+    shared = correlation(a, b) if shared is None else shared
+    return value, *mover((a.value, *a.limits(confidence)), (-b.value, -high, -low), -shared)
+
+
+def ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(a / b, low, high) of positive quantities: MOVER-R, or percentiles of the replicates' ratios where both have some.
+
+    MOVER-R (Donner and Zou, Stat Methods Med Res 2012;21:347): the limits are the R at which MOVER's limits of a − R·b reach
+    0. The upper limit is infinite where b's interval reaches 0.
+
+    Returns:
+      NaN where the denominator is 0 or a value is undefined.
+    """
+    value = a.value / b.value if b.value else float("nan")
+    if not np.isfinite(value):
+        return float("nan"), *_NAN
+    if _bootstrapped(a, b):
+        below = np.where(b.replicates != 0, b.replicates, np.nan)
+        freedom = min(a.freedom, b.freedom)
+        return value, *percentiles.limits_of(value, a.replicates / below, confidence, freedom=freedom)
+    limits = np.array([a.limits(confidence), b.limits(confidence)])
+    if not np.isfinite(limits).all():
+        return value, *_NAN
+    low, high = _ratio_limits(np.float64(a.value), np.float64(b.value), *limits, correlation(a, b))
+    return value, float(low), float(high)
+
+
+def _ratio_limits(
+    a: Float[np.ndarray, "*s"], b: Float[np.ndarray, "*s"], limits_a: Float[np.ndarray, "*s 2"], limits_b: Float[np.ndarray, "*s 2"],
+    shared: Float[np.ndarray, "*s"] | float,
+) -> tuple[Float[np.ndarray, "*s"], Float[np.ndarray, "*s"]]:  # fmt: skip
+    """MOVER-R's limits of a / b, of shapes that broadcast: roots of R²·square − 2R·middle + rest = 0, one limit of each taken."""
+
+    def bend(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(square, rest, middle + root of the discriminant)."""
+        square, rest = y * (2 * b - y), x * (2 * a - x)
+        middle = a * b - shared * (a - x) * (y - b)
+        return square, rest, middle + np.sqrt(np.maximum(middle**2 - square * rest, 0))
+
+    _, rest, bottom = bend(limits_a[..., 0], limits_b[..., 1])
+    low = np.divide(rest, bottom, out=np.zeros_like(bottom), where=bottom > 0)
+    square, _, top = bend(limits_a[..., 1], limits_b[..., 0])
+    return low, np.divide(top, square, out=np.full_like(top, np.inf), where=square > 0)
+
+
+def log_ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(a / b, low, high) on the logarithmic scale by the delta method (Katz et al., Biometrics 1978;34:469); NaN at 0."""
+    if not (a.value > 0 and b.value > 0):
+        return float("nan"), *_NAN
+    x, y = a.se / a.value, b.se / b.value
+    spread = np.sqrt(max(x * x + y * y - 2 * correlation(a, b) * x * y, 0.0))
+    half, centre = special.ndtri(0.5 + confidence / 2) * spread, np.log(a.value / b.value)
+    return float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half))
+
+
+def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
+    """(two-sided p of a = b, name of the test): the level at which :func:`difference`'s interval just reaches 0."""
+    if _bootstrapped(a, b):
+        freedom = min(a.freedom, b.freedom)
+        p = percentiles.p_value(a.value - b.value, a.replicates - b.replicates, freedom)
+        return p, "bootstrap of the difference"
+    test = "inverted MOVER interval"
+    value = difference(a, b)[0]
+    if not np.isfinite(value):
+        return float("nan"), test
+    return 2 * tail(a, b, 0.0, value > 0), test
+
+
+def standard_error(a: Estimate, b: Estimate) -> float:
+    """Of a − b: of the replicates' differences, or from both errors and their correlation through shared patients."""
+    if _bootstrapped(a, b):
+        gaps = a.replicates - b.replicates
+        gaps = gaps[np.isfinite(gaps)]
+        return float(gaps.std(ddof=1)) if len(gaps) > 1 else float("nan")
+    return float(np.sqrt(max(a.se**2 + b.se**2 - 2 * correlation(a, b) * a.se * b.se, 0.0)))
+
+
+def detectable(a: Estimate, b: Estimate, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true difference that would be found with 80 % power at the 5 % level: (z.975 + z.8) · SE."""
+    return num_standard_errors(power, alpha) * standard_error(a, b)
+
+
+def num_standard_errors(power: float, alpha: float) -> float:
+    """How many SEs a true difference must measure to be found: z of 1 − alpha/2 plus z of the power."""
+    return float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
+
+
+def gap(a: Estimate, b: Estimate) -> Estimate:
+    """The difference a − b as an estimate of its own, so that two gaps can be compared as two scores are.
+
+    Its limits are those of :func:`difference`; its influence on each patient is the difference of both.
+    """
+    missing = next((e for e in (a, b) if np.isnan(e.value)), None)
+    counts = ((getattr(a, k), getattr(b, k)) for k in ("n", "n_subjects", "events"))
+    n, patients, events = (None if None in pair else sum(pair) for pair in counts)  # None: suppressed
+    if missing:
+        return intervals.undefined(missing.reason or "undefined", n, patients, events)
+    influence, left_out, replicates = None, None, None
+    if a.influence and b.influence:
+        who, place = np.unique(np.concatenate([a.influence[0], b.influence[0]]), return_inverse=True)
+        patients = len(who)
+        influence = who, np.bincount(place, np.concatenate([a.influence[1], -b.influence[1]]))
+    if _bootstrapped(a, b):
+        replicates = a.replicates - b.replicates
+    if a.left_out and b.left_out:
+
+        def left_out() -> tuple[np.ndarray, np.ndarray]:
+            (first, count), (second, _) = a.left_out(), b.left_out()
+            return first - second, count
+
+    return Estimate(
+        a.value - b.value, n, patients, events, standard_error(a, b), f"difference of two: {a.method}",
+        lambda confidence: difference(a, b, confidence)[1:], influence, replicates, left_out,
+        freedom=min(a.freedom, b.freedom),
+    )  # fmt: skip
+
+
+def tail(a: Estimate, b: Estimate, bound: float, above: bool) -> float:
+    """One-sided p of a − b ≤ ``bound`` (``above``: the claim is a − b > bound), or of a − b ≥ ``bound``.
+
+    The level α at which the limit of the interval of confidence 1 − 2α just reaches the bound, so that the test and the interval
+    always agree; where the bound is on the far side of the value it is 1 − α of the other limit.
+    """
+    value = difference(a, b)[0]
+    if not np.isfinite([value, *difference(a, b)[1:]]).all():
+        return float("nan")
+    if value == bound:
+        return 0.5
+    is_claimed, shared = (value > bound) == above, correlation(a, b)
+
+    def nearest(log_p: float) -> float:
+        _, low, high = difference(a, b, -np.expm1(log_p), shared)
+        return low - bound if value > bound else bound - high
+
+    first, last = np.log(SMALLEST_P), np.log1p(-1e-9)
+    if nearest(first) >= 0:
+        two_sided = SMALLEST_P
+    elif nearest(last) <= 0:
+        two_sided = 1.0
+    else:
+        two_sided = float(np.exp(optimize.brentq(nearest, first, last, xtol=1e-9)))
+    return two_sided / 2 if is_claimed else 1 - two_sided / 2
+
+
+def worst_group(
+    estimates: Sequence[Estimate], higher_is_better: bool, target: float | None = None
+) -> tuple[float, float, float]:
+    """(worst value, low, high) over disjoint groups: [min L at 97.5 %, min U at 1 − 0.025/K], one-sided levels.
+
+    For a score whose small values are good the mirror image is taken. Of a score with an ideal value the worst is the
+    farthest from it; the limits are then that group's own at 1 − 0.05/K, which hold for whichever group is farthest.
+    """
+    narrow = np.array([e.limits(0.95) for e in estimates])
+    wide = np.array([e.limits(1 - 0.05 / len(estimates)) for e in estimates])
+    values = np.array([e.value for e in estimates])
+    if target is not None:
+        farthest = int(abs(values - target).argmax())
+        return float(values[farthest]), *map(float, wide[farthest])
+    if higher_is_better:
+        return float(values.min()), float(narrow[:, 0].min()), float(wide[:, 1].min())
+    return float(values.max()), float(wide[:, 0].max()), float(narrow[:, 1].max())
+
+
+def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
+    """Of estimates through the patients they share, or from replicates that were drawn together."""
+    correlated = intervals.correlations(estimates)
+    if all(e.replicates is not None for e in estimates):
+        replicates = np.stack([e.replicates for e in estimates])
+        replicates = replicates[:, np.isfinite(replicates).all(axis=0)]
+        moving = replicates.std(axis=1) > 0 if replicates.shape[1] > 1 else np.zeros(len(estimates), bool)
+        correlated[np.ix_(moving, moving)] = np.corrcoef(replicates[moving]) if moving.any() else 1
+    return correlated
+
+
+def _pairs(
+    estimates: Sequence[Estimate], confidence: float
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 2"], Float[np.ndarray, "k k"]]:
+    """(values, limits for all pairs together, correlations) of groups.
+
+    The correlation of a pair comes from the patients it shares, or from its replicates.
+    """
+    values, number = np.array([e.value for e in estimates]), len(estimates)
+    each = 1 - 2 * (1 - confidence) / (number * (number - 1)) if number > 1 else confidence
+    limits = np.array([e.limits(each) for e in estimates])
+    return values, limits, correlations(estimates)
+
+
+def max_min(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[float, float, float]:
+    """(largest − smallest value, low, high): MOVER of all pairs with Bonferroni's level: [max(0, max L), max |U|]."""
+    values, limits, correlated = _pairs(estimates, confidence)
+    down, up = values - limits[:, 0], limits[:, 1] - values
+    square = down[:, None] ** 2 + up**2 - 2 * correlated * down[:, None] * up
+    low = values[:, None] - values - np.sqrt(np.maximum(square, 0))  # of each ordered pair's difference
+    np.fill_diagonal(low, 0)
+    spread = float(values.max() - values.min())
+    return (
+        (spread, float(max(0.0, low.max())), float(-low.min())) if np.isfinite(low).all() else (spread, *_NAN)
+    )
+
+
+def min_over_max(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[float, float, float]:
+    """(smallest ÷ largest value, low, high) of values ≥ 0: MOVER-R of all pairs with Bonferroni's level, [min L, min(1, min U)].
+
+    Returns:
+      NaN where the largest is 0; no limits where a group has none.
+    """
+    values, limits, correlated = _pairs(estimates, confidence)
+    if not (values >= 0).all() or not values.max() > 0:
+        return float("nan"), *_NAN
+    found = float(values.min() / values.max())
+    if not np.isfinite(limits).all():
+        return found, *_NAN
+    low, high = _ratio_limits(values[:, None], values, limits[:, None], limits, correlated)
+    apart = ~np.eye(len(values), dtype=bool)
+    return found, float(low[apart].min(initial=1)), float(high[apart].min(initial=1))
+
+
+def sd(estimates: Sequence[Estimate], confidence: float = 0.95, ddof: int = 0) -> tuple[float, float, float]:
+    """(standard deviation over groups, low, high) of K values, whose range is r: with divisor K it lies in [r / √(2K), r / 2].
+
+    Args:
+      estimates: of the groups.
+      confidence: of the limits.
+      ddof: 1 divides by K − 1.
+    """
+    _, low, high = max_min(estimates, confidence)
+    count = len(estimates)
+    factor = np.sqrt(count / (count - ddof))
+    value = float(np.std([e.value for e in estimates], ddof=ddof))
+    return value, factor * low / np.sqrt(2 * count), factor * high / 2
+
+
+def _scaled_limits(
+    low: float, high: float, narrowest: Callable, widest: Callable, bends: Iterable
+) -> tuple[float, float]:
+    """Least and greatest M / (1 + spread(M)) over M in [low, high].
+
+    Between the points at which a piecewise linear spread bends the quotient is monotone, so that these decide.
+    """
+    points = np.unique(np.clip([low, high, *bends], low, high))
+    least = min(point / (1 + widest(point)) for point in points)
+    return float(least), float(max(point / (1 + narrowest(point)) for point in points))
+
+
+def equity_scaled_sum(
+    overall: Estimate, estimates: Sequence[Estimate], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """(M / (1 + Σ|M − M_g|), low, high): its least and greatest value while all are within their Bonferroni limits.
+
+    Args:
+      overall: M, of everyone.
+      estimates: M_g, of the groups.
+      confidence: of the limits.
+    """
+    value = overall.value / (1 + sum(abs(overall.value - e.value) for e in estimates))
+    each = 1 - (1 - confidence) / (len(estimates) + 1)
+    (low, high), ends = overall.limits(each), np.array([e.limits(each) for e in estimates])
+    if not np.isfinite([low, high, *ends.ravel()]).all():
+        return value, *_NAN
+    widest = lambda m: abs(m - ends).max(axis=1).sum()  # noqa: E731
+    narrowest = lambda m: np.maximum(np.maximum(ends[:, 0] - m, m - ends[:, 1]), 0).sum()  # noqa: E731
+    return value, *_scaled_limits(low, high, narrowest, widest, [*ends.ravel(), *ends.mean(axis=1)])
+
+
+def equity_scaled_sd(
+    overall: Estimate, estimates: Sequence[Estimate], confidence: float = 0.95, ddof: int = 0
+) -> tuple[float, float, float]:
+    """(M / (1 + SD of M_g), low, high): limits of M and of the SD (:func:`sd`), at half the error each, put in.
+
+    Args:
+      overall: M, of everyone.
+      estimates: M_g, of the groups.
+      confidence: of the limits.
+      ddof: 1 divides by K − 1 in the SD.
+    """
+    spread, narrow, wide = sd(estimates, (1 + confidence) / 2, ddof)
+    low, high = overall.limits((1 + confidence) / 2)
+    return overall.value / (1 + spread), low / (1 + wide), high / (1 + narrow)
+
+
+equity_scaled_sample_sd = functools.partial(equity_scaled_sd, ddof=1)
+
+
+def equal_replicates(
+    estimates: Sequence[Estimate], replicates: Float[np.ndarray, "g b"], common: float
+) -> Float[np.ndarray, "g b"]:
+    """Replicates as they would be were every group's true value the same.
+
+    Each group's deviations from its own value, √(I / (I − 1)) times as large (replicates of I patients spread that much too
+    little), are put around the common one. A share of 0 or 1 has replicates that do not vary at all, although another sample
+    would: it is given normal deviations of its standard error.
+
+    Args:
+      estimates: of each group.
+      replicates: of each group, drawn together.
+      common: the value of all groups.
+    """
+    values, freedom = (np.array([getattr(e, k) for e in estimates])[:, None] for k in ("value", "freedom"))
+    deviations = (replicates - values) * np.sqrt(1 + 1 / np.maximum(freedom, 1))
+    scores = special.ndtri((np.arange(replicates.shape[1]) + 0.5) / replicates.shape[1])
+    for number, estimate in enumerate(estimates):
+        known = np.isfinite(deviations[number])
+        if np.isfinite(estimate.se) and not deviations[number, known].any():
+            drawn = np.random.default_rng(number).permutation(scores) * estimate.se
+            deviations[number, known] = drawn[known]
+    return common + deviations
+
+
+def by_chance(draws: Float[np.ndarray, " b"]) -> tuple[float, float, float]:
+    """(mean, 5th, 95th percentile) of what replicates of equal groups read; those that leave a group undefined do not count."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return float("nan"), *_NAN
+    return float(draws.mean()), *map(float, np.quantile(draws, [0.05, 0.95]))
+
+
+def range_p(values: Sequence[float], draws: Float[np.ndarray, "g b"]) -> float:
+    """P of all groups being equal: how often the range of :func:`equal_replicates` is at least that of the values."""
+    ranges = np.ptp(draws, axis=0)
+    ranges = ranges[np.isfinite(ranges)]
+    observed = max(values) - min(values)
+    return float((1 + (ranges >= observed).sum()) / (len(ranges) + 1)) if len(ranges) else float("nan")

@@ -1,0 +1,77 @@
+"""Do two models differ on the same images? McNemar's test where images of one patient agree with each other."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+from scipy import special
+
+from engine.metrics.estimates import intervals
+
+
+@dataclasses.dataclass(frozen=True)
+class McNemar:
+    """Two decisions on the same images.
+
+    Attributes:
+      value: share that counts under the second − under the first; NaN without an image.
+      first_only: images that count under the first alone.
+      second_only: images that count under the second alone.
+      n: images.
+      n_subjects: patients.
+      statistic: chi-squared with one degree of freedom; NaN where no patient's images differ.
+      p_asymptotic: of the statistic; 1 where no patient's images differ.
+      p: exact, over all exchanges of the two models within patients.
+    """
+
+    value: float
+    first_only: int
+    second_only: int
+    n: int
+    n_subjects: int
+    statistic: float
+    p_asymptotic: float
+    p: float
+
+
+def mcnemar(
+    first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], subject: Shaped[np.ndarray, " n"] | None = None
+) -> McNemar:  # fmt: skip
+    """Of d = a patient's images that count under the second alone minus under the first alone, for I patients.
+
+    χ² = (Σd)² / [I/(I−1) · Σd²] (Obuchowski, Stat Med 1998;17:1495). With one image per patient it is McNemar's (b − c)² / (b + c)
+    but for (I−1)/I. The exact p is of Σ ±|d| with every choice of signs equally likely, the null being that a patient's two sets
+    of decisions could have changed places; with one image per patient it is the exact binomial test.
+
+    Args:
+      first: whether each image counts (is called positive, or called right) under the first model.
+      second: under the second.
+      subject: patient of each image; without it each image is a patient of its own.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    code, patients = intervals.subject_codes(np.arange(len(first)) if subject is None else subject)
+    if not patients:
+        nan = float("nan")
+        return McNemar(nan, 0, 0, 0, 0, nan, nan, nan)
+    change = np.bincount(code, second.astype(np.int64) - first, patients).astype(np.int64)
+    total, square = int(change.sum()), int((change**2).sum())
+    statistic = total**2 / (patients / (patients - 1) * square) if square and patients > 1 else float("nan")
+    p_asymptotic = 1.0 if not square else float(special.chdtrc(1, statistic))
+    value = (gained - lost) / len(first)
+    return McNemar(
+        value, lost, gained, len(first), patients, statistic, p_asymptotic, _exact(np.abs(change), abs(total))
+    )
+
+
+def _exact(sizes: Int[np.ndarray, " i"], total: int) -> float:
+    """P(|Σ ±size| ≥ total): of the sizes' sum, twice what has a plus, patients of one size at a time."""
+    chance = np.ones(1)
+    for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
+        heads = np.arange(count + 1)
+        of_size = np.zeros(size * count + 1)
+        log = special.gammaln(count + 1) - special.gammaln(heads + 1) - special.gammaln(count - heads + 1)
+        of_size[heads * size] = np.exp(log - count * np.log(2))
+        chance = np.convolve(chance, of_size)
+    reached = np.abs(2 * np.arange(len(chance)) - sizes.sum()) >= total
+    return float(min(1.0, chance[reached].sum()))

@@ -1,0 +1,105 @@
+"""A frame as JSON, as a long table and as HTML."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from engine.metrics.estimates.intervals import Estimate
+from engine.metrics.frame.disparities import Disparity
+
+if TYPE_CHECKING:
+    from engine.metrics.frame.evaluate import Frame
+
+SCHEMA_VERSION = 1
+CONFIDENCE = 0.95
+_COLUMNS = ["part", "attribute", "level", "score", "value", "low", "high", "n", "n_subjects", "events", "method", "b_valid",
+            "p", "p_adjusted", "test", "null", "null_mean", "null_low", "null_high", "min_detectable", "reason"]  # fmt: skip
+
+
+def clean(value: Any) -> Any:
+    """JSON has no NaN and no infinity: both become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {k: clean(v) for k, v in value.items()}
+    return [clean(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def cell(estimate: Estimate) -> dict[str, Any]:
+    """An estimate as ``metrics.json`` holds it."""
+    low, high = estimate.limits(CONFIDENCE)
+    found = {"value": estimate.value, "low": low, "high": high, "n": estimate.n, "n_subjects": estimate.n_subjects,
+            "events": estimate.events, "method": estimate.method, "b_valid": estimate.b_valid}  # fmt: skip
+    return found | ({"reason": estimate.reason} if estimate.reason else {})
+
+
+def comparison(disparity: Disparity) -> dict[str, Any]:
+    """A comparison as ``metrics.json`` holds it."""
+    values = dataclasses.asdict(disparity)
+    if values["reason"] is None:
+        del values["reason"]
+    return values
+
+
+def to_json(frames: Mapping[str, "Frame"]) -> dict[str, Any]:
+    """What ``metrics.json`` holds: the first model at the top, every model under ``models``; undefined is null.
+
+    Args:
+      frames: model name -> its frame.
+    """
+    models = {}
+    for name, frame in frames.items():
+        models[name] = {
+            "overall": {k: cell(e) for k, e in frame.overall.items()},
+            "groups": {
+                a: {lv: {k: cell(e) for k, e in m.items()} for lv, m in g.items()}
+                for a, g in frame.groups.items()
+            },
+            "disparities": {
+                a: {k: comparison(d) for k, d in g.items()} for a, g in frame.disparities.items()
+            },
+        }
+    first = next(iter(frames))
+    settings = frames[first].settings
+    return clean({"schema_version": SCHEMA_VERSION, **models[first], "models": models, "settings": settings})
+
+
+def lines(document: Mapping[str, Any]) -> pd.DataFrame:
+    """The first model's numbers of a ``metrics.json`` as a tidy table, one score a line."""
+    rows = [{"part": "overall", "score": k, **cell} for k, cell in document["overall"].items()]
+    for attribute, levels in document["groups"].items():
+        for level, cells in levels.items():
+            place = {"part": "group", "attribute": attribute, "level": level}
+            rows += [{**place, "score": k, **cell} for k, cell in cells.items()]
+    for attribute, found in document["disparities"].items():
+        place = {"part": "disparity", "attribute": attribute}
+        rows += [{**place, "level": " - ".join(d["levels"]), "score": k, **d} for k, d in found.items()]
+    return pd.DataFrame(rows).reindex(columns=_COLUMNS).convert_dtypes()
+
+
+def to_csv(document: Mapping[str, Any]) -> str:
+    """:func:`lines` as text."""
+    return lines(document).to_csv(index=False)
+
+
+def html(overall: Mapping[str, Estimate], groups: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> str:
+    """A table for notebooks: metrics down, groups across, each cell with its interval and n; every name escaped."""
+
+    def text(estimate: Estimate) -> str:
+        low, high = estimate.limits(CONFIDENCE)
+        limits = f" ({low:.3f} to {high:.3f})" if math.isfinite(low + high) else ""
+        return (
+            f"{estimate.value:.3f}{limits}, n={estimate.n}"
+            if math.isfinite(estimate.value)
+            else f"–, n={estimate.n}"
+        )
+
+    columns = {("", "all"): {metric: text(e) for metric, e in overall.items()}}
+    for attribute, levels in groups.items():
+        columns |= {
+            (attribute, level): {m: text(e) for m, e in found.items()} for level, found in levels.items()
+        }
+    return pd.DataFrame(columns).to_html(escape=True)

@@ -1,0 +1,169 @@
+"""Recalibration of a binary score, fitted on one split for another: temperature, Platt, isotonic; for everyone, or group by group.
+
+- temperature: σ(logit / T) (Guo et al., ICML 2017, PMLR 70:1321). Ranks stay, and a score of .5 stays .5.
+- platt: σ(a + b · logit), fitted to the targets (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2) (Platt, Advances in Large Margin Classifiers, 1999).
+- isotonic: the best non-decreasing step function, joined by lines (Zadrozny and Elkan, KDD 2002:694). Scores may become equal.
+
+Calibration by group changes how scores of different groups rank against each other.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import optimize, special
+
+from engine.config import UserError, did_you_mean
+from engine.metrics.estimates import logistic
+from engine.metrics.formulas.calibration import LIMIT
+from engine.metrics.postprocessing import tuning as postprocessing
+from engine.metrics.postprocessing.tuning import EVERYONE
+from engine.metrics.table import thresholds
+from engine.metrics.table.table import Table
+
+Map = Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]
+_WIDEST = np.log(1e3)  # temperatures are sought within [1/1000, 1000]
+
+
+def _logit(score: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return special.logit(np.clip(score, LIMIT, 1 - LIMIT))
+
+
+def temperature(truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> float:
+    """The T of the largest likelihood of σ(logit / T), within [1/1000, 1000]: an end where the likelihood rises up to it."""
+    logit, sign = _logit(np.asarray(score, np.float64)), np.where(truth, 1.0, -1.0)
+
+    def excess(log_t: float) -> float:
+        """Slope of the likelihood in 1 / T."""
+        return float((sign * logit * special.expit(-sign * logit * np.exp(-log_t))).sum())
+
+    if excess(-_WIDEST) >= 0:
+        return float(np.exp(-_WIDEST))
+    if excess(_WIDEST) <= 0:
+        return float(np.exp(_WIDEST))
+    return float(np.exp(optimize.brentq(excess, -_WIDEST, _WIDEST, xtol=1e-13)))
+
+
+def platt(truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """(a, b) of Platt's scaling; his targets keep them finite where the classes do not overlap."""
+    logit, positives = _logit(np.asarray(score, np.float64)), int(np.sum(truth))
+    aim = np.where(truth, (positives + 1) / (positives + 2), 1 / (len(logit) - positives + 2))
+    design = np.column_stack([np.ones(len(logit)), logit])
+    a, b = logistic.fit(design, aim, np.ones((len(logit), 1)))[:, 0]
+    return float(a), float(b)
+
+
+def isotonic(
+    truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """(different scores, their calibrated values), both ascending."""
+    x, place, count = np.unique(np.asarray(score, np.float64), return_inverse=True, return_counts=True)
+    share = np.bincount(place, np.asarray(truth, np.float64)) / count
+    return x, optimize.isotonic_regression(share, weights=count).x
+
+
+def _of_temperature(truth: np.ndarray, score: np.ndarray) -> Map:
+    t = temperature(truth, score)
+    return lambda s: special.expit(_logit(s) / t)
+
+
+def _of_platt(truth: np.ndarray, score: np.ndarray) -> Map:
+    a, b = platt(truth, score)
+    return lambda s: special.expit(a + b * _logit(s))
+
+
+def _of_isotonic(truth: np.ndarray, score: np.ndarray) -> Map:
+    x, y = isotonic(truth, score)
+    return lambda s: np.interp(s, x, y)
+
+
+METHODS: Mapping[str, Callable[[np.ndarray, np.ndarray], Map]] = {
+    "temperature": _of_temperature,
+    "platt": _of_platt,
+    "isotonic": _of_isotonic,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recalibration:
+    """A fitted recalibration.
+
+    Attributes:
+      method: of :data:`METHODS`.
+      split: that it was fitted on.
+      by: attribute whose groups have maps of their own, or None.
+      maps: level -> map of scores; ``everyone`` is that of all others.
+      fallbacks: level -> why it takes the map of everyone.
+      rule: by which the new threshold was chosen.
+      threshold: of recalibrated scores, chosen on the same split.
+      model: whose scores; None: a table's first.
+    """
+
+    method: str
+    split: str
+    by: str | None
+    maps: Mapping[str, Map]
+    fallbacks: Mapping[str, str]
+    rule: str
+    threshold: float
+    model: str | None
+
+    def apply(self, table: Table) -> Table:
+        """The table with one more model, ``MODEL+METHOD`` or ``MODEL+METHOD by ATTRIBUTE``.
+
+        People of unknown group, and of groups that were too small or absent, take the map of everyone; the table's notes say so.
+
+        Raises:
+          UserError: for a table of the split that this was fitted on.
+        """
+        level, levels = postprocessing.levels_of(table, self.by)
+        score = _mapped(self.maps, level, table.columns(self.model)["score"])
+        suffix = self.method + (f" by {self.by}" if self.by else "")
+        notes = postprocessing.strangers(levels, self.maps, self.fallbacks, self.split)
+        threshold = np.full(len(score), self.threshold)
+        return postprocessing.extended(table, self.model, suffix, score, threshold, self.split, notes)
+
+
+def _mapped(
+    maps: Mapping[str, Map], level: np.ndarray, score: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    found = maps[EVERYONE](score)
+    for name, one in maps.items():
+        rows = level == name
+        found[rows] = one(score[rows])
+    return found
+
+
+def fit(
+    table: Table,
+    method: str,
+    *,
+    rule: str,
+    by: str | None = None,
+    model: str | None = None,
+    least: int = postprocessing.LEAST,
+) -> Recalibration:
+    """Fits a recalibration.
+
+    Args:
+      table: of the validation split alone.
+      method: ``temperature``, ``platt`` or ``isotonic``.
+      rule: by which the threshold of the new scores is chosen on this split: of :data:`engine.metrics.table.thresholds.RULES`.
+      by: attribute or intersection whose groups are calibrated apart.
+      model: whose scores; by default the table's first.
+      least: positives, and negatives, that a group needs; a smaller one takes the map of everyone.
+
+    Raises:
+      UserError: for an unknown method or rule, or a table that cannot be fitted on.
+    """
+    if method not in METHODS:
+        raise UserError(
+            f"no recalibration {method!r}.{did_you_mean(method, METHODS)} There are: {', '.join(METHODS)}"
+        )
+    rows = postprocessing.tuning(table, by, model)
+    groups, fallbacks = rows.groups(least)
+    maps = {EVERYONE: METHODS[method](rows.truth, rows.score)}
+    maps |= {level: METHODS[method](rows.truth[own], rows.score[own]) for level, own in groups.items()}
+    threshold = thresholds.choose(rule, rows.truth, _mapped(maps, rows.level, rows.score), rows.split).value
+    return Recalibration(method, rows.split, by, maps, fallbacks, rule, threshold, model)

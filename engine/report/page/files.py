@@ -1,0 +1,94 @@
+"""The files of a report: page, numbers, card and figures, each written whole or not at all."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from engine.metrics.frame import summary
+from engine.report.page.page import Section
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def harmless(text: Any) -> Any:
+    """Text that a spreadsheet would run as a formula, with an apostrophe before it; anything else as it is."""
+    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
+
+
+def to_csv(document: Mapping[str, Any]) -> str:
+    """A ``metrics.json`` as a tidy table: every model, one score a line; safe to open in a spreadsheet."""
+    parts = [summary.lines(found).assign(model=name) for name, found in document["models"].items()]
+    frame = pd.concat(parts, ignore_index=True)
+    return safe_csv(frame[["model", *frame.columns.drop("model")]])
+
+
+def write(
+    output: pathlib.Path,
+    page: str,
+    document: Mapping[str, Any],
+    card: str,
+    sections: Sequence[Section],
+    tables: Mapping[str, str | None],
+) -> list[pathlib.Path]:
+    """Writes a report into a folder, and removes what an older one left there and this one lacks.
+
+    Args:
+      output: folder, created where needed.
+      page: content of ``report.html``.
+      document: of ``metrics.json``.
+      card: content of ``model_card.md``.
+      sections: whose figures are written.
+      tables: further files, name -> content; None where this report has none.
+
+    Returns:
+      The files, in the order of writing.
+    """
+    contents = {
+        "report.html": page,
+        "metrics.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+        "metrics.csv": to_csv(document),
+        "model_card.md": card,
+        **{name: text for name, text in tables.items() if text is not None},
+    }
+    for name in tables.keys() - contents.keys():
+        (output / name).unlink(missing_ok=True)
+    return write_all(output, contents, sections)
+
+
+def safe_csv(frame: pd.DataFrame) -> str:
+    """A table as CSV, safe to open in a spreadsheet."""
+    text = frame.select_dtypes(exclude="number").columns
+    return frame.assign(**{c: frame[c].map(harmless, na_action="ignore") for c in text}).to_csv(index=False)
+
+
+def write_all(
+    output: pathlib.Path, texts: Mapping[str, str], sections: Sequence[Section]
+) -> list[pathlib.Path]:
+    """Writes files of text and the figures of sections into a folder, and removes the figures of an older report.
+
+    Args:
+      output: folder, created where needed.
+      texts: name -> content.
+      sections: whose figures are written.
+
+    Returns:
+      The files, in the order of writing.
+    """
+    folder = output / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (f for kind in ("png", "svg", "pdf") for f in folder.glob(f"*.{kind}")):
+        old.unlink()
+    contents = {output / name: text.encode() for name, text in texts.items()}
+    drawn = [f for s in sections for f in s.figures]
+    contents |= {folder / f"{f.name}.png": f.png for f in drawn}
+    contents |= {folder / f"{f.name}.svg": f.svg for f in drawn if f.svg}
+    contents |= {folder / f"{f.name}.pdf": f.pdf for f in drawn if f.pdf}
+    for path, content in contents.items():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return list(contents)

@@ -1,0 +1,133 @@
+"""The appendix: named fairness scores, ratios and spreads, and the formula of every score."""
+
+from engine.metrics.formulas import fairness
+from engine.report.page.page import (
+    Cell,
+    Context,
+    Grid,
+    Section,
+    entry,
+    interval,
+    number,
+    pointer,
+    text_cell,
+    title,
+)
+from engine.report.single import findings
+
+_SPREADS = {
+    "ratio": ("ratio to the reference", "group / reference"),
+    "max_over_min": ("largest ÷ smallest", "max / min over groups"),
+    "sd": ("standard deviation over groups", "√ mean of (score − mean over groups)²"),
+}
+_XAUC = (
+    "xAUC disparity", "P(a positive of the group scores above a negative of the reference) − the reverse",
+    "Kallus and Zhou, NeurIPS 2019, arXiv:1902.05826",
+)  # fmt: skip
+_ELSEWHERE = ("difference", "worst_group", "max_min", "to_overall", "to_rest")
+_Rows = list[tuple[Cell, ...]]
+
+
+def _named(kind: str, metric: str) -> tuple[str, str, str]:
+    """(title, formula, reference) of a score over groups."""
+    if kind in _SPREADS:
+        heading, formula = _SPREADS[kind]
+        return f"{title(metric)}: {heading}", formula, ""
+    if kind.startswith("xauc"):
+        return _XAUC
+    scaled = (
+        next((s for s in fairness.equity_scaled(entry(metric)) if s.name.startswith(f"{kind}:")), None)
+        if metric
+        else None
+    )
+    found = scaled or fairness.get(kind)
+    part = metric.partition(":")[2]
+    heading = found.title + (f", {part}" if part and entry(metric).tasks != ("values",) else "")
+    return heading, found.formula, found.reference
+
+
+def _over_groups(context: Context) -> tuple[_Rows, _Rows]:
+    """Scores that have a name, and ratios and spreads of the leading metrics, by attribute."""
+    named: _Rows = []
+    spreads: _Rows = []
+    for attribute in context.simple:
+        for name, found in context.frame.disparities.get(attribute, {}).items():
+            kind, metric = findings.split_name(name, found)
+            if kind in _ELSEWHERE or (kind in _SPREADS and metric not in findings.compared(context)):
+                continue
+            heading, formula, reference = _named(kind, metric)
+            is_signed = kind.startswith("xauc")
+            around = interval(found.low, found.high, 3, is_signed)
+            value = Cell(number(found.value, 3, is_signed), pointer("disparities", attribute, name), around)
+            which = f"{attribute}: {' / '.join(found.levels)}" if found.levels else attribute
+            words = (findings.by_chance(found), text_cell(formula), text_cell(reference))
+            note = "" if around else found.reason or ""
+            (spreads if kind in _SPREADS else named).append(
+                (text_cell(heading, note), text_cell(which), value, *words)
+            )
+    return named, spreads
+
+
+def _inequality(context: Context) -> _Rows:
+    """Inequality among individuals, of everyone and within each group."""
+    rows: _Rows = []
+    for metric in (m for m in findings.INEQUALITY if m in context.frame.overall):
+        about = entry(metric)
+        places = [None, *((a, level) for a in context.simple for level in context.levels(a))]
+        for place in places:
+            who = "everyone" if place is None else ": ".join(place)
+            words = (text_cell(about.formula), text_cell(about.reference))
+            rows.append(
+                (text_cell(about.title), text_cell(who), findings.score_cell(context, metric, place), *words)
+            )
+    return rows
+
+
+def scores(context: Context) -> Section | None:
+    """Equity-scaled scores, inequality indices and other named scores by attribute; None where the frame has none."""
+    named, spreads = _over_groups(context)
+    text = (
+        "Single numbers that summarise several groups. Each mixes level and spread in its own way, hides which group is worse, and grows by "
+        "chance alone where groups are small (“by chance”: its mean, and nine tables of ten, while all groups are equal): they are for "
+        "comparison with published work, not for judging a model by itself."
+    )  # fmt: skip
+    first, last = ("score", "attribute", "value, 95 % interval"), ("formula", "reference")
+    over_groups = (*first, "by chance", *last)
+    grids = [
+        Grid(header, rows, caption, True)
+        for header, rows, caption in (
+            (over_groups, named, "Scores over groups that have a name"),
+            ((*first, *last), _inequality(context), "Inequality among individuals"),
+            (over_groups, spreads, "Ratios and spreads"),
+        )
+        if rows
+    ]
+    return Section("Appendix: named fairness scores", (text,), tables=grids) if grids else None
+
+
+def definitions(context: Context) -> Section:
+    """The formula of every score shown."""
+    is_values = context.schema.kind == "values"  # a formula for each of them
+    rows = []
+    for name in dict.fromkeys(m if is_values else m.partition(":")[0] for m in context.frame.overall):
+        about = entry(name)
+        best = (
+            f"{about.target:g} is best"
+            if about.target is not None
+            else f"{'higher' if about.higher_is_better else 'lower'} is better"
+        )
+        span = f"{about.low:g} to {about.high:g}".replace("inf", "∞").replace("-", "−")
+        words = (about.undefined, about.reference)
+        rows.append(
+            (
+                text_cell(about.title, name),
+                text_cell(about.formula),
+                text_cell(best, span),
+                *map(text_cell, words),
+            )
+        )
+    grid = Grid(("score", "formula", "direction and range", "undefined when", "reference"), rows)
+    text = ["A score that is undefined is left blank with its n, never set to 0."]
+    if context.schema.kind == "binary":
+        text.insert(0, "TP, FP, FN and TN count images: true and false positives, false and true negatives.")
+    return Section("Appendix: definitions", text, tables=(grid,))

@@ -1,0 +1,176 @@
+"""Groups beside each other: curves, intersections, and several models on the same people."""
+
+import math
+
+import numpy as np
+
+from engine.metrics.estimates import intervals
+from engine.metrics.frame.evaluate import CONFIDENCE
+from engine.metrics.table.suppression import row_levels
+from engine.metrics.table.table import UNKNOWN, Table
+from engine.report.figures import curves
+from engine.report.figures import style as figures
+from engine.report.page.page import (
+    Cell,
+    Context,
+    Figure,
+    Grid,
+    Section,
+    interval,
+    number,
+    pointer,
+    sentence,
+    short_title,
+    shown_level,
+    text_cell,
+    title,
+)
+from engine.report.single import findings, spreads
+
+MOST_CROSSED = 12  # levels of an attribute on one side of a heat map; the table below it holds all
+_CURVES = {
+    "Curves by group": (curves.roc, curves.precision_recall, curves.calibration, curves.decision),
+    "Score distributions": (curves.distribution,),
+}
+
+
+def _curve_groups(context: Context, attribute: str) -> dict[str, curves.Group]:
+    """The largest groups whose curves may be drawn."""
+    columns = Table(context.table, context.schema).columns()
+    table = Table(context.table, context.schema)
+    threshold = table.threshold(context.schema.models[table.models[0]][0])
+    patient = intervals.subject_codes(context.table["subject_id"])[0]
+    level_of, found = row_levels(context.table, attribute), {}
+    allowed = [v for v in context.levels(attribute) if not context.is_hidden(attribute, v)]
+    sizes = context.sizes(attribute)
+    allowed = [v for v in allowed if sizes.get(v, 0)]
+    largest = sorted(allowed, key=lambda v: (v == UNKNOWN, -sizes[v]))[: curves.MOST_GROUPS]
+    for level in (v for v in allowed if v in largest):
+        rows = level_of == level
+        found[level] = curves.Group(
+            columns["truth"][rows], columns["score"][rows], patient[rows], float(threshold[rows][0]), context.min_cell or 1
+        )  # fmt: skip
+    return found
+
+
+def curve_sections(context: Context) -> list[Section]:
+    """Curves and score distributions by group; of a table of numbers, how they spread."""
+    if context.schema.kind in ("regression", "values"):
+        return [spreads.section(context)] if context.simple else []
+    if context.schema.kind != "binary":
+        return []
+    drawn: dict[str, list[Figure]] = {kind: [] for kind in _CURVES}
+    notes = []
+    for attribute in context.simple:
+        groups = _curve_groups(context, attribute)
+        if not groups:
+            continue
+        left_out = len(context.frame.groups[attribute]) - len(groups)
+        if left_out:
+            notes.append(
+                f"{left_out} of the levels of “{attribute}” are not drawn: the {len(groups)} largest are."
+            )
+        for kind, draw in _CURVES.items():
+            drawn[kind] += [one(groups, attribute) for one in draw]
+    return [Section(kind, notes, found) for kind, found in drawn.items() if found]
+
+
+def crossed(context: Context) -> Section | None:
+    """Heat maps of attributes crossed two by two; deeper intersections and strata as tables."""
+    drawn, grids = [], []
+    for attribute in (a for a in context.frame.groups if {"*", "|"} & set(a)):
+        names = attribute.replace("|", "*").split("*")
+        if len(names) == 2 and "*" in attribute:
+            drawn += [_heat(context, attribute, names, metric) for metric in findings.compared(context)[:2]]
+        metrics = findings.shown(context)
+        rows = [
+            (text_cell(shown_level(attribute, level)), *(findings.score_cell(context, m, (attribute, level)) for m in metrics))
+            for level in context.levels(attribute)
+        ]  # fmt: skip
+        name = shown_level(attribute, attribute)
+        grids.append(Grid(("", *map(short_title, metrics)), rows, f"Scores by {name}", True))
+        if context.frame.disparities.get(attribute):
+            caption = f"Differences by {name}"
+            grids.append(
+                findings.difference_grid(context, attribute, findings.compared(context), caption, True)
+            )
+    if not drawn and not grids:
+        return None
+    text = "People belong to several groups at once, and a model can be fair to each and unfair to their intersection."
+    return Section("Intersections and strata", (text,), drawn, grids)
+
+
+def _heat(context: Context, attribute: str, names: list[str], metric: str) -> Figure:
+    cells = context.frame.groups[attribute]
+    every = [[*(context.schema.attributes[n] or ()), UNKNOWN] for n in names]
+    filled = [(v, w) for v in dict.fromkeys(every[0]) for w in dict.fromkeys(every[1]) if f"{v}*{w}" in cells]
+    sides = [
+        [v for v in dict.fromkeys(every[i]) if any(v == pair[i] for pair in filled)][:MOST_CROSSED]
+        for i in (0, 1)
+    ]
+    values = np.full((len(sides[0]), len(sides[1])), np.nan)
+    texts = []
+    for i, row in enumerate(sides[0]):
+        line = []
+        for j, column in enumerate(sides[1]):
+            level = f"{row}*{column}"
+            estimate = cells[level][metric] if level in cells else None
+            if estimate is None:
+                line.append("nobody")
+            elif estimate.n is None:
+                line.append("suppressed")
+            else:
+                values[i, j] = estimate.value
+                flag = " †" if estimate.reason else ""
+                line.append(
+                    f"{number(estimate.value, 2)}{flag}\n{interval(*estimate.limits(CONFIDENCE), 2)}\nn={estimate.n}"
+                )
+        texts.append(line)
+    return figures.heat(
+        values, texts, sides[0], sides[1], f"crossed_{figures.file_name(attribute)}_{figures.file_name(metric)}",
+        f"{sentence(title(metric))} by {' and '.join(names)}",
+        f"{sentence(title(metric))} of every combination, with its 95 % interval and n. † small or partly undefined; hatched: no value.",
+    )  # fmt: skip
+
+
+def models(context: Context) -> Section | None:
+    """Overall scores and worst groups of every model; None for a single one."""
+    if len(context.models) < 2:
+        return None
+    metrics, worst = findings.shown(context), []
+    rows = []
+    for name, frame in context.models.items():
+        cells = []
+        for metric in metrics:
+            found = frame.overall.get(metric)
+            note = interval(*found.limits(CONFIDENCE)) if found else ""
+            cells.append(
+                Cell(number(found.value if found else None), pointer("models", name, "overall", metric), note)
+            )
+        rows.append((text_cell(name), *cells))
+        for attribute in context.simple:
+            for metric in findings.compared(context):
+                gap = frame.disparities.get(attribute, {}).get(f"worst_group:{metric}")
+                if gap and math.isfinite(gap.value):
+                    key = pointer("models", name, "disparities", attribute, f"worst_group:{metric}")
+                    value = Cell(number(gap.value), key, interval(gap.low, gap.high))
+                    worst.append(
+                        (
+                            text_cell(f"{title(metric)} by {attribute}"),
+                            text_cell(name),
+                            text_cell(", ".join(gap.levels)),
+                            value,
+                        )
+                    )
+    worst.sort(key=lambda row: row[0].text)
+    grids = [Grid(("", *map(short_title, metrics)), rows, "Overall")]
+    grids += (
+        [Grid(("worst group in", "", "group", "value, 95 % interval"), worst, "Worst groups")]
+        if worst
+        else []
+    )
+    text = (
+        f"The same people, scored {len(context.models)} times. The sections above show “{context.model_names[0]}”; metrics.json holds all. Two "
+        "intervals that overlap do not show that two models are equal, nor that they differ: the people are the same."
+    )  # fmt: skip
+    return Section("Side by side", (text,), tables=grids)

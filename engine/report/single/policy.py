@@ -1,0 +1,59 @@
+"""Whether the scores keep the bounds of a policy: the verdict, and every bound in every group."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from engine.metrics.decisions import policy
+from engine.metrics.decisions.policy import Rule, Verdict
+from engine.report.page.page import Cell, Context, Grid, Section, interval, number, shown_level, text_cell
+
+TITLE = "Policy"
+
+
+def judged(context: Context, rules: Sequence[Rule]) -> Context:
+    """A report with the verdicts on its scores, as it shows them: what is suppressed is no pass.
+
+    Raises:
+      UserError: for a rule that is about no cell.
+    """
+    models = context.models or {context.model_names[0]: context.frame}
+    return dataclasses.replace(context, verdicts=policy.judge(rules, models))
+
+
+def _row(verdict: Verdict) -> tuple[Cell, ...]:
+    around = interval(verdict.low, verdict.high)
+    count = f"n={verdict.n}" if verdict.n is not None else ""
+    note = " · ".join(x for x in (around, count, verdict.reason) if x)
+    place = shown_level(verdict.attribute, verdict.place)
+    bound = verdict.bound.replace(">=", "≥").replace("<=", "≤").replace("-", "−")
+    return (
+        text_cell("met" if verdict.is_met else "VIOLATED", verdict.rule),
+        text_cell(verdict.score, verdict.model),
+        text_cell(place),
+        text_cell(bound, policy.WORDS[verdict.on]),
+        Cell(number(verdict.value), note=note),
+    )
+
+
+def section(context: Context) -> Section | None:
+    """The table of verdicts, violated ones first; None without a policy."""
+    if context.verdicts is None:
+        return None
+    broken = [v for v in context.verdicts if not v.is_met]
+    kept = [v for v in context.verdicts if v.is_met]
+    if broken:
+        verdict = f"The policy is violated: {len(broken)} of {len(context.verdicts)} bounds are not kept."
+    else:
+        verdict = f"The policy is met: all {len(kept)} bounds are kept."
+    text = (
+        "A bound is held against the number named below it; the lower limit of a minimum and the upper limit of a maximum are those of 95 % "
+        "intervals. What is undefined or suppressed keeps no bound. A rule on a score in several groups is met when every group keeps it "
+        "(an intersection-union test), so that nothing is corrected for their number; a rule on a gap uses the interval of the gap."
+    )  # fmt: skip
+    header = ("verdict", "score", "group", "bound", "estimate, 95 % interval")
+    grids = [
+        Grid(header, [_row(v) for v in found], caption, is_folded)
+        for found, caption, is_folded in ((broken, "Violated", False), (kept, "Met", len(kept) > 16))
+        if found
+    ]
+    return Section(TITLE, (text,), tables=grids, headline=verdict)

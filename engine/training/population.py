@@ -1,0 +1,315 @@
+"""Many small models trained at once: runs that differ in seed and in numbers, as one program for all of them.
+
+On accelerators the program is mapped over the members (``vmap``), which lie along the devices. On a CPU a mapped convolution
+is an order of magnitude slower than the separate ones, so there the members take turns at a program of one.
+
+Every member is the run it would be alone, with its own initial weights, shuffling and randomness, and leaves a run's folder
+of its own (``WORKDIR/member_000``), which every other program takes for what it is: a run. So a population needs no
+checkpoint of its own either: it goes on from the newest step that all of its members have.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from engine import config as run_config
+from engine import data, mesh, validation
+from engine.config import Parallel, Run, UserError, did_you_mean
+from engine.methods import catalogue as methods
+from engine.methods.base import Method
+from engine.training.program import Program
+from engine.training.step import TaskKind, TrainState, init_state, make_predict_step, make_train_step
+from engine.update import optim
+
+# Fields that a compiled step uses as numbers alone, so that one program can hold many values of them.
+VARIABLE = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "method.step_size",
+    "method.alpha",
+    "method.beta",
+    "method.mu",
+)
+
+
+def _grid(text: str) -> dict[str, list[float]]:
+    """Parses ``optimizer.learning_rate=1e-3,1e-4|method.beta=0.1,1``."""
+    found: dict[str, list[float]] = {}
+    for part in filter(None, text.split("|")):
+        name, _, values = (word.strip() for word in part.partition("="))
+        if name not in VARIABLE:
+            raise UserError(
+                f"--config.population.grid: {name!r} cannot differ within a population.{did_you_mean(name, VARIABLE)} "
+                f"These can: {', '.join(VARIABLE)}; for anything else train separate runs"
+            )
+        try:
+            found[name] = [float(value) for value in values.split(",")]
+        except ValueError as error:
+            raise UserError(f"--config.population.grid: {part!r} is not NAME=NUMBER,NUMBER,...") from error
+    return found
+
+
+def members(config: Run) -> list[Run]:
+    """The runs that a configuration stands for: the grid's points, each with every seed; one where it has neither.
+
+    Raises:
+      UserError: for a field that cannot differ, or a member that is no valid run.
+    """
+    grid = _grid(config.population.grid)
+    runs = []
+    for values in itertools.product(*grid.values()):
+        for offset in range(config.population.seeds):
+            point = dict(zip(grid, values, strict=True)) | {"seed": config.seed + offset}
+            runs.append(run_config.replaced(config, population=run_config.Population(), **point))
+            validation.validate(runs[-1])
+    return runs
+
+
+def folders(workdir: pathlib.Path, config: Run) -> list[pathlib.Path]:
+    """Where each member's run lives: the folder itself for a run that is no population."""
+    count = len(members(config))
+    return [workdir / f"member_{i:03d}" for i in range(count)] if count > 1 else [workdir]
+
+
+def make(config: Run, task: TaskKind, training: data.Split) -> "Program | Population":
+    """The machine that trains a configuration: of one model, or of many in the form that suits the devices.
+
+    Raises:
+      UserError: for a runner, or a number of devices or processes, that a population cannot have.
+    """
+    if len(members(config)) == 1:
+        return Program(run_config.replaced(members(config)[0], parallel=config.parallel), task, training)
+    form = config.population.form
+    if form == "auto":
+        can_map = _make_updates_alike(members(config), methods.make(config, training))
+        form = "mapped" if mesh.has_accelerator() and can_map else "turns"
+    return {"mapped": Mapped, "turns": ByTurns}[form](config, task, training)
+
+
+def _make_updates_alike(runs: list[Run], method: Method) -> bool:
+    """Whether one program makes an update of all the runs."""
+    return not method.varies_by_seed or len({run.seed for run in runs}) == 1
+
+
+class _Batches:
+    """Every member's own batches; those of one seed are read once."""
+
+    def __init__(self, each: dict[int, data.TrainBatches], seeds: list[int]):
+        self._each, self._seeds = each, seeds
+
+    def at(self, step: int) -> list[dict[str, np.ndarray]]:
+        """The batches of update ``step``."""
+        found = {seed: batches.at(step) for seed, batches in self._each.items()}
+        return [found[seed] for seed in self._seeds]
+
+    def iterate(self, start: int) -> Iterator[list[dict[str, np.ndarray]]]:
+        """Batches from update ``start`` on."""
+        streams = [batches.iterate(start) for batches in self._each.values()]
+        for found in zip(*streams, strict=True):
+            of_seed = dict(zip(self._each, found, strict=True))
+            yield [of_seed[seed] for seed in self._seeds]
+
+
+class Population:
+    """Many runs as one machine, with what the loop asks of :class:`engine.training.program.Program`; its two forms are below.
+
+    Attributes:
+      members: configuration of every member.
+      method: of the first member; what it says of cycles is true of all.
+      runner: places their batches.
+    """
+
+    def __init__(self, config: Run, task: TaskKind, training: data.Split):
+        if config.parallel.mode != "jit":
+            raise UserError(
+                f"--config.parallel.mode={config.parallel.mode}: a population is one program for many models, under jit alone"
+            )
+        if mesh.num_hosts() > 1:
+            raise UserError(
+                "a population is trained by one process: start it on one host, over all its devices"
+            )
+        self.config, self.task, self.training = config, task, training
+        self.members = members(config)
+        # What is one member's own lives on one device; no batch is split.
+        self._one = Program(
+            run_config.replaced(self.members[0], parallel=Parallel(num_devices=1)), task, training
+        )
+        self.method = self._one.method
+        self._methods = [dataclasses.replace(self.method, config=member) for member in self.members]
+        flat = [dict(run_config.flatten(dataclasses.asdict(member))) for member in self.members]
+        each = {name: [values[name] for values in flat] for name in ("seed", *VARIABLE)}
+        self._settings = {name: values for name, values in each.items() if len(set(values)) > 1}
+        self._places = np.arange(len(self.members), dtype=np.int32)
+        self._phase = functools.cache(self._compile)
+
+    def _member(self, place: jax.Array) -> tuple[Run, Method]:
+        """The configuration and the method of a member whose place is traced, and with it what differs."""
+
+        def choose(values: list[Any]) -> jax.Array:
+            # Python numbers chosen one by one stay weakly typed: they round as they do in a run alone.
+            return functools.reduce(
+                lambda chosen, other: jnp.where(place == other[0], other[1], chosen),
+                enumerate(values),
+                values[0],
+            )
+
+        config = run_config.replaced(self._one.config, **{k: choose(v) for k, v in self._settings.items()})
+        return config, dataclasses.replace(self.method, config=config)
+
+    def _init(self, place: jax.Array) -> TrainState:
+        config, method = self._member(place)
+        optimizer = optim.make(config.optimizer)
+        return init_state(config, self._one.model, optimizer, self._one.image_shape, method)
+
+    def _step(self, phase: str, place: jax.Array, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+        config, method = self._member(place)
+        optimizer = optim.make(config.optimizer)
+        return make_train_step(config, self._one.model, self.task, optimizer, None, method, phase)(
+            state, batch
+        )
+
+    def _tables(
+        self, variables: Any, split: data.Split, predict: Callable
+    ) -> list[tuple[pd.DataFrame, float]]:
+        """Table and mean loss of every member, from one pass over the images; ``predict`` gives [b, member, ...]."""
+        place, count = self.runner.replicate, len(self.members)
+        tables, loss = self._one.score(variables, split, predict, place, num_members=count)
+        return list(zip(tables, map(float, loss.mean(0)), strict=True))
+
+    def abstract(self) -> TrainState:
+        """Shapes and shardings of one member's state."""
+        return self._one.abstract()
+
+    @functools.cached_property
+    def batches(self) -> _Batches:
+        """Every member's own batches."""
+        seeds = [member.seed for member in self.members]
+        each = {
+            seed: data.TrainBatches(
+                self.training,
+                self.config.data,
+                self.config.task.label,
+                seed,
+                order=method.order(),
+                group=method.code,
+            )
+            for seed, method in dict(zip(seeds, self._methods, strict=True)).items()
+        }
+        return _Batches(each, seeds)
+
+
+class Mapped(Population):
+    """Members along the first axis of every array, over the devices; they share nothing, so that no device waits."""
+
+    def __init__(self, config: Run, task: TaskKind, training: data.Split):
+        super().__init__(config, task, training)
+        if not _make_updates_alike(self.members, self.method):
+            raise UserError(
+                f"--config.population.form=mapped: under {config.method.name} members of other seeds are at other sites, "
+                "whose batches have other sizes; choose turns, or --config.method.fixed_order"
+            )
+        self.runner = mesh.MemberRunner(len(self.members), config.parallel.num_devices)
+        predict = make_predict_step(config, self._one.model, task, self.method)
+
+        def every(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            found = jax.vmap(predict, in_axes=(0, None), out_axes=1)(variables, batch)
+            return found | {"index": batch["index"]}
+
+        self._predict = self.runner.predict(every)
+
+    def init(self) -> TrainState:
+        """Fresh states of all members."""
+        return self.runner.place(jax.vmap(self._init)(self._places))
+
+    def split(self, state: TrainState) -> list[TrainState]:
+        """Every member's own state."""
+        host = jax.device_get(state)
+        parts = [jax.tree.map(lambda x, i=i: x[i], host) for i in range(len(self.members))]
+        return [self._one.runner.replicate(part) for part in parts]
+
+    def join(self, states: list[TrainState]) -> TrainState:
+        """The inverse of :meth:`split`."""
+        return self.runner.shard(jax.device_get(states))
+
+    def rows(self, metrics: dict[str, np.ndarray]) -> list[dict[str, float]]:
+        """Every member's metrics of one update."""
+        return [{name: float(v[i]) for name, v in metrics.items()} for i in range(len(self.members))]
+
+    def train_step(self, step: int) -> Callable:
+        """The compiled update ``step`` of all members."""
+        return self._phase(self.method.phase(step))
+
+    def _compile(self, phase: str) -> Callable:
+        step = jax.vmap(functools.partial(self._step, phase))
+        return self.runner.train(lambda state, batch: step(self._places, state, batch))
+
+    def predict_members(self, state: TrainState, split: data.Split) -> list[tuple[pd.DataFrame, float]]:
+        """Table and mean loss of every member."""
+        return self._tables(jax.vmap(self.method.variables)(state), split, self._predict)
+
+
+class ByTurns(Population):
+    """One member after the other, by one program on one device, which a member's place tells what is its own."""
+
+    def __init__(self, config: Run, task: TaskKind, training: data.Split):
+        super().__init__(config, task, training)
+        if config.parallel.num_devices > 1:
+            raise UserError(
+                f"--config.parallel.num_devices={config.parallel.num_devices}: members that take turns use one device; "
+                "--config.population.form=mapped spreads them over many"
+            )
+        self.runner = self._one.runner
+
+    def init(self) -> list[TrainState]:
+        """Fresh states of all members."""
+        init = jax.jit(self._init)
+        return [self.runner.replicate(init(place)) for place in self._places]
+
+    def split(self, state: list[TrainState]) -> list[TrainState]:
+        """Every member's own state."""
+        return state
+
+    def join(self, states: list[TrainState]) -> list[TrainState]:
+        """The inverse of :meth:`split`."""
+        return states
+
+    def rows(self, metrics: list[dict[str, np.ndarray]]) -> list[dict[str, float]]:
+        """Every member's metrics of one update."""
+        return [{name: float(v) for name, v in one.items()} for one in metrics]
+
+    def train_step(self, step: int) -> Callable:
+        """Update ``step`` of every member, each by the compiled program of its own phase."""
+        each = [self._phase(method.phase(step)) for method in self._methods]
+
+        def every(states: list[TrainState], batches: list[dict[str, jax.Array]]) -> Any:
+            placed = zip(self._places, states, strict=True)
+            done = [one(*given) for one, *given in zip(each, placed, batches, strict=True)]
+            return [state for (_, state), _ in done], [metrics for _, metrics in done]
+
+        return every
+
+    def _compile(self, phase: str) -> Callable:
+        def placed_step(placed: tuple[jax.Array, TrainState], batch: dict[str, jax.Array]) -> Any:
+            place, state = placed
+            state, metrics = self._step(phase, place, state, batch)
+            return (place, state), metrics
+
+        return self.runner.train(placed_step)
+
+    def predict_members(self, state: list[TrainState], split: data.Split) -> list[tuple[pd.DataFrame, float]]:
+        """Table and mean loss of every member."""
+
+        def predict(variables: list[Any], batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+            found = jax.device_get([self._one.predict_step(one, batch) for one in variables])
+            scores = {name: np.stack([one[name] for one in found], 1) for name in found[0]}
+            return scores | {"index": found[0]["index"]}
+
+        return self._tables(list(map(self.method.variables, state)), split, predict)

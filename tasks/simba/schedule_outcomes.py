@@ -1,0 +1,252 @@
+"""What the runs across sites say, schedule by schedule: whom each serves, what it sends, and what can be told from its features.
+
+A schedule is a way of learning from many sites: in one place (central), by averages, by a model that travels. Every run is
+scored on the same patients, so that differences are paired by seed and by patient.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from engine import config as run_config
+from engine import data
+from engine.config import Method, UserError
+from engine.explain import probes
+from engine.metrics.estimates import comparisons, intervals, seeds
+from engine.metrics.estimates.intervals import Estimate
+from engine.metrics.estimates.seeds import OverSeeds
+from engine.metrics.table import groupings
+from engine.metrics.table.table import UNKNOWN, Table, read_table
+from engine.training import program as evaluate
+from engine.training.writers import read_rows
+from tasks.kit.plan import run_folders
+from tasks.simba import bias_outcomes as outcomes
+from tasks.simba.sites import SITE, Measure, Spread, measured
+
+CENTRAL = "central"
+ORDER = (
+    CENTRAL, "FedAvg, equal weights", "FedAvg, by size", "FedProx, squared", "FedProx, norm", "travelling", "HarmonyTM", "FedTM",
+)  # fmt: skip
+BANDS = {"1 to 4": (1, 4), "5 to 19": (5, 19), "20 to 49": (20, 49), "50 or more": (50, 10**9)}
+COSTS = ("cycles", "transfers", "network_bytes", "optimizer_bytes")
+MIN_SCANS = 10  # of a site's test scans, where sites are compared one by one
+DRAWS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """One run across sites, and how it does on the test patients.
+
+    Attributes:
+      schedule: of :data:`ORDER`.
+      seed: of training.
+      scores: "accuracy" and "auroc".
+      bands: misclassification of the patients from sites with as many training scans, by :data:`BANDS`.
+      sites: misclassification of every site's patients.
+      wrong: [n] of every test patient, in one order for all runs.
+      site: [n] name of the patient's site.
+      cost: of the whole run: cycles, transfers and bytes; empty for central training.
+      curve: validation AUROC after so many cycles; of central training after so many passes over all images.
+      told: block -> label -> "accuracy" of its probe and "chance", of always saying the commonest class.
+    """
+
+    schedule: str
+    seed: int
+    scores: Mapping[str, Estimate]
+    bands: Mapping[str, Estimate]
+    sites: Mapping[str, Estimate]
+    wrong: Float[np.ndarray, " n"]
+    site: np.ndarray
+    cost: Mapping[str, int]
+    curve: Mapping[float, float]
+    told: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def schedule_name(method: Method) -> str:
+    """What a method's settings are called, of :data:`ORDER`."""
+    weights = {"equal": "equal weights", "size": "by size"}[method.site_weights]
+    return {
+        "erm": CENTRAL,
+        "fedavg": f"FedAvg, {weights}",
+        "fedprox": f"FedProx, {method.proximal}",
+        "travelling": "travelling",
+        "harmony_tm": "HarmonyTM",
+        "fedtm": "FedTM",
+    }[method.name]
+
+
+def _site_sizes(workdir: pathlib.Path, data_dir: pathlib.Path) -> dict[str, int]:
+    """Site -> training scans, of the cohort that a run was trained on."""
+    config = run_config.load(workdir).data
+    found = data.open_split(config.cohort, config.train_split, data_dir).columns[SITE].value_counts()
+    return {site: int(n) for site, n in found.items() if site != UNKNOWN}
+
+
+def of_run(workdir: pathlib.Path, sizes: Mapping[str, int]) -> Learned:
+    """What the evaluation of a run's last step says.
+
+    Args:
+      workdir: of a run on a cohort with an attribute ``site``.
+      sizes: site -> training scans.
+
+    Raises:
+      UserError: for a run without an evaluation on its test split.
+    """
+    config = run_config.load(workdir)
+    folder = evaluate.table_path(workdir, config.data.cohort, "test", 0).parent
+    steps = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
+    if not steps:
+        raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
+    step = steps[-1]
+    read = read_table(folder / f"{step:08d}.parquet")
+    frame = read.frame.sort_values("subject_id", ignore_index=True)
+    columns = Table(frame, read.schema).columns()
+    patient = intervals.subject_codes(frame["subject_id"])[0]
+    wrong = columns["called"] != columns["truth"]
+    size = frame[SITE].map(lambda site: sizes.get(site, 0)).to_numpy()
+
+    def error(rows: np.ndarray) -> Estimate:
+        return intervals.proportion(wrong[rows], patient[rows])
+
+    def in_band(ends: tuple[int, int]) -> np.ndarray:
+        return (size >= ends[0]) & (size <= ends[1])
+
+    rows = [r for r in read_rows(workdir / "metrics.jsonl") if r["split"] == "validation"]
+    passes = config.data.batch_size / sum(sizes.values())
+    (reached,) = (r for r in rows if r["step"] == step)
+    probed = probes.path(workdir, config.data.cohort, "test", step)
+    told: dict[str, dict[str, dict[str, float]]] = {}
+    for one in json.loads(probed.read_text())["probes"] if probed.exists() else ():
+        found = {"accuracy": one["accuracy"]["value"], "chance": one["chance"]}
+        told.setdefault(one["block"], {})[one["label"]] = found
+    levels = groupings.levels_of(frame, read.schema, SITE)
+    return Learned(
+        schedule=schedule_name(config.method),
+        seed=config.seed,
+        scores={
+            "accuracy": intervals.proportion(~wrong, patient),
+            "auroc": intervals.area(columns["truth"], columns["score"], patient),
+        },
+        bands={name: error(in_band(ends)) for name, ends in BANDS.items() if in_band(ends).any()},
+        sites={s: error((frame[SITE] == s).to_numpy()) for s in levels if s != UNKNOWN and (frame[SITE] == s).any()},
+        wrong=wrong.astype(np.float64),
+        site=frame[SITE].to_numpy(),
+        cost={k: int(reached[k]) for k in COSTS if k in reached},
+        curve={r.get("cycles", r["step"] * passes): r["auroc"] for r in rows},
+        told=told,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedules:
+    """Every run across sites.
+
+    Attributes:
+      runs: schedule -> its runs by seed, in the order of :data:`ORDER`.
+      sizes: site -> training scans.
+      left_out: what could not be read, with the reason.
+    """
+
+    runs: Mapping[str, Sequence[Learned]]
+    sizes: Mapping[str, int]
+    left_out: Sequence[tuple[str, str]] = ()
+
+
+def gather(folder: pathlib.Path, data_dir: pathlib.Path) -> Schedules | None:
+    """Reads every run across sites; None where there is none.
+
+    Args:
+      folder: of the study.
+      data_dir: where the cohort of the runs is prepared.
+    """
+    found: list[Learned] = []
+    left_out, sizes = [], {}
+    for workdir in run_folders(folder):
+        if not outcomes.is_across_sites(workdir, folder):
+            continue
+        try:
+            sizes = sizes or _site_sizes(workdir, data_dir)
+            found.append(of_run(workdir, sizes))
+        except UserError as error:
+            left_out.append(
+                (str(workdir.relative_to(folder / "runs")), str(error).replace(str(folder), "..."))
+            )
+    if not found and not left_out:
+        return None
+    ordered = sorted(found, key=lambda run: (ORDER.index(run.schedule), run.seed))
+    runs: dict[str, list[Learned]] = {}
+    for run in ordered:
+        runs.setdefault(run.schedule, []).append(run)
+    return Schedules(runs, sizes, left_out)
+
+
+def over(runs: Sequence[Learned], what: str) -> OverSeeds:
+    """Accuracy or AUROC (``auroc``) over the seeds of a schedule."""
+    return seeds.over_seeds([run.scores[what] for run in runs], (0.0, 1.0))
+
+
+def error_over(runs: Sequence[Learned], kind: str, name: str) -> OverSeeds:
+    """Misclassification in one of ``bands`` or ``sites`` over the seeds of a schedule."""
+    return seeds.over_seeds([getattr(run, kind)[name] for run in runs], (0.0, 1.0))
+
+
+def against(runs: Sequence[Learned], others: Sequence[Learned], what: str) -> OverSeeds | None:
+    """First minus second over the seeds that both have, paired by seed and by patient; None without one."""
+    second = {run.seed: run for run in others}
+    pairs = [(run.scores[what], second[run.seed].scores[what]) for run in runs if run.seed in second]
+    return seeds.over_seeds([seeds.combination(p, (1, -1)) for p in pairs]) if pairs else None
+
+
+def told_against(
+    runs: Sequence[Learned], others: Sequence[Learned], block: str, label: str
+) -> OverSeeds | None:
+    """Difference of probes' accuracies, paired by seed; its limits carry the seeds alone. None without probes of both."""
+    second = {run.seed: run for run in others if run.told}
+    pairs = [(run.told, second[run.seed].told) for run in runs if run.told and run.seed in second]
+    if not pairs:
+        return None
+    apart = [a[block][label]["accuracy"] - b[block][label]["accuracy"] for a, b in pairs]
+    return seeds.over_seeds([intervals.constant(x) for x in apart])
+
+
+def spread(
+    runs: Sequence[Learned], min_scans: int = MIN_SCANS, *, draws: int = DRAWS, seed: int = 0
+) -> Spread:
+    """How sites are served differently, with what chance alone gives; the SD has no limits.
+
+    Every site's rate is its mean over the runs; limits of the range by :func:`engine.metrics.estimates.seeds.largest_difference`. Chance
+    deals whole patients, with what every seed's model did to them, to the sites' places.
+
+    Args:
+      runs: of one schedule.
+      min_scans: fewest test scans of a site that counts.
+      draws: of the deal.
+      seed: of the deal.
+    """
+    names, code, scans = np.unique(runs[0].site, return_inverse=True, return_counts=True)
+    kept = [k for k, name in enumerate(names) if scans[k] >= min_scans and name != UNKNOWN]
+    rows = np.isin(code, kept)
+    place = np.searchsorted(kept, code[rows])
+    member = np.eye(len(kept))[place] / np.bincount(place)[place][:, None]
+    wrong = np.mean([run.wrong[rows] for run in runs], axis=0)
+    generator = np.random.default_rng(seed)
+    rates = wrong @ member
+    if len(kept) < 2:
+        nothing = Measure(*[np.nan] * 7)
+        return Spread(
+            min_scans, len(kept), int(rows.sum()), *[rates[0] if kept else np.nan] * 2, nothing, nothing
+        )
+    dealt = np.stack([generator.permutation(wrong) for _ in range(draws)]) @ member
+    levels = [[run.sites[names[k]] for run in runs] for k in kept]
+    limits = (
+        seeds.largest_difference(levels) if len(runs) > 1 else comparisons.max_min([e for (e,) in levels])
+    )
+    return Spread(
+        min_scans, len(kept), int(rows.sum()), float(rates.min()), float(rates.max()),
+        measured(float(np.ptp(rates)), (limits[1], min(limits[2], 1.0)), np.ptp(dealt, axis=1)),
+        measured(float(rates.std()), (np.nan, np.nan), dealt.std(axis=1)),
+    )  # fmt: skip
