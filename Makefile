@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install  ## prepare, train, evaluate and report on real input (about 5 minutes on 2 cores)
-	@$(BIN)/python -m launch.demo --workdir=$(WORKDIR)
+	@$(BIN)/python -m equipoise.launch.demo --workdir=$(WORKDIR)
 
 test: install  ## the default test suite, in two processes
 	@$(BIN)/python -m pytest -n 2
@@ -37,7 +37,7 @@ lint: install  ## ruff: lint and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 docs: install  ## write docs/cli.md from the code
-	@$(BIN)/python -m launch.reference > docs/cli.md
+	@$(BIN)/python -m equipoise.launch.reference > docs/cli.md
 
 bench: install  ## every program in benchmarks/ (peers from the extra [bench] where present)
 	@for f in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done

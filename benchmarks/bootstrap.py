@@ -21,11 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from equipoise.engine.metrics.estimates import comparisons, intervals
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.frame import disparities
+from equipoise.engine.metrics.resampling import bootstrap as resample
+
 from benchmarks import common
-from engine.metrics.estimates import comparisons, intervals
-from engine.metrics.formulas import registry
-from engine.metrics.frame import disparities
-from engine.metrics.resampling import bootstrap as resample
 
 try:
     import fairlearn.metrics as peer

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from equipoise.engine import models
+from equipoise.engine.models import layers
+from equipoise.engine.update import losses
+
 from benchmarks import common
-from engine import models
-from engine.models import layers
-from engine.update import losses
 
 try:
     import torch

@@ -3,7 +3,7 @@
     python benchmarks/input_pipeline.py [--rounds=5] [--subjects=200]
 
 Both give shuffled float32 batches in [0, 1] of the same synthetic brains (cohort simba/near_4mm, 40 x 56 x 48 voxels).
-Ours is engine.data.TrainBatches with its threads and read-ahead, as `equipoise train` uses it; the peer is nibabel in a
+Ours is equipoise.engine.data.TrainBatches with its threads and read-ahead, as `equipoise train` uses it; the peer is nibabel in a
 DataLoader without workers and with two, over .nii and over .nii.gz. Files are in the page cache; a worker's start is
 not counted, as it is paid once. The closing line is against the faster DataLoader over .nii.gz, the form that scans are
 mostly shared in; ratio is our time per volume over its time.
@@ -21,9 +21,10 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from equipoise.engine import data
+from equipoise.engine.config import Data
+
 from benchmarks import common
-from engine import data
-from engine.config import Data
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BATCH, WORKERS = 16, 2
@@ -33,7 +34,7 @@ def prepare(folder: pathlib.Path, subjects: int) -> str:
     """Prepares the cohort with the program that users call; returns its name."""
     words = ["--cohort=simba/near_4mm", f"--options=subjects={subjects}", f"--data_dir={folder}"]
     done = subprocess.run(
-        [sys.executable, "-m", "launch", "prepare", *words],
+        [sys.executable, "-m", "equipoise.launch", "prepare", *words],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

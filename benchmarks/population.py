@@ -2,8 +2,8 @@
 
     python benchmarks/population.py [--members=16] [--size=16] [--batch=8] [--rounds=5] [--form=auto]
 
-Both sides are this project's own: an engine.training.population machine, in the form that it takes on these devices (mapped over
-models on accelerators, by turns on a CPU), and engine.training.program.Program's step called for every run in turn. Batches are on the device before the clock starts. The closing line
+Both sides are this project's own: an equipoise.engine.training.population machine, in the form that it takes on these devices (mapped over
+models on accelerators, by turns on a CPU), and equipoise.engine.training.program.Program's step called for every run in turn. Batches are on the device before the clock starts. The closing line
 compares one update of all members; ratio is the population's time over that of the separate runs. Compilation is timed
 beside it: the population compiles once, where separate runs compile each in its own process.
 """
@@ -18,12 +18,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from equipoise.engine import config as run_config
+from equipoise.engine.config import Data, Model, Optimizer, Run, Task
+from equipoise.engine.training import population
+from equipoise.engine.training import program as evaluate
+from equipoise.tasks.kinds.classification import Classification
+
 from benchmarks import common
-from engine import config as run_config
-from engine.config import Data, Model, Optimizer, Run, Task
-from engine.training import population
-from engine.training import program as evaluate
-from tasks.kinds.classification import Classification
 
 FEATURES = (8, 16, 32)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/train_step.py [--rounds=5] [--only=TEXT]
 
-Ours is the step that `equipoise train` runs: engine.training.step.make_train_step, compiled by the runner, the old state's memory
+Ours is the step that `equipoise train` runs: equipoise.engine.training.step.make_train_step, compiled by the runner, the old state's memory
 reused. PyTorch's is an eager loop over the same layers, widths and optimizer, in its default memory layout and in
 channels_last. Both start from the same stored bytes, use every core, and get their large buffers in huge pages: the
 program starts itself again with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the demo does. The closing line is of the
@@ -23,12 +23,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from equipoise.engine import mesh, models
+from equipoise.engine.config import Data, Model, Optimizer, Run, Task
+from equipoise.engine.training.step import init_state, make_train_step
+from equipoise.engine.update import optim
+from equipoise.tasks.kinds.classification import Classification
+
 from benchmarks import common
-from engine import mesh, models
-from engine.config import Data, Model, Optimizer, Run, Task
-from engine.training.step import init_state, make_train_step
-from engine.update import optim
-from tasks.kinds.classification import Classification
 
 NETWORKS = {  # model, its fields, batch, [*spatial, channel]
     "SFCN": ("sfcn", {}, 4, (64, 64, 64, 1)),

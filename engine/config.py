@@ -1,4 +1,4 @@
-"""The run configuration: typed dataclasses, and what makes two the same run; :mod:`engine.validation` says which are valid.
+"""The run configuration: typed dataclasses, and what makes two the same run; :mod:`equipoise.engine.validation` says which are valid.
 
 A run file (``tasks/<study>/runs.py``) returns a :class:`Run`; the command line overrides single fields
 (``--config.optimizer.learning_rate=1e-4``). The dataclasses are not frozen because the flags write into them.
@@ -57,7 +57,7 @@ class Task:
 
 @dataclasses.dataclass
 class Model:
-    """Which network: a name in `engine.models`, or `my_pkg.module:Class`."""
+    """Which network: a name in `equipoise.engine.models`, or `my_pkg.module:Class`."""
 
     name: str = "cnn"
     args: dict[str, Any] = dataclasses.field(default_factory=dict)  # the network's own fields

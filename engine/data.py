@@ -16,11 +16,10 @@ import grain
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
+from equipoise.engine import mesh
+from equipoise.engine.config import Data, UserError, did_you_mean
+from equipoise.engine.transforms import spatial
 from jaxtyping import Int
-
-from engine import mesh
-from engine.config import Data, UserError, did_you_mean
-from engine.transforms import spatial
 
 MASK = "mask"  # the label of a task whose target is the mask
 

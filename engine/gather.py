@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-
-from engine import config as run_config
-from engine.config import Run, UserError, did_you_mean
-from engine.metrics.table import table
-from engine.metrics.table.table import Table
-from engine.training import program as evaluate
-from engine.training.writers import read_rows
+from equipoise.engine import config as run_config
+from equipoise.engine.config import Run, UserError, did_you_mean
+from equipoise.engine.metrics.table import table
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.writers import read_rows
 
 _LEADS = ("kind", "name", "cohort")  # fields that name a method best, in this order
 _ABSENT = "–"

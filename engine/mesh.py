@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from equipoise.engine.config import Run, UserError
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from engine.config import Run, UserError
 
 
 class JitRunner:

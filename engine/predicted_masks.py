@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from absl import logging
+from equipoise.engine import data, mesh
+from equipoise.engine.config import Data, Run, UserError
+from equipoise.engine.metrics.formulas import segmentation
+from equipoise.engine.metrics.table.table import UNKNOWN
+from equipoise.engine.training.step import make_preprocess
+from equipoise.engine.transforms import masks, spatial
 from jaxtyping import Float, Integer
-
-from engine import data, mesh
-from engine.config import Data, Run, UserError
-from engine.metrics.formulas import segmentation
-from engine.metrics.table.table import UNKNOWN
-from engine.training.step import make_preprocess
-from engine.transforms import masks, spatial
 
 COLUMN = "predicted_mask"
 

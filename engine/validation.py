@@ -2,7 +2,16 @@
 
 import dataclasses
 
-from engine.config import METHOD_SETTINGS, Method, Run, Task, UserError, did_you_mean, flatten, to_dict
+from equipoise.engine.config import (
+    METHOD_SETTINGS,
+    Method,
+    Run,
+    Task,
+    UserError,
+    did_you_mean,
+    flatten,
+    to_dict,
+)
 
 _TASK_SETTINGS = {
     "classification": ("threshold",),

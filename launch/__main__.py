@@ -22,7 +22,7 @@ import importlib
 import pathlib
 import sys
 
-from engine.config import did_you_mean
+from equipoise.engine.config import did_you_mean
 
 COMMANDS = ("prepare", "train", "evaluate", "report", "audit", "probe", "sweep", "study", "demo")
 
@@ -41,9 +41,9 @@ def main() -> None:
         sys.exit(2)
     # Modules of the user's own, that flags name, are in the folder they stand in; last, so that none of ours is hidden.
     sys.path.append(str(pathlib.Path.cwd()))
-    from launch import program
+    from equipoise.launch import program
 
-    command = importlib.import_module(f"launch.{words[0]}")
+    command = importlib.import_module(f"equipoise.launch.{words[0]}")
     program.run(command.main, [f"equipoise {words[0]}", *words[1:]])
 
 

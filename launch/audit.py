@@ -38,8 +38,7 @@ import shlex
 import sys
 
 from absl import flags
-
-from launch import program
+from equipoise.launch import program
 
 _TABLE = flags.DEFINE_string("table", None, "CSV or Parquet file, one row per image.")
 _TARGET = flags.DEFINE_list("target", [], "Column of the truth; for several labels, one 0/1 column each.")
@@ -120,7 +119,7 @@ _PRIVATE = ("table", "out", "pred_dir", "ref_dir", "attributes", "policy")
 
 def _named(words, flag):
     """``resnet=p1,vit=p2`` -> {"resnet": "p1", "vit": "p2"}; a bare column is its own name."""
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     found = {}
     for word in words:
@@ -132,7 +131,7 @@ def _named(words, flag):
 
 
 def _bins():
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     found = {}
     for text in _BINS.value:
@@ -150,7 +149,7 @@ def _bins():
 
 
 def _pairs(words, flag, example):
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     if not all(":" in word for word in words):
         raise UserError(f"--{flag}={','.join(words)}: write {example}")
@@ -173,8 +172,8 @@ def _roles():
     Raises:
       UserError: when a flag is missing for the task.
     """
-    from engine.config import UserError
-    from engine.metrics.table import reader
+    from equipoise.engine.config import UserError
+    from equipoise.engine.metrics.table import reader
 
     task, classes = _task(), _named(_CLASS_SCORES.value, "class_scores")
     if task in ("multiclass", "multilabel"):
@@ -201,8 +200,8 @@ def _roles():
 
 def _references(table):
     """Attribute or intersection -> reference level: the one asked for, else the largest, crossed where someone is in it."""
-    from engine.config import UserError, did_you_mean
-    from engine.metrics.table.table import UNKNOWN
+    from equipoise.engine.config import UserError, did_you_mean
+    from equipoise.engine.metrics.table.table import UNKNOWN
 
     found = _pairs(_REFERENCE.value, "reference", "ATTRIBUTE:LEVEL, such as race:White")
     for name, level in found.items():
@@ -230,11 +229,11 @@ def _references(table):
 
 def _read(roles):
     """The table, or what the masks say."""
-    from engine.metrics.table import reader
+    from equipoise.engine.metrics.table import reader
 
     if not _PRED_DIR.value:
         return reader.read(pathlib.Path(_TABLE.value), roles)
-    from engine.metrics.table import mask_folders as masks
+    from equipoise.engine.metrics.table import mask_folders as masks
 
     paths = (pathlib.Path(flag.value) for flag in (_PRED_DIR, _REF_DIR, _ATTRIBUTES))
     structures = masks.name_structures(_STRUCTURES.value) if _STRUCTURES.value else None
@@ -255,7 +254,7 @@ def made_by():
 def main() -> int:
     """Audits; the exit code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a GPU is left to those who train on it
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     if not _OUT.value:
         raise UserError("no --out: name the folder to write to")
@@ -281,11 +280,11 @@ def main() -> int:
     output = pathlib.Path(_OUT.value).expanduser()
     roles = _roles()
 
-    from engine.metrics.comparing import paired
-    from engine.metrics.decisions import policy as policies
-    from engine.metrics.table import thresholds
-    from engine.report.single import adjusted, audit, comparison, policy
-    from engine.report.single import contents as content
+    from equipoise.engine.metrics.comparing import paired
+    from equipoise.engine.metrics.decisions import policy as policies
+    from equipoise.engine.metrics.table import thresholds
+    from equipoise.engine.report.single import adjusted, audit, comparison, policy
+    from equipoise.engine.report.single import contents as content
 
     rules = policies.read(_POLICY.value) if _POLICY.value else None
     table = thresholds.reported(

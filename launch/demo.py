@@ -13,9 +13,8 @@ import sys
 import time
 
 from absl import flags
-
-from launch import execution, program
-from tasks.kit.plan import Chain, Stage
+from equipoise.launch import execution, program
+from equipoise.tasks.kit.plan import Chain, Stage
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder for the run and its report.")
 

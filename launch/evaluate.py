@@ -19,8 +19,7 @@ each class and group (true positives and true negatives of a binary label). A re
 import pathlib
 
 from absl import flags
-
-from launch import program
+from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _COHORT = flags.DEFINE_list(
@@ -42,8 +41,8 @@ _SALIENCY_NOISE = flags.DEFINE_float(
 
 def main() -> None:
     """Evaluates."""
-    from engine import config as run_config
-    from engine.config import UserError
+    from equipoise.engine import config as run_config
+    from equipoise.engine.config import UserError
 
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder of a run")
@@ -53,13 +52,12 @@ def main() -> None:
 
     import numpy as np
     import rich.progress
-
-    from engine import data, mesh
-    from engine import predicted_masks as segments
-    from engine.metrics.table.table import read_table, write_table
-    from engine.training import population
-    from engine.training import program as evaluate
-    from tasks import make_task
+    from equipoise.engine import data, mesh
+    from equipoise.engine import predicted_masks as segments
+    from equipoise.engine.metrics.table.table import read_table, write_table
+    from equipoise.engine.training import population
+    from equipoise.engine.training import program as evaluate
+    from equipoise.tasks import make_task
 
     program.join_hosts()
     tell = print if mesh.is_main() else lambda _: None

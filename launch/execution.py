@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-
-from engine.config import UserError
-from launch import program
-from tasks.kit.plan import Chain, Plan
+from equipoise.engine.config import UserError
+from equipoise.launch import program
+from equipoise.tasks.kit.plan import Chain, Plan
 
 PREEMPTED = 75
 _POLL_SECONDS = 0.5
@@ -100,7 +99,7 @@ class Work:
         signatures, number = _signatures(self.chain), len(self.chain.stages)
         for place in self.todo():
             stage = self.chain.stages[place]
-            words = [sys.executable, "-m", "launch", *stage.command, f"--data_dir={self.data_dir}"]
+            words = [sys.executable, "-m", "equipoise.launch", *stage.command, f"--data_dir={self.data_dir}"]
             head = f"\n[{self.chain.name} {place + 1}/{number}] {stage.title}\n  $ equipoise {shlex.join(stage.command)}"
             start = time.perf_counter()
             given = _ENVIRONMENT | os.environ | self.environment

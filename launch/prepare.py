@@ -21,8 +21,7 @@ import json
 import pathlib
 
 from absl import flags
-
-from launch import program
+from equipoise.launch import program
 
 _COHORT = flags.DEFINE_string(
     "cohort", None, "NAME, NAME/CONFIG, or my_pkg.module:Builder for a builder of your own."
@@ -82,9 +81,9 @@ _TABLE_FLAGS = (
 
 def main() -> None:
     """Prepares, or lists."""
-    from data_builders.base import catalogue
-    from data_builders.table.builder import Table
-    from engine.config import UserError
+    from equipoise.data_builders.base import catalogue
+    from equipoise.data_builders.table.builder import Table
+    from equipoise.engine.config import UserError
 
     if _LIST.value:
         for entry in catalogue.list_cohorts():

@@ -19,8 +19,7 @@ import pathlib
 import shutil
 
 from absl import flags
-
-from launch import program
+from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _LABELS = flags.DEFINE_list(
@@ -44,9 +43,8 @@ _KEEP = flags.DEFINE_bool("keep_features", False, "Keep the activations in WORKD
 def _codes(split, names):
     """Name -> class of each image, -1 where unknown, and the names of the classes."""
     import numpy as np
-
-    from engine.config import UserError, did_you_mean
-    from engine.metrics.table.table import UNKNOWN
+    from equipoise.engine.config import UserError, did_you_mean
+    from equipoise.engine.metrics.table.table import UNKNOWN
 
     kinds = {group: split.vocabulary(group) for group in ("labels", "attributes")}
     known = [k for found in kinds.values() for k, levels in found.items() if levels is not None]
@@ -74,8 +72,8 @@ def _codes(split, names):
 
 def main() -> None:
     """Probes."""
-    from engine import config as run_config
-    from engine.config import UserError
+    from equipoise.engine import config as run_config
+    from equipoise.engine.config import UserError
 
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder of a run")
@@ -83,13 +81,12 @@ def main() -> None:
     config = run_config.load(root)
 
     import rich.progress
-
-    from engine import data
-    from engine.explain import features, probes
-    from engine.metrics.estimates.intervals import subject_codes
-    from engine.training import population
-    from engine.training import program as evaluate
-    from tasks import make_task
+    from equipoise.engine import data
+    from equipoise.engine.explain import features, probes
+    from equipoise.engine.metrics.estimates.intervals import subject_codes
+    from equipoise.engine.training import population
+    from equipoise.engine.training import program as evaluate
+    from equipoise.tasks import make_task
 
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
     split = data.open_split(_COHORT.value or config.data.cohort, _SPLIT.value, program.data_dir())

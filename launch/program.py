@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
-
-from engine.config import Run, UserError, did_you_mean
-from engine.validation import validate
+from equipoise.engine.config import Run, UserError, did_you_mean
+from equipoise.engine.validation import validate
 
 if TYPE_CHECKING:
-    from engine.metrics.decisions.policy import Verdict
+    from equipoise.engine.metrics.decisions.policy import Verdict
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -83,7 +82,7 @@ def locate_config(value: str) -> str:
         if not path.exists():
             raise UserError(f"--config: no file {path}")
         return f"{path}{suffix}"
-    module = where if "." in where else f"tasks.{where}.runs"
+    module = where if "." in where else f"equipoise.tasks.{where}.runs"
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
@@ -115,7 +114,7 @@ def load_run(value: str) -> Run:
 
 def shipped_studies() -> list[str]:
     """Names of the studies that have run files."""
-    import tasks
+    from equipoise import tasks
 
     return sorted(p.parent.name for root in tasks.__path__ for p in pathlib.Path(root).glob("*/runs.py"))
 
@@ -149,7 +148,9 @@ def read_config(holder: flags.FlagHolder[Run]) -> Run:
     if config is None:
         raise UserError("no --config: name a run, e.g. --config=simba:near")
     if not isinstance(config, Run):
-        raise UserError(f"--config: get_config returned {type(config).__name__}, not an engine.config.Run")
+        raise UserError(
+            f"--config: get_config returned {type(config).__name__}, not an equipoise.engine.config.Run"
+        )
     for given in flags.FLAGS.model_args:
         name, equals, value = given.partition("=")
         if not equals:
@@ -178,7 +179,7 @@ def define_hosts() -> None:
 
 def join_hosts() -> None:
     """Joins the other processes of the job, where the flags say that there are others."""
-    from engine import mesh
+    from equipoise.engine import mesh
 
     values = flags.FLAGS
     if values.distributed or values.coordinator:
@@ -203,7 +204,7 @@ def _prepare_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def _config_fields() -> list[str]:
-    from engine.config import flatten, to_dict
+    from equipoise.engine.config import flatten, to_dict
 
     return [name for name, _ in flatten(to_dict(Run()))]
 
@@ -248,7 +249,7 @@ def _catch(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        from engine.training.loop import Preempted
+        from equipoise.engine.training.loop import Preempted
 
         if isinstance(error, Preempted):
             print(error, file=sys.stderr)

@@ -9,15 +9,18 @@ import re
 import subprocess
 import sys
 
-from engine import config as run_config
-from launch.__main__ import COMMANDS
+from equipoise.engine import config as run_config
+from equipoise.launch.__main__ import COMMANDS
 
 _FIELD = re.compile(r"^    (?P<name>\w+): [^#=]+(= (?P<default>.*?))?(  # (?P<comment>.*))?$")
 
 
 def _help(command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "launch", command, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "equipoise.launch", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return f"## equipoise {command}\n\n```text\n{done.stdout.strip()}\n```\n"
 

@@ -31,8 +31,7 @@ import pathlib
 import re
 
 from absl import flags, logging
-
-from launch import program
+from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _COHORT = flags.DEFINE_string(
@@ -77,8 +76,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 def _choose_step(workdir, config, cohort, split, wanted):
     """The evaluated step to report; where there is none, the error says which command makes it."""
-    from engine.config import UserError
-    from engine.training import program as evaluate
+    from equipoise.engine.config import UserError
+    from equipoise.engine.training import program as evaluate
 
     folder = evaluate.table_path(workdir, cohort, split, 0).parent
     there = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
@@ -98,8 +97,8 @@ def _choose_step(workdir, config, cohort, split, wanted):
 
 def _cohort_files(cohort):
     """(metadata, cohort report) of a prepared cohort; both empty, with a warning, where it is not prepared here."""
-    from engine import data
-    from engine.config import UserError
+    from equipoise.engine import data
+    from equipoise.engine.config import UserError
 
     try:
         builder = data.open_builder(cohort, program.data_dir())
@@ -115,9 +114,9 @@ def _of_masks(config, table, path, groups):
     if table.schema.kind != "values":
         return {"models": {}}
 
-    from engine import data
-    from engine import predicted_masks as segments
-    from engine.config import UserError
+    from equipoise.engine import data
+    from equipoise.engine import predicted_masks as segments
+    from equipoise.engine.config import UserError
 
     found = {"notes": (segments.note(config.task.tolerance),)}
     if not _WORST.value or not segments.path(path).exists():
@@ -136,15 +135,15 @@ def _of_masks(config, table, path, groups):
 def _study_sections(context):
     """What ``tasks/<first part of the cohort's name>/analysis.py`` adds, where there is one."""
     study = context.cohort.split("/")[0]
-    known = study.isidentifier() and importlib.util.find_spec(f"tasks.{study}")
-    if not known or not importlib.util.find_spec(f"tasks.{study}.analysis"):
+    known = study.isidentifier() and importlib.util.find_spec(f"equipoise.tasks.{study}")
+    if not known or not importlib.util.find_spec(f"equipoise.tasks.{study}.analysis"):
         return []
-    return importlib.import_module(f"tasks.{study}.analysis").sections(context)
+    return importlib.import_module(f"equipoise.tasks.{study}.analysis").sections(context)
 
 
 def _folders(pattern):
     """Folders that a glob matches, in the order of their names, numbers by value; at least one of them a run."""
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     pattern = str(pathlib.Path(pattern).expanduser())
     matched = [pathlib.Path(p) for p in glob.glob(pattern, recursive=True)]  # noqa: PTH207
@@ -161,7 +160,7 @@ def _folders(pattern):
 
 def _many() -> None:
     """Reports many runs."""
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     if _WORKDIR.value:
         raise UserError("--runs and --workdir exclude each other: one report is of many runs or of one")
@@ -171,13 +170,12 @@ def _many() -> None:
 
     import rich.console
     import rich.progress
-
-    from engine import gather as runs
-    from engine.metrics.comparing import methods as over_runs
-    from engine.metrics.frame import evaluate as frame
-    from engine.report.many import context as runs_context
-    from engine.report.many import sections as page
-    from engine.report.single import audit, findings
+    from equipoise.engine import gather as runs
+    from equipoise.engine.metrics.comparing import methods as over_runs
+    from equipoise.engine.metrics.frame import evaluate as frame
+    from equipoise.engine.report.many import context as runs_context
+    from equipoise.engine.report.many import sections as page
+    from equipoise.engine.report.single import audit, findings
 
     def choose(folder, config, cohort):
         return _choose_step(folder, config, cohort, _SPLIT.value, _STEP.value)
@@ -234,8 +232,8 @@ def _many() -> None:
 
 def main() -> int:
     """Reports; the exit code."""
-    from engine import config as run_config
-    from engine.config import UserError
+    from equipoise.engine import config as run_config
+    from equipoise.engine.config import UserError
 
     if _RUNS.value:
         _many()
@@ -250,14 +248,13 @@ def main() -> int:
     config = run_config.load(workdir)
 
     import numpy as np
-
-    from engine.metrics.decisions import policy as policies
-    from engine.metrics.table import table
-    from engine.report.single import audit, policy
-    from engine.report.single import contents as content
-    from engine.training import population
-    from engine.training import program as evaluate
-    from engine.training.writers import read_rows
+    from equipoise.engine.metrics.decisions import policy as policies
+    from equipoise.engine.metrics.table import table
+    from equipoise.engine.report.single import audit, policy
+    from equipoise.engine.report.single import contents as content
+    from equipoise.engine.training import population
+    from equipoise.engine.training import program as evaluate
+    from equipoise.engine.training.writers import read_rows
 
     rules = policies.read(_POLICY.value) if _POLICY.value else None
     members = population.folders(workdir, config)

@@ -17,8 +17,7 @@ import importlib.util
 import pathlib
 
 from absl import flags
-
-from launch import execution, program
+from equipoise.launch import execution, program
 
 _STUDY = flags.DEFINE_string(
     "study",
@@ -37,15 +36,15 @@ execution.define_flags()
 
 def shipped() -> list[str]:
     """Names of the studies that come with a plan."""
-    import tasks
+    from equipoise import tasks
 
     return sorted(p.parent.name for root in tasks.__path__ for p in pathlib.Path(root).glob("*/study.py"))
 
 
 def _module(name):
-    from engine.config import UserError, did_you_mean
+    from equipoise.engine.config import UserError, did_you_mean
 
-    where = name if "." in name else f"tasks.{name}.study"
+    where = name if "." in name else f"equipoise.tasks.{name}.study"
     try:
         spec = importlib.util.find_spec(where)
     except ModuleNotFoundError:
@@ -59,7 +58,7 @@ def _module(name):
 
 def main() -> int:
     """Studies."""
-    from engine.config import UserError, did_you_mean
+    from equipoise.engine.config import UserError, did_you_mean
 
     if _LIST.value:
         for name in shipped():

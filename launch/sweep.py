@@ -18,9 +18,8 @@ import re
 import sys
 
 from absl import flags
-
-from launch import execution, program
-from tasks.kit.plan import Chain, Stage
+from equipoise.launch import execution, program
+from equipoise.tasks.kit.plan import Chain, Stage
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.")
 _GRID = flags.DEFINE_multi_string(
@@ -38,7 +37,7 @@ _OUTER_COMMAS = re.compile(r",(?![^()\[\]{}]*[)\]}])")
 
 def _axes():
     """(field, values as written) of every --grid."""
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     found = {}
     for text in _GRID.value:
@@ -68,9 +67,9 @@ def _value(text):
 
 def _check(cell):
     """Refuses a cell that training would refuse, before anything runs."""
-    from engine import config as run_config
-    from engine import validation
-    from engine.config import UserError, did_you_mean, flatten, to_dict
+    from equipoise.engine import config as run_config
+    from equipoise.engine import validation
+    from equipoise.engine.config import UserError, did_you_mean, flatten, to_dict
 
     known = [name for name, _ in flatten(to_dict(run_config.Run()))]
     changes = {}
@@ -104,7 +103,7 @@ def cells():
     Raises:
       UserError: for a grid that cannot be run.
     """
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     axes, found = _axes(), {}
     base = next((w.split("=", 1)[1] for w in sys.argv[1:] if w.startswith(("--config=", "-config="))), None)
@@ -125,7 +124,7 @@ def cells():
 
 def _field(words, name):
     """What a cell's words make of a field, as text."""
-    from engine.config import flatten, to_dict
+    from equipoise.engine.config import flatten, to_dict
 
     given = [w.partition("=")[2] for w in words if w.lstrip("-").startswith(f"config.{name}=")]
     base = next(w.partition("=")[2] for w in words if w.startswith("--config="))
@@ -152,7 +151,7 @@ def _reports(folder, found):
 
 def main() -> int:
     """Sweeps."""
-    from engine.config import UserError
+    from equipoise.engine.config import UserError
 
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the sweep's folder")

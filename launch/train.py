@@ -42,8 +42,7 @@ import json
 import pathlib
 
 from absl import flags
-
-from launch import program
+from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, created or continued.")
 _CONFIG = program.define_config()
@@ -52,7 +51,7 @@ program.define_hosts()
 
 def main() -> None:
     """Trains."""
-    from engine import config as run_config
+    from equipoise.engine import config as run_config
 
     config = program.read_config(_CONFIG)
     if flags.FLAGS.print_config:
@@ -62,9 +61,9 @@ def main() -> None:
         raise run_config.UserError("no --workdir: name the run's folder, e.g. --workdir=runs/near")
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
 
-    from engine import data, mesh
-    from engine.training import loop
-    from tasks import make_task
+    from equipoise.engine import data, mesh
+    from equipoise.engine.training import loop
+    from equipoise.tasks import make_task
 
     program.join_hosts()
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())

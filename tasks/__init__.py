@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from engine.config import UserError, did_you_mean
+from equipoise.engine.config import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from engine import data
-    from engine.config import Run
-    from engine.training.step import TaskKind
+    from equipoise.engine import data
+    from equipoise.engine.config import Run
+    from equipoise.engine.training.step import TaskKind
 
 KINDS = ("classification", "segmentation")
 
@@ -26,4 +26,4 @@ def make_task(config: Run, split: data.Split) -> TaskKind:
         raise UserError(
             f"--config.task.kind={kind!r} is none of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}"
         )
-    return importlib.import_module(f"tasks.kinds.{kind}").make(config, split)
+    return importlib.import_module(f"equipoise.tasks.kinds.{kind}").make(config, split)

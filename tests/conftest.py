@@ -36,7 +36,7 @@ def _tiny_workdir(tiny_data_dir, tmp_path_factory):
 @pytest.fixture
 def tiny_run(_tiny_workdir, tmp_path):
     """(configuration, workdir) of a finished run; the workdir is a copy that a test may spoil."""
-    from engine import config
+    from equipoise.engine import config
 
     workdir = tmp_path / "tiny_run"
     shutil.copytree(_tiny_workdir, workdir)

@@ -37,7 +37,7 @@ def environment(devices: int = 1) -> dict[str, str]:
 def equipoise(*words: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
     """Runs ``equipoise WORDS`` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "launch", *map(str, words)],
+        [sys.executable, "-m", "equipoise.launch", *map(str, words)],
         env=environment(devices),
         cwd=ROOT,
         capture_output=True,
@@ -88,7 +88,7 @@ def train_words(workdir: pathlib.Path, data_dir: pathlib.Path, *more: str, run: 
 def start(*words: str) -> subprocess.Popen:
     """Starts ``equipoise WORDS`` and does not wait."""
     return subprocess.Popen(
-        [sys.executable, "-m", "launch", *map(str, words)],
+        [sys.executable, "-m", "equipoise.launch", *map(str, words)],
         env=environment(),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
@@ -121,9 +121,9 @@ def parameters(
     """Every array of a checkpoint's state, restored by a process that may use 64 bits."""
     code = (
         "import sys, pathlib, jax, numpy as np\n"
-        "from engine import config, data\n"
-        "from engine.training import program as evaluate\n"
-        "from tasks import make_task\n"
+        "from equipoise.engine import config, data\n"
+        "from equipoise.engine.training import program as evaluate\n"
+        "from equipoise.tasks import make_task\n"
         "workdir, data_dir, step, out = sys.argv[1:]\n"
         "run = config.load(pathlib.Path(workdir))\n"
         "split = data.open_split(run.data.cohort, 'train', pathlib.Path(data_dir))\n"

@@ -11,9 +11,7 @@ from tests import launching
 
 DOCS = launching.ROOT / "docs"
 FENCE = re.compile(r"^```(python|yaml|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-PROGRAMS = (
-    f"equipoise() {{ '{sys.executable}' -P -m launch \"$@\"; }}\npython() {{ '{sys.executable}' \"$@\"; }}\n"
-)
+PROGRAMS = f"equipoise() {{ '{sys.executable}' -P -m equipoise.launch \"$@\"; }}\npython() {{ '{sys.executable}' \"$@\"; }}\n"
 
 
 def run(commands, folder):

@@ -1,9 +1,8 @@
 """Cohorts made in a moment by the real builder: labels of volumes, and masks of pictures and volumes."""
 
 import numpy as np
-
-from data_builders.base.cohort import Cohort, Scan, Schema
-from data_builders.base.readers import Pixels
+from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import Pixels
 
 
 class Tiny(Cohort):

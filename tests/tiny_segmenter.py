@@ -4,8 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-
-from engine.models import layers
+from equipoise.engine.models import layers
 
 
 class Model(nn.Module):

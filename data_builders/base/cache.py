@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import rich.progress
 import rich.text
-
-from data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan
 
 Item = TypeVar("Item")
 

@@ -5,14 +5,14 @@ import importlib
 import pathlib
 from typing import Any
 
-from data_builders.base.cohort import Cohort
-from engine.config import UserError, did_you_mean
+from equipoise.data_builders.base.cohort import Cohort
+from equipoise.engine.config import UserError, did_you_mean
 
 COHORTS = {
-    "fundus_phantom": "data_builders.fundus_phantom.builder:FundusPhantom",
-    "harvard_fairseg": "data_builders.harvard.fairseg:HarvardFairseg",
-    "simba": "data_builders.simba.builder:Simba",
-    "table": "data_builders.table.builder:Table",
+    "fundus_phantom": "equipoise.data_builders.fundus_phantom.builder:FundusPhantom",
+    "harvard_fairseg": "equipoise.data_builders.harvard.fairseg:HarvardFairseg",
+    "simba": "equipoise.data_builders.simba.builder:Simba",
+    "table": "equipoise.data_builders.table.builder:Table",
 }
 """Name of every cohort that ships -> its builder, ``module:Class``."""
 
@@ -64,7 +64,7 @@ def find_builder(
             raise UserError(f"--cohort={name}: {error}") from error
         if not (isinstance(cls, type) and issubclass(cls, Cohort)):
             raise UserError(
-                f"--cohort={name}: the class is not a subclass of data_builders.base.cohort.Cohort"
+                f"--cohort={name}: the class is not a subclass of equipoise.data_builders.base.cohort.Cohort"
             )
     elif base in COHORTS:
         cls = _import(COHORTS[base])

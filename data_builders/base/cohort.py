@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-
-from data_builders.base import cache, splits
-from data_builders.base.readers import Pixels, UnreadableScan
-from engine.config import UserError, did_you_mean
+from equipoise.data_builders.base import cache, splits
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.engine.config import UserError, did_you_mean
 
 UNKNOWN = "unknown"
 
@@ -35,9 +34,9 @@ class Schema:
       positive: label -> its positive class.
       has_mask: whether examples hold a mask [*spatial] of codes.
       metadata: JSON values that an analysis must know of the cohort. Reports read three, each of which any cohort may
-        give: ``regions``, name -> mask of :func:`engine.transforms.masks.encode_mask`, outlined on saliency maps;
+        give: ``regions``, name -> mask of :func:`equipoise.engine.transforms.masks.encode_mask`, outlined on saliency maps;
         ``region_names``, the same names -> words; ``label_map``, for scores of every region: ``labels`` of
-        :func:`engine.transforms.masks.encode_labels` on the images' grid, ``names``, label (as text) -> words, and
+        :func:`equipoise.engine.transforms.masks.encode_labels` on the images' grid, ``names``, label (as text) -> words, and
         ``marked``, name -> label of those that are pointed out. Of masks: ``mask_classes``, the name of every code, the
         background first; ``structures``, name -> classes whose union is scored, by default each class but the first;
         ``ratios``, name -> ``{"kind": "area" or "extent", "of": structure, "to": structure}`` and of an extent ``axis``,

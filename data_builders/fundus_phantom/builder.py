@@ -17,14 +17,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-
-from data_builders.base.cohort import Cohort, Scan, Schema
-from data_builders.base.readers import Pixels
-from data_builders.fundus_phantom.config import CONFIGS, FundusConfig, make_config
-from data_builders.fundus_phantom.design import FRACTIONS, design_subjects
-from data_builders.fundus_phantom.render import draw_eye
-from data_builders.harvard.fairseg import MASK_CLASSES, RATIOS, STRUCTURES
-from data_builders.harvard.family import ATTRIBUTES
+from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import Pixels
+from equipoise.data_builders.fundus_phantom.config import CONFIGS, FundusConfig, make_config
+from equipoise.data_builders.fundus_phantom.design import FRACTIONS, design_subjects
+from equipoise.data_builders.fundus_phantom.render import draw_eye
+from equipoise.data_builders.harvard.fairseg import MASK_CLASSES, RATIOS, STRUCTURES
+from equipoise.data_builders.harvard.family import ATTRIBUTES
 
 
 class FundusPhantom(Cohort):

@@ -5,10 +5,9 @@ import math
 from typing import Any
 
 import tensorflow_datasets as tfds
-
-from data_builders.base import settings
-from data_builders.harvard.family import ATTRIBUTES
-from engine.config import UserError, did_you_mean
+from equipoise.data_builders.base import settings
+from equipoise.data_builders.harvard.family import ATTRIBUTES
+from equipoise.engine.config import UserError, did_you_mean
 
 GROUPS = ATTRIBUTES["race"].levels
 DIFFICULTIES = ("contrast", "blur", "cup")

@@ -8,11 +8,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from data_builders.base import splits
-from data_builders.fundus_phantom.config import FundusConfig
-from data_builders.harvard.family import ATTRIBUTES
-from engine import rng
+from equipoise.data_builders.base import splits
+from equipoise.data_builders.fundus_phantom.config import FundusConfig
+from equipoise.data_builders.harvard.family import ATTRIBUTES
+from equipoise.engine import rng
 
 FRACTIONS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 CUP_RANGE = (0.2, 0.85)

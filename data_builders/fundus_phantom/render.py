@@ -8,13 +8,12 @@ subject) alone: two cohorts that differ in a group's difficulty hold the same ey
 import functools
 
 import numpy as np
+from equipoise.data_builders.fundus_phantom.config import FundusConfig
+from equipoise.data_builders.fundus_phantom.design import Subject
+from equipoise.data_builders.fundus_phantom.vessels import draw_vessels
+from equipoise.engine import rng
 from jaxtyping import Float, UInt8
 from scipy.special import ndtr
-
-from data_builders.fundus_phantom.config import FundusConfig
-from data_builders.fundus_phantom.design import Subject
-from data_builders.fundus_phantom.vessels import draw_vessels
-from engine import rng
 
 _MARGIN = 0.04  # between the edges of cup and disc, as a share of the disc's radius
 # Of the background: patches along a side, and their share of its standard deviation (squares sum to 1).

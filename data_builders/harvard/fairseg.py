@@ -12,8 +12,7 @@ are different splits: the metadata say which was used.
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
-
-from data_builders.harvard.family import Harvard, HarvardConfig
+from equipoise.data_builders.harvard.family import Harvard, HarvardConfig
 
 MASK_CLASSES = ("background", "rim", "cup")
 STRUCTURES = {"rim": ("rim",), "cup": ("cup",), "disc": ("rim", "cup")}

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from equipoise.data_builders.base import cache, settings, splits
+from equipoise.data_builders.base.cohort import UNKNOWN, Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_npz
+from equipoise.engine.config import UserError
 from jaxtyping import UInt8
-
-from data_builders.base import cache, settings, splits
-from data_builders.base.cohort import UNKNOWN, Cohort, Scan, Schema
-from data_builders.base.readers import Pixels, UnreadableScan, read_npz
-from engine.config import UserError
 
 _UNKNOWN_CODE = -1
 _MOST_YEARS = 130  # an age above it is in days
@@ -87,7 +86,7 @@ class Harvard(Cohort):
       MASKS: modality -> keys of its mask; empty where there is none.
       MASK_CLASSES: of codes 0, 1, 2, ... or 0, -1, -2, ...
       STRUCTURES: what is scored -> classes whose union it is.
-      RATIOS: what is measured of structures (:class:`data_builders.base.cohort.Schema`).
+      RATIOS: what is measured of structures (:class:`equipoise.data_builders.base.cohort.Schema`).
       LABELS: what images are to be classified by.
       ATTRIBUTES: what makes the groups.
       LISTS: where the published lists may be, in the source folder.

@@ -42,19 +42,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-
-from data_builders.base.cohort import Cohort, Scan, Schema
-from data_builders.base.readers import Pixels, UnreadableScan
-from data_builders.simba import sites as simba_sites
-from data_builders.simba.anatomy import Anatomy
-from data_builders.simba.config import BIAS, SCANNER, SCENARIOS, SimbaConfig, flips, make_config, parse_config
-from data_builders.simba.design import FRACTIONS, design_subjects
-from data_builders.simba.fields import VelocityFields
-from data_builders.simba.pca import PrincipalComponents
-from data_builders.simba.render import Renderer, Request
-from data_builders.simba.velocity import GaussianProcess, Pairing, VelocityModel
-from data_builders.simba.volume import LIMIT, Shell
-from engine.transforms.masks import encode_labels, encode_mask
+from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.data_builders.simba import sites as simba_sites
+from equipoise.data_builders.simba.anatomy import Anatomy
+from equipoise.data_builders.simba.config import (
+    BIAS,
+    SCANNER,
+    SCENARIOS,
+    SimbaConfig,
+    flips,
+    make_config,
+    parse_config,
+)
+from equipoise.data_builders.simba.design import FRACTIONS, design_subjects
+from equipoise.data_builders.simba.fields import VelocityFields
+from equipoise.data_builders.simba.pca import PrincipalComponents
+from equipoise.data_builders.simba.render import Renderer, Request
+from equipoise.data_builders.simba.velocity import GaussianProcess, Pairing, VelocityModel
+from equipoise.data_builders.simba.volume import LIMIT, Shell
+from equipoise.engine.transforms.masks import encode_labels, encode_mask
 
 _LISTED = [
     make_config(scenario=scenario, resolution=resolution, counterfactual=flip)
@@ -116,7 +123,7 @@ class Simba(Cohort):
         scores += ["subject_score"] * (config.variability == "shared_scalar")
         levels = simba_sites.LEVELS if config.has_sites else {}
         rule = (
-            {"split_rule": {"unit": "subject", "design": "data_builders.simba.sites"}}
+            {"split_rule": {"unit": "subject", "design": "equipoise.data_builders.simba.sites"}}
             if config.has_sites
             else {}
         )

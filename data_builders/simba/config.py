@@ -8,22 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
-
-from data_builders.base import settings
-from data_builders.simba import (
+from equipoise.data_builders.base import settings
+from equipoise.data_builders.simba import (
     anatomy as simba_anatomy,
 )
-from data_builders.simba import (
+from equipoise.data_builders.simba import (
     fields as simba_fields,
 )
-from data_builders.simba import (
+from equipoise.data_builders.simba import (
     sites as simba_sites,
 )
-from data_builders.simba import (
+from equipoise.data_builders.simba import (
     volume as simba_volume,
 )
-from data_builders.simba.velocity import LOCAL_MODELS
-from engine.config import UserError
+from equipoise.data_builders.simba.velocity import LOCAL_MODELS
+from equipoise.engine.config import UserError
 
 BIAS, INTENSITY_BIAS, SCANNER = "bias", "intensity_bias", "scanner"
 VELOCITY_MODELS = ("process", "pca")
@@ -96,9 +95,9 @@ class SimbaConfig(tfds.core.BuilderConfig):
       template: NIfTI file of another brain; "": MNI152.
       labels: NIfTI file of its regions, on the same grid.
       label_names: file of their names.
-      validation_share: of the training scans of ``sites`` that are for validation (:mod:`data_builders.simba.sites`).
+      validation_share: of the training scans of ``sites`` that are for validation (:mod:`equipoise.data_builders.simba.sites`).
       class_spread: SD of the log odds of disease between the sites that have both classes.
-      scanner_strength: factor of the scanners' effects on images (:mod:`data_builders.simba.scanner`).
+      scanner_strength: factor of the scanners' effects on images (:mod:`equipoise.data_builders.simba.scanner`).
       sex_size: how much larger, in volume, brains of men are than those of women: 0.1 is a tenth.
     """
 

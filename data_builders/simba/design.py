@@ -7,13 +7,12 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from equipoise.data_builders.base import splits
+from equipoise.data_builders.simba import sites as simba_sites
+from equipoise.data_builders.simba.config import BIAS, INTENSITY_BIAS, SimbaConfig
+from equipoise.engine.rng import generator
 from jaxtyping import Bool, Float, Int
 from scipy import stats
-
-from data_builders.base import splits
-from data_builders.simba import sites as simba_sites
-from data_builders.simba.config import BIAS, INTENSITY_BIAS, SimbaConfig
-from engine.rng import generator
 
 FRACTIONS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 SCORE_LIMIT = 3.5  # where subject amplitudes are cut, in standard deviations
@@ -50,7 +49,7 @@ def _tenths(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def design_subjects(config: SimbaConfig) -> list[Subject]:
-    """Draws the subjects: of ``sites`` place by place (:mod:`data_builders.simba.sites`), else group by group."""
+    """Draws the subjects: of ``sites`` place by place (:mod:`equipoise.data_builders.simba.sites`), else group by group."""
     return _of_sites(config) if config.has_sites else _of_groups(config)
 
 

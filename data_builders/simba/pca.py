@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+from equipoise.data_builders.base import cache
+from equipoise.data_builders.simba.anatomy import Grid
+from equipoise.data_builders.simba.fields import VelocityFields, resampler
+from equipoise.data_builders.simba.velocity import Modes, growth
+from equipoise.engine.config import UserError
 from jaxtyping import Bool, Float
 from scipy import ndimage
-
-from data_builders.base import cache
-from data_builders.simba.anatomy import Grid
-from data_builders.simba.fields import VelocityFields, resampler
-from data_builders.simba.velocity import Modes, growth
-from engine.config import UserError
 
 _BLOCK = 2**21  # values of a block of columns, 16 MB
 _FORM = 1  # of what is kept; another number fits anew

@@ -16,20 +16,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equipoise.data_builders.simba import scanner as simba_scanner
+from equipoise.data_builders.simba import volume as simba_volume
+from equipoise.data_builders.simba.anatomy import Anatomy
+from equipoise.data_builders.simba.config import SimbaConfig
+from equipoise.data_builders.simba.design import SCORE_LIMIT, Subject
+from equipoise.data_builders.simba.sites import SCANNERS, SEXES
+from equipoise.data_builders.simba.velocity import VelocityModel, bounding_box, growth
+from equipoise.engine import mesh
+from equipoise.engine.rng import generator
+from equipoise.engine.transforms import deformation
+from equipoise.engine.transforms.intensity import contrast
 from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
-
-from data_builders.simba import scanner as simba_scanner
-from data_builders.simba import volume as simba_volume
-from data_builders.simba.anatomy import Anatomy
-from data_builders.simba.config import SimbaConfig
-from data_builders.simba.design import SCORE_LIMIT, Subject
-from data_builders.simba.sites import SCANNERS, SEXES
-from data_builders.simba.velocity import VelocityModel, bounding_box, growth
-from engine import mesh
-from engine.rng import generator
-from engine.transforms import deformation
-from engine.transforms.intensity import contrast
 
 # Grid of the subjects' smooth deformations. At 1 mm and in the roughest draws, 4 mm would err by 0.15 voxel, this by 0.07.
 CONTROL_MM = 2

@@ -16,16 +16,22 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-
-from data_builders.base import cache
-from data_builders.base.cohort import UNKNOWN, Cohort, Scan, Schema
-from data_builders.base.readers import Pixels, UnreadableScan
-from data_builders.table import images as table_images
-from data_builders.table import schema as table_schema
-from data_builders.table.config import EXAMPLE, NO_IMAGE, TableConfig, make_config, resolve, sort_out
-from data_builders.table.rows import check_images_differ, identifiers
-from data_builders.table.schema import TableSchema
-from engine.config import UserError, did_you_mean
+from equipoise.data_builders.base import cache
+from equipoise.data_builders.base.cohort import UNKNOWN, Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.data_builders.table import images as table_images
+from equipoise.data_builders.table import schema as table_schema
+from equipoise.data_builders.table.config import (
+    EXAMPLE,
+    NO_IMAGE,
+    TableConfig,
+    make_config,
+    resolve,
+    sort_out,
+)
+from equipoise.data_builders.table.rows import check_images_differ, identifiers
+from equipoise.data_builders.table.schema import TableSchema
+from equipoise.engine.config import UserError, did_you_mean
 
 
 class Table(Cohort):

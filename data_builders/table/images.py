@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-
-from data_builders.base.readers import (
+from equipoise.data_builders.base.readers import (
     Pixels,
     UnreadableScan,
     as_type,
@@ -17,8 +16,8 @@ from data_builders.base.readers import (
     resampled,
     resampled_shape,
 )
-from engine.config import UserError
-from engine.transforms.spatial import crop_or_pad
+from equipoise.engine.config import UserError
+from equipoise.engine.transforms.spatial import crop_or_pad
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _VOLUMES = (".nii", ".nii.gz")

@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from data_builders.table.images import Form
-from data_builders.table.rows import Rows
-from engine.config import UserError, did_you_mean
+from equipoise.data_builders.table.images import Form
+from equipoise.data_builders.table.rows import Rows
+from equipoise.engine.config import UserError, did_you_mean
 
 MAX_LEVELS = 50
 _VERSION = 1

@@ -10,12 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from equipoise.engine import data, mesh
+from equipoise.engine.config import UserError, did_you_mean, fingerprint
+from equipoise.engine.training.program import Program
+from equipoise.engine.training.step import TrainState, make_preprocess
 from jaxtyping import Array
-
-from engine import data, mesh
-from engine.config import UserError, did_you_mean, fingerprint
-from engine.training.program import Program
-from engine.training.step import TrainState, make_preprocess
 
 
 def names(program: Program) -> dict[str, int]:

@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import scipy.linalg
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.estimates.intervals import Estimate
 from jaxtyping import Float, Int, Shaped
-
-from engine.config import UserError
-from engine.metrics.estimates import intervals
-from engine.metrics.estimates.intervals import Estimate
 
 _COLUMNS = 1 << 16  # of activations read together
 _NEGLIGIBLE = 1e-10  # of the largest eigenvalue
@@ -340,7 +339,7 @@ def _one_by_one(
 
 
 def path(workdir: pathlib.Path, cohort: str, split: str, step: int) -> pathlib.Path:
-    """Where ``launch.probe`` keeps what it found; beside it the same as CSV, and the scores as ``.npz``."""
+    """Where ``equipoise.launch.probe`` keeps what it found; beside it the same as CSV, and the scores as ``.npz``."""
     return workdir / "probes" / cohort.replace("/", "--") / split / f"{step:08d}.json"
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from equipoise.engine.transforms import masks
 from jaxtyping import Float, Integer
 from scipy import stats
-
-from engine.transforms import masks
 
 CUT = 0.25
 _EMPTY = "the region has no voxel on this grid"
@@ -38,7 +37,7 @@ class LabelMap:
 
 
 def read(metadata: Mapping[str, Any]) -> LabelMap | None:
-    """The label map in a cohort's metadata (``label_map`` of :class:`data_builders.base.cohort.Schema`); None without one."""
+    """The label map in a cohort's metadata (``label_map`` of :class:`equipoise.data_builders.base.cohort.Schema`); None without one."""
     found = metadata.get("label_map")
     if found is None:
         return None

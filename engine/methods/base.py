@@ -1,4 +1,4 @@
-"""The protocol of a method: how groups, or sites, enter training. The methods themselves: :mod:`engine.methods.catalogue`.
+"""The protocol of a method: how groups, or sites, enter training. The methods themselves: :mod:`equipoise.engine.methods.catalogue`.
 
 Whatever a method carries from one step to the next is ``TrainState.method``, and so it is in every checkpoint and equal
 on every device. Whatever a method sums over a batch it sums over the global batch.
@@ -14,13 +14,12 @@ import flax.linen as nn
 import grain
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine.config import Run
+from equipoise.engine.methods.groups import Groups
 from jaxtyping import Array, Float, Int
 
-from engine.config import Run
-from engine.methods.groups import Groups
-
 if TYPE_CHECKING:
-    from engine.training.step import Sweep, TaskKind, TrainState
+    from equipoise.engine.training.step import Sweep, TaskKind, TrainState
 
     Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 

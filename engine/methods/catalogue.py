@@ -1,4 +1,4 @@
-"""How groups enter training, for every run to choose by ``--config.method.name``; sites: :mod:`engine.methods.federated`.
+"""How groups enter training, for every run to choose by ``--config.method.name``; sites: :mod:`equipoise.engine.methods.federated`.
 
 A group is a level of an attribute, or of an intersection, that has images to train on. An image of unknown group is in no
 group, and never in another's: it trains with weight 1, trains no group head, and is scored by the model of everyone.
@@ -16,18 +16,17 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine.config import Run, UserError
+from equipoise.engine.data import Split, shuffled
+from equipoise.engine.methods import febs, federated
+from equipoise.engine.methods.base import Method
+from equipoise.engine.methods.groups import trained
+from equipoise.engine.methods.unlearning import Adversarial, Unlearning
 from jaxtyping import Array, Float, Int
 
-from engine.config import Run, UserError
-from engine.data import Split, shuffled
-from engine.methods import febs, federated
-from engine.methods.base import Method
-from engine.methods.groups import trained
-from engine.methods.unlearning import Adversarial, Unlearning
-
 if TYPE_CHECKING:
-    from engine.methods.base import Step
-    from engine.training.step import Sweep, TrainState
+    from equipoise.engine.methods.base import Step
+    from equipoise.engine.training.step import Sweep, TrainState
 
 
 class Reweighing(Method):

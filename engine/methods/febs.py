@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from equipoise.engine.config import UserError
+from equipoise.engine.methods.base import Method
+from equipoise.engine.update import losses
 from jaxtyping import Array, Bool, Float
 
-from engine.config import UserError
-from engine.methods.base import Method
-from engine.update import losses
-
 if TYPE_CHECKING:
-    from engine.training.step import TaskKind
+    from equipoise.engine.training.step import TaskKind
 
 _NEAR = 1e-12  # below which a loss is that of a perfect group
 

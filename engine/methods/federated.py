@@ -23,21 +23,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from equipoise.engine import config as run_config
+from equipoise.engine import mesh
+from equipoise.engine.config import Run, UserError
+from equipoise.engine.data import Split
+from equipoise.engine.methods.base import Method
+from equipoise.engine.methods.groups import trained
+from equipoise.engine.methods.tour import Rows, Tour, draws
+from equipoise.engine.methods.unlearning import Unlearning
+from equipoise.engine.update import optim
 from jaxtyping import Array, Float, Int
 
-from engine import config as run_config
-from engine import mesh
-from engine.config import Run, UserError
-from engine.data import Split
-from engine.methods.base import Method
-from engine.methods.groups import trained
-from engine.methods.tour import Rows, Tour, draws
-from engine.methods.unlearning import Unlearning
-from engine.update import optim
-
 if TYPE_CHECKING:
-    from engine.methods.base import Step
-    from engine.training.step import Sweep, TrainState
+    from equipoise.engine.methods.base import Step
+    from equipoise.engine.training.step import Sweep, TrainState
 
 
 _NEAR = 1e-6  # below which distance a norm is smoothed
@@ -178,7 +177,7 @@ class HarmonyTM(Travelling, Unlearning):
 
     First ``pretrain_cycles`` of the model alone, then ``head_cycles`` of the group head alone, the model held. All
     optimizers travel. Souza et al. 2024, Journal of Medical Imaging 11:054502, doi 10.1117/1.JMI.11.5.054502; the updates
-    are those of :class:`engine.methods.unlearning.Unlearning`.
+    are those of :class:`equipoise.engine.methods.unlearning.Unlearning`.
     """
 
     @property
@@ -356,7 +355,7 @@ def communication(method: Visiting, state: TrainState, cycles: int) -> Communica
 
     Args:
       method: of the run.
-      state: of the run; shapes will do (:meth:`engine.training.program.Program.abstract`).
+      state: of the run; shapes will do (:meth:`equipoise.engine.training.program.Program.abstract`).
       cycles: rounds and cycles.
     """
     network, optimizer = (

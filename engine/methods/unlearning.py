@@ -11,16 +11,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine import rng
+from equipoise.engine.config import UserError
+from equipoise.engine.methods.base import Method
+from equipoise.engine.update import losses, optim
 from jaxtyping import Array, Float, Int
 
-from engine import rng
-from engine.config import UserError
-from engine.methods.base import Method
-from engine.update import losses, optim
-
 if TYPE_CHECKING:
-    from engine.methods.base import Step
-    from engine.training.step import Sweep, TrainState
+    from equipoise.engine.methods.base import Step
+    from equipoise.engine.training.step import Sweep, TrainState
 
 
 class Unlearning(Method):

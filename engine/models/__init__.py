@@ -15,8 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-from engine.config import UserError, did_you_mean
+from equipoise.engine.config import UserError, did_you_mean
 
 _GIVEN = ("parent", "name", "num_outputs", "dtype", "axis_name")
 
@@ -35,7 +34,7 @@ def _find(name: str) -> type[nn.Module]:
                 f"no model {name!r}.{did_you_mean(name, shipped())} "
                 f"There are: {', '.join(shipped())}; your own is named 'my_pkg.module:Class'"
             )
-        return importlib.import_module(f"engine.models.{name}").Model
+        return importlib.import_module(f"equipoise.engine.models.{name}").Model
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -11,10 +11,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.models import layers
 from jaxtyping import Array, Float, Key
-
-from engine.config import UserError, did_you_mean
-from engine.models import layers
 
 ACTIVATIONS = {
     f.__name__: f

@@ -12,10 +12,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from equipoise.engine.config import UserError
+from equipoise.engine.models import layers
 from jaxtyping import Array, Float
-
-from engine.config import UserError
-from engine.models import layers
 
 FREEZE = r"^encoder/(?!.*lora_)"  # for `--config.optimizer.freeze`: an encoder but for its adapters
 QUERY_AND_VALUE = r"^encoder/.*qkv/[qv]$"
@@ -40,7 +39,7 @@ def _factors(own: Mapping[str, Array], parts: str) -> tuple[Float[Array, "m r"],
 
 
 class Dense(layers.Dense):
-    """:class:`engine.models.layers.Dense` whose kernel can be adapted.
+    """:class:`equipoise.engine.models.layers.Dense` whose kernel can be adapted.
 
     Attributes:
       rank: of the adapters; 0: none.

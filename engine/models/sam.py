@@ -2,7 +2,7 @@
 
 Kirillov et al. 2023, arXiv:2304.02643; Zhang and Liu 2023, arXiv:2304.13785; MedSAM (Ma et al. 2024, Nature
 Communications 15:654) has the parameters of SAM with ViT-B. As SAMed a run sets ``lora_rank`` 4 and freezes what
-:data:`engine.models.lora.FREEZE` matches; its 3 masks then leave 147,456 weights of adapters, 6,220 of the prompt encoder
+:data:`equipoise.engine.models.lora.FREEZE` matches; its 3 masks then leave 147,456 weights of adapters, 6,220 of the prompt encoder
 and 3,918,019 of the decoder to be trained.
 """
 
@@ -11,12 +11,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from equipoise.engine.config import UserError
+from equipoise.engine.models import layers, lora
+from equipoise.engine.models.sam_decoder import Decoder, Prompts
+from equipoise.engine.models.sam_encoder import Encoder
 from jaxtyping import Array, Float, Int, Key
-
-from engine.config import UserError
-from engine.models import layers, lora
-from engine.models.sam_decoder import Decoder, Prompts
-from engine.models.sam_encoder import Encoder
 
 SIZES = {  # fields of the published models: ``args=sam.SIZES["l"]`` in a run file
     "b": {"width": 768, "depth": 12, "heads": 12, "global_blocks": (2, 5, 8, 11)},
@@ -42,10 +41,10 @@ class Model(nn.Module):
       out_width: channels of embedding and decoder.
       decoder_heads: of the decoder's attention.
       decoder_hidden: of the decoder's MLP.
-      lora_rank: of the adapters (:mod:`engine.models.lora`); 0: none.
+      lora_rank: of the adapters (:mod:`equipoise.engine.models.lora`); 0: none.
       lora_targets: a pattern of the kernels that have one; by default queries and values of the encoder.
       remat: recompute each block's activations in the backward pass: a third more arithmetic, far less memory.
-      attention: ``einsum`` or ``cudnn`` (:func:`engine.models.transformer.attend`), of the encoder.
+      attention: ``einsum`` or ``cudnn`` (:func:`equipoise.engine.models.transformer.attend`), of the encoder.
     """
 
     num_outputs: int

@@ -9,9 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine.models import layers, resampling, transformer
 from jaxtyping import Array, Float
-
-from engine.models import layers, resampling, transformer
 
 
 def _windows(x: Array, side: int, fill: Array) -> Array:
@@ -45,7 +44,7 @@ class Attention(nn.Module):
       heads: number of heads.
       window: side of the windows that attend by themselves; 0: the whole image.
       dense: makes a dense layer of (features, name=...).
-      attention: see :func:`engine.models.transformer.attend`.
+      attention: see :func:`equipoise.engine.models.transformer.attend`.
     """
 
     heads: int
@@ -119,7 +118,7 @@ class Encoder(nn.Module):
       dense: makes a dense layer of (features, name=...).
       dtype: of the computation.
       remat: recompute each block's activations in the backward pass, which then need no memory.
-      attention: see :func:`engine.models.transformer.attend`.
+      attention: see :func:`equipoise.engine.models.transformer.attend`.
     """
 
     width: int

@@ -7,9 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from equipoise.engine.models import layers
 from jaxtyping import Array, Float, Key
-
-from engine.models import layers
 
 
 class Model(nn.Module):

@@ -12,10 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine.config import UserError
+from equipoise.engine.models import layers, lora, resampling, transformer
 from jaxtyping import Array, Float, Key
-
-from engine.config import UserError
-from engine.models import layers, lora, resampling, transformer
 
 HYBRID = {"stages": (3, 4, 9), "patch": 1, "skips": 3}  # ``args=transunet.HYBRID`` in a run file
 
@@ -174,7 +173,7 @@ class Model(nn.Module):
       head: channels of the decoder's first convolution.
       decoder: channels of the decoder's blocks, each of which doubles the image.
       skips: how many of these blocks also take a map of the ResNet, of their own size.
-      lora_rank: of the transformer's adapters (:mod:`engine.models.lora`); 0: none.
+      lora_rank: of the transformer's adapters (:mod:`equipoise.engine.models.lora`); 0: none.
       lora_targets: a pattern of the kernels that have one.
       remat: recompute each block's activations in the backward pass.
     """

@@ -9,11 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from equipoise.engine.config import UserError
+from equipoise.engine.models import layers, resampling
+from equipoise.engine.models.cnn import choose
 from jaxtyping import Array, Float, Key
-
-from engine.config import UserError
-from engine.models import layers, resampling
-from engine.models.cnn import choose
 
 _NORMS = ("instance", "batch")
 

@@ -14,11 +14,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from equipoise.engine import mesh
+from equipoise.engine.config import UserError
+from equipoise.engine.training.step import TrainState
 from orbax.checkpoint import checkpoint_managers as policies
-
-from engine import mesh
-from engine.config import UserError
-from engine.training.step import TrainState
 
 
 class Damaged(Exception):
@@ -131,7 +130,7 @@ class Checkpoints:
         """Restores one step onto this run's shardings.
 
         Args:
-          abstract: shapes, dtypes and shardings (:meth:`engine.mesh.JitRunner.abstract`).
+          abstract: shapes, dtypes and shardings (:meth:`equipoise.engine.mesh.JitRunner.abstract`).
           step: which.
 
         Raises:

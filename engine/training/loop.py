@@ -12,20 +12,19 @@ from typing import Any
 import jax
 import pandas as pd
 from absl import logging
-
-from engine import config as run_config
-from engine import data, mesh
-from engine import predicted_masks as segments
-from engine.config import Checkpoint, Evaluation, Run, UserError
-from engine.methods import catalogue as methods
-from engine.methods.base import Method
-from engine.metrics.frame import evaluate as metric_frame
-from engine.metrics.table.table import write_table
-from engine.training import population, writers
-from engine.training.checkpoint import Checkpoints
-from engine.training.population import Population
-from engine.training.program import Program, stamp, validation_path
-from engine.training.step import TaskKind, TrainState
+from equipoise.engine import config as run_config
+from equipoise.engine import data, mesh
+from equipoise.engine import predicted_masks as segments
+from equipoise.engine.config import Checkpoint, Evaluation, Run, UserError
+from equipoise.engine.methods import catalogue as methods
+from equipoise.engine.methods.base import Method
+from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.table.table import write_table
+from equipoise.engine.training import population, writers
+from equipoise.engine.training.checkpoint import Checkpoints
+from equipoise.engine.training.population import Population
+from equipoise.engine.training.program import Program, stamp, validation_path
+from equipoise.engine.training.step import TaskKind, TrainState
 
 
 class Preempted(Exception):

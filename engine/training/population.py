@@ -19,15 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-
-from engine import config as run_config
-from engine import data, mesh, validation
-from engine.config import Parallel, Run, UserError, did_you_mean
-from engine.methods import catalogue as methods
-from engine.methods.base import Method
-from engine.training.program import Program
-from engine.training.step import TaskKind, TrainState, init_state, make_predict_step, make_train_step
-from engine.update import optim
+from equipoise.engine import config as run_config
+from equipoise.engine import data, mesh, validation
+from equipoise.engine.config import Parallel, Run, UserError, did_you_mean
+from equipoise.engine.methods import catalogue as methods
+from equipoise.engine.methods.base import Method
+from equipoise.engine.training.program import Program
+from equipoise.engine.training.step import (
+    TaskKind,
+    TrainState,
+    init_state,
+    make_predict_step,
+    make_train_step,
+)
+from equipoise.engine.update import optim
 
 # Fields that a compiled step uses as numbers alone, so that one program can hold many values of them.
 VARIABLE = (
@@ -119,7 +124,7 @@ class _Batches:
 
 
 class Population:
-    """Many runs as one machine, with what the loop asks of :class:`engine.training.program.Program`; its two forms are below.
+    """Many runs as one machine, with what the loop asks of :class:`equipoise.engine.training.program.Program`; its two forms are below.
 
     Attributes:
       members: configuration of every member.

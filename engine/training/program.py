@@ -11,16 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
-
-from engine import data, mesh, models, rng
-from engine.config import Run, UserError, fingerprint, replaced
-from engine.explain import gradients as saliency
-from engine.methods import catalogue as methods
-from engine.metrics.frame import evaluate as metric_frame
-from engine.metrics.table.table import UNKNOWN
-from engine.training.checkpoint import Checkpoints, Damaged
-from engine.training.step import (
+from equipoise.engine import data, mesh, models, rng
+from equipoise.engine.config import Run, UserError, fingerprint, replaced
+from equipoise.engine.explain import gradients as saliency
+from equipoise.engine.methods import catalogue as methods
+from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.table.table import UNKNOWN
+from equipoise.engine.training.checkpoint import Checkpoints, Damaged
+from equipoise.engine.training.step import (
     TaskKind,
     TrainState,
     init_state,
@@ -29,8 +27,9 @@ from engine.training.step import (
     make_train_step,
     preprocessed_shape,
 )
-from engine.training.writers import read_rows
-from engine.update import optim
+from equipoise.engine.training.writers import read_rows
+from equipoise.engine.update import optim
+from jaxtyping import Float, Int
 
 
 @dataclasses.dataclass
@@ -104,7 +103,7 @@ class Program:
 
     @property
     def members(self) -> list[Run]:
-        """The runs that the machine trains: this one. A population has more (:mod:`engine.training.population`)."""
+        """The runs that the machine trains: this one. A population has more (:mod:`equipoise.engine.training.population`)."""
         return [self.config]
 
     def split(self, state: TrainState) -> list[TrainState]:
@@ -322,12 +321,12 @@ def stamp(
 
 
 def table_path(workdir: pathlib.Path, cohort: str, split: str, step: int) -> pathlib.Path:
-    """Where ``launch.evaluate`` keeps the predictions of one checkpoint on one split."""
+    """Where ``equipoise.launch.evaluate`` keeps the predictions of one checkpoint on one split."""
     return workdir / "evaluations" / cohort.replace("/", "--") / split / f"{step:08d}.parquet"
 
 
 def saliency_path(workdir: pathlib.Path, cohort: str, step: int) -> pathlib.Path:
-    """Where ``launch.evaluate --saliency`` keeps mean maps."""
+    """Where ``equipoise.launch.evaluate --saliency`` keeps mean maps."""
     return workdir / "saliency" / cohort.replace("/", "--") / f"{step:08d}.npz"
 
 

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+from equipoise.engine import data, rng, transforms
+from equipoise.engine.config import Run
+from equipoise.engine.methods.base import Method
+from equipoise.engine.metrics.table.table import Schema
+from equipoise.engine.models.published import load as weights
+from equipoise.engine.update import losses, optim
 from flax import struct
 from jaxtyping import Array, Int
-
-from engine import data, rng, transforms
-from engine.config import Run
-from engine.methods.base import Method
-from engine.metrics.table.table import Schema
-from engine.models.published import load as weights
-from engine.update import losses, optim
 
 
 class TaskKind(Protocol):
@@ -74,7 +73,7 @@ class TrainState:
       params: the model's parameters.
       batch_stats: running statistics of normalisation layers.
       opt_state: of the optax chain.
-      method: what the method carries (:meth:`engine.methods.base.Method.init`); mostly nothing.
+      method: what the method carries (:meth:`equipoise.engine.methods.base.Method.init`); mostly nothing.
     """
 
     step: Int[Array, ""]
@@ -95,8 +94,8 @@ def init_state(
 
     Args:
       config: the run.
-      model: as from :func:`engine.models.build`.
-      optimizer: as from :func:`engine.update.optim.make`.
+      model: as from :func:`equipoise.engine.models.build`.
+      optimizer: as from :func:`equipoise.engine.update.optim.make`.
       image_shape: [*spatial, channel] of one image.
       method: how groups enter; by default they do not.
     """
@@ -257,12 +256,12 @@ def make_train_step(
 
     Args:
       config: the run.
-      model: as from :func:`engine.models.build`.
+      model: as from :func:`equipoise.engine.models.build`.
       task: whose loss is minimised.
-      optimizer: as from :func:`engine.update.optim.make`.
+      optimizer: as from :func:`equipoise.engine.update.optim.make`.
       axis_name: mapped axis that holds the parts of a batch, under ``pmap``.
       method: how groups enter; by default they do not.
-      phase: of the method, which one step has (:meth:`engine.methods.base.Method.phase`).
+      phase: of the method, which one step has (:meth:`equipoise.engine.methods.base.Method.phase`).
 
     Returns:
       (state, batch) -> (new state, metrics as scalars over the global batch: "loss", "grad_norm", the method's own).
@@ -321,7 +320,7 @@ def make_predict_step(
 ) -> Callable[[Any, dict[str, Array]], dict]:
     """The pure prediction step: (variables, batch) -> {"index": [b], "loss": [b], the task's scores}, nothing summed.
 
-    The variables are :meth:`engine.methods.base.Method.variables` of a state.
+    The variables are :meth:`equipoise.engine.methods.base.Method.variables` of a state.
     """
     preprocess = make_preprocess(config)
     method = method or Method(config)

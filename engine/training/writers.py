@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 import rich.console
 import rich.progress
-
-from engine.config import Writers
+from equipoise.engine.config import Writers
 
 
 class Writer(Protocol):

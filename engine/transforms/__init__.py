@@ -11,10 +11,9 @@ import inspect
 from collections.abc import Callable, Sequence
 
 import jax
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.transforms import intensity, spatial
 from jaxtyping import Array, Float, Integer, Key
-
-from engine.config import UserError, did_you_mean
-from engine.transforms import intensity, spatial
 
 _INTENSITY = (
     intensity.minmax,

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from equipoise.engine.config import Optimizer, UserError
 from jaxtyping import Array, Int
-
-from engine.config import Optimizer, UserError
 
 
 def path_mask(pattern: str) -> Callable[[Any], Any]:

@@ -6,13 +6,12 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from engine import config as run_config
-from engine import data
-from engine.methods import catalogue as methods
-from engine.training import program as evaluate
-from engine.training.step import make_preprocess
-from tasks import make_task
+from equipoise.engine import config as run_config
+from equipoise.engine import data
+from equipoise.engine.methods import catalogue as methods
+from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.step import make_preprocess
+from equipoise.tasks import make_task
 
 FORMS = ("febs_released", "febs_intent")
 

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from data_builders.fundus_phantom.config import SETTINGS, make_config
-from engine.config import UserError, did_you_mean
-from tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
+from equipoise.data_builders.fundus_phantom.config import SETTINGS, make_config
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
 
 SIZES = {
     "demo": "6 methods by 3 seeds of a small U-Net on drawn images of 64 pixels; about 12 minutes on 2 CPU cores",
@@ -81,7 +81,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
     Raises:
       UserError: for an option that does not exist or has another kind of value.
     """
-    from tasks.fairseg import runs
+    from equipoise.tasks.fairseg import runs
 
     asked = _read(size, options)
     cohort, prepare = _cohort(size, asked)
@@ -121,6 +121,6 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
 
 def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
     """The study's page, of the runs in its folder and the cohort in ``data_dir``; returns its file."""
-    from tasks.fairseg import summary
+    from equipoise.tasks.fairseg import summary
 
     return summary.write(folder, data_dir)[0]

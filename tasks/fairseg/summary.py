@@ -5,22 +5,30 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-
-from engine import config as run_config
-from engine import data
-from engine.config import UserError
-from engine.metrics.comparing import methods as runs
-from engine.metrics.comparing.methods import Contrast, Method
-from engine.metrics.estimates import comparisons
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.table.table import Table, read_table
-from engine.report.figures import dots
-from engine.report.page import files, page
-from engine.report.page.page import Cell, Grid, KeyNumber, Section, interval, number, probability, text_cell
-from engine.training import program as evaluate
-from tasks.fairseg import gradients
-from tasks.fairseg.gradients import Kept
-from tasks.kit.plan import run_folders
+from equipoise.engine import config as run_config
+from equipoise.engine import data
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.comparing import methods as runs
+from equipoise.engine.metrics.comparing.methods import Contrast, Method
+from equipoise.engine.metrics.estimates import comparisons
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.table.table import Table, read_table
+from equipoise.engine.report.figures import dots
+from equipoise.engine.report.page import files, page
+from equipoise.engine.report.page.page import (
+    Cell,
+    Grid,
+    KeyNumber,
+    Section,
+    interval,
+    number,
+    probability,
+    text_cell,
+)
+from equipoise.engine.training import program as evaluate
+from equipoise.tasks.fairseg import gradients
+from equipoise.tasks.fairseg.gradients import Kept
+from equipoise.tasks.kit.plan import run_folders
 
 _ERM = "erm"
 _NAMES = {

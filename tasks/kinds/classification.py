@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 import pandas as pd
+from equipoise.engine import data
+from equipoise.engine.config import Run, UserError
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.table import thresholds
+from equipoise.engine.metrics.table.table import Schema
+from equipoise.engine.update import losses
 from jaxtyping import Array, Float
-
-from engine import data
-from engine.config import Run, UserError
-from engine.metrics.formulas import registry
-from engine.metrics.table import thresholds
-from engine.metrics.table.table import Schema
-from engine.update import losses
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What SimBA adds to a report: expectations and paired effects of planted biases; of a cohort of many sites, errors by site."""
 
-from engine.report.page.page import Context, Section
-from tasks.simba import renderings, sites, theory
+from equipoise.engine.report.page.page import Context, Section
+from equipoise.tasks.simba import renderings, sites, theory
 
 
 def sections(context: Context) -> list[Section]:

@@ -12,18 +12,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-
-from engine import config as run_config
-from engine.config import UserError
-from engine.explain import probes
-from engine.metrics.estimates import intervals, seeds
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.estimates.seeds import OverSeeds
-from engine.metrics.table import table
-from engine.report.page import files
-from engine.training import program as evaluate
-from tasks.kit.plan import run_folders
-from tasks.simba import renderings
+from equipoise.engine import config as run_config
+from equipoise.engine.config import UserError
+from equipoise.engine.explain import probes
+from equipoise.engine.metrics.estimates import intervals, seeds
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.estimates.seeds import OverSeeds
+from equipoise.engine.metrics.table import table
+from equipoise.engine.report.page import files
+from equipoise.engine.training import program as evaluate
+from equipoise.tasks.kit.plan import run_folders
+from equipoise.tasks.simba import renderings
 
 SCORES = ("accuracy", "change_tpr", "change_fpr", "shift", "gap_tpr", "gap_fpr")
 ERM = "erm"

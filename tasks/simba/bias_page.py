@@ -1,6 +1,6 @@
 """The whole study on one page: what the bias does by scenario and by method, over seeds, and whether what is encoded is used.
 
-What a change, a shift and a gap are: :mod:`tasks.simba.bias_outcomes`.
+What a change, a shift and a gap are: :mod:`equipoise.tasks.simba.bias_outcomes`.
 """
 
 import pathlib
@@ -8,28 +8,36 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.lines
 import numpy as np
-from matplotlib.figure import Figure as Canvas
-from scipy import stats
-
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.report.figures import dots
-from engine.report.figures import style as figures
-from engine.report.page import files, page
-from engine.report.page.page import Cell, Figure, Grid, KeyNumber, Section, interval, number, text_cell
-from tasks.simba import (
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.figures import dots
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page import files, page
+from equipoise.engine.report.page.page import (
+    Cell,
+    Figure,
+    Grid,
+    KeyNumber,
+    Section,
+    interval,
+    number,
+    text_cell,
+)
+from equipoise.tasks.simba import (
     bias_outcomes as outcomes,
 )
-from tasks.simba import (
+from equipoise.tasks.simba import (
     schedule_outcomes as schedules,
 )
-from tasks.simba import (
+from equipoise.tasks.simba import (
     schedule_page as across_sites,
 )
-from tasks.simba import (
+from equipoise.tasks.simba import (
     theory,
 )
-from tasks.simba.bias_outcomes import ERM, SCORES, Outcome, Outcomes, against, over
+from equipoise.tasks.simba.bias_outcomes import ERM, SCORES, Outcome, Outcomes, against, over
+from matplotlib.figure import Figure as Canvas
+from scipy import stats
 
 _TITLES = {
     "accuracy": "accuracy",

@@ -7,12 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-
-from engine.config import UserError
-from engine.metrics.estimates import intervals
-from engine.metrics.estimates.intervals import PairedChange
-from engine.report.figures import style as figures
-from engine.report.page.page import (
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.estimates.intervals import PairedChange
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import (
     Cell,
     Context,
     Grid,

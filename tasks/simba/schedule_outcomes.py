@@ -10,22 +10,21 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from equipoise.engine import config as run_config
+from equipoise.engine import data
+from equipoise.engine.config import Method, UserError
+from equipoise.engine.explain import probes
+from equipoise.engine.metrics.estimates import comparisons, intervals, seeds
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.estimates.seeds import OverSeeds
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import UNKNOWN, Table, read_table
+from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.writers import read_rows
+from equipoise.tasks.kit.plan import run_folders
+from equipoise.tasks.simba import bias_outcomes as outcomes
+from equipoise.tasks.simba.sites import SITE, Measure, Spread, measured
 from jaxtyping import Float
-
-from engine import config as run_config
-from engine import data
-from engine.config import Method, UserError
-from engine.explain import probes
-from engine.metrics.estimates import comparisons, intervals, seeds
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.estimates.seeds import OverSeeds
-from engine.metrics.table import groupings
-from engine.metrics.table.table import UNKNOWN, Table, read_table
-from engine.training import program as evaluate
-from engine.training.writers import read_rows
-from tasks.kit.plan import run_folders
-from tasks.simba import bias_outcomes as outcomes
-from tasks.simba.sites import SITE, Measure, Spread, measured
 
 CENTRAL = "central"
 ORDER = (
@@ -218,7 +217,7 @@ def spread(
 ) -> Spread:
     """How sites are served differently, with what chance alone gives; the SD has no limits.
 
-    Every site's rate is its mean over the runs; limits of the range by :func:`engine.metrics.estimates.seeds.largest_difference`. Chance
+    Every site's rate is its mean over the runs; limits of the range by :func:`equipoise.engine.metrics.estimates.seeds.largest_difference`. Chance
     deals whole patients, with what every seed's model did to them, to the sites' places.
 
     Args:

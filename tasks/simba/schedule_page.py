@@ -1,15 +1,23 @@
 """Learning across sites on the study's page: whom each schedule serves, what it sends, what its features tell of the scanner."""
 
 import numpy as np
+from equipoise.engine.metrics.estimates.seeds import OverSeeds
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.figures import dots
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import (
+    Cell,
+    Figure,
+    Grid,
+    Section,
+    interval,
+    number,
+    probability,
+    text_cell,
+)
+from equipoise.tasks.simba import schedule_outcomes as schedules
+from equipoise.tasks.simba.schedule_outcomes import BANDS, CENTRAL, MIN_SCANS, Schedules
 from matplotlib.figure import Figure as Canvas
-
-from engine.metrics.estimates.seeds import OverSeeds
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.report.figures import dots
-from engine.report.figures import style as figures
-from engine.report.page.page import Cell, Figure, Grid, Section, interval, number, probability, text_cell
-from tasks.simba import schedule_outcomes as schedules
-from tasks.simba.schedule_outcomes import BANDS, CENTRAL, MIN_SCANS, Schedules
 
 _FEDERATED = "FedAvg, by size"
 _AVERAGED = ("FedAvg, equal weights", _FEDERATED, "FedProx, squared", "FedProx, norm")

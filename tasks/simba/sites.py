@@ -10,17 +10,14 @@ import re
 from collections.abc import Collection, Mapping
 
 import numpy as np
-from jaxtyping import Float
-from matplotlib.figure import Figure as Canvas
-
-from engine.config import UserError
-from engine.metrics.estimates import comparisons, intervals
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.metrics.table import groupings
-from engine.metrics.table.table import UNKNOWN, Table
-from engine.report.figures import style as figures
-from engine.report.page.page import (
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import comparisons, intervals
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import UNKNOWN, Table
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import (
     Cell,
     Context,
     Figure,
@@ -33,8 +30,10 @@ from engine.report.page.page import (
     probability,
     text_cell,
 )
-from tasks.simba import renderings
-from tasks.simba.renderings import PairedEffect
+from equipoise.tasks.simba import renderings
+from equipoise.tasks.simba.renderings import PairedEffect
+from jaxtyping import Float
+from matplotlib.figure import Figure as Canvas
 
 SITE = "site"
 MIN_SCANS = (1, 5, 10, 20)  # of a site, for each line of the table of spreads
@@ -75,8 +74,8 @@ class Spread:
       num_scans: of these sites.
       lowest: min e.
       highest: max e.
-      max_min: max e − min e; limits by MOVER of all pairs (:func:`engine.metrics.estimates.comparisons.max_min`).
-      sd: √(Σ (e − ē)² / K), ē = Σ e / K: every site counts alike (:func:`engine.metrics.estimates.comparisons.sd`).
+      max_min: max e − min e; limits by MOVER of all pairs (:func:`equipoise.engine.metrics.estimates.comparisons.max_min`).
+      sd: √(Σ (e − ē)² / K), ē = Σ e / K: every site counts alike (:func:`equipoise.engine.metrics.estimates.comparisons.sd`).
     """
 
     min_scans: int

@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_builders.simba.config import SETTINGS, foreign, make_config
-from engine.config import UserError, did_you_mean
-from tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
+from equipoise.data_builders.simba.config import SETTINGS, foreign, make_config
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
 
 SIZES = {
     "demo": "5 scenarios, 6 methods and 8 schedules across 83 sites by 5 seeds at 8 mm; half an hour to an hour on 2 CPU cores",
@@ -263,6 +263,6 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
 
 def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
     """The study's page, of the runs in its folder and the cohorts in ``data_dir``; returns its file."""
-    from tasks.simba import bias_page as summary
+    from equipoise.tasks.simba import bias_page as summary
 
     return summary.write(folder, data_dir)[0]

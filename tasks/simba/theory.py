@@ -12,17 +12,25 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.table.groupings import JOIN
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import (
+    Cell,
+    Context,
+    Grid,
+    Section,
+    interval,
+    number,
+    pointer,
+    text_cell,
+)
+from equipoise.tasks.simba import renderings
+from equipoise.tasks.simba.renderings import WITH, WITHOUT
 from scipy import special
-
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.metrics.table.groupings import JOIN
-from engine.metrics.table.table import Table
-from engine.report.figures import style as figures
-from engine.report.page.page import Cell, Context, Grid, Section, interval, number, pointer, text_cell
-from tasks.simba import renderings
-from tasks.simba.renderings import WITH, WITHOUT
 
 Group = tuple[str, ...]  # one level for each attribute
 _DESIGN = {

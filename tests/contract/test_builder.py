@@ -6,12 +6,11 @@ import pathlib
 import nibabel as nib
 import numpy as np
 import pytest
-
-from data_builders.base import catalogue
-from data_builders.base.cohort import Cohort, Scan, Schema
-from data_builders.base.readers import read_nifti
-from engine import data
-from engine.config import UserError
+from equipoise.data_builders.base import catalogue
+from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import read_nifti
+from equipoise.engine import data
+from equipoise.engine.config import UserError
 
 
 class Brains(Cohort):

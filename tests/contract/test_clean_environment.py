@@ -4,16 +4,14 @@ import os
 import pathlib
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 
 import pytest
-
-from launch.__main__ import COMMANDS
+from equipoise.launch.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-PACKAGES = {"engine", "tasks", "data_builders", "launch"}
+FOLDERS = ("equipoise", "engine", "tasks", "data_builders", "launch")
 
 
 def _run(*words, **options):
@@ -46,7 +44,8 @@ def _environment(folder, wheel):
     site = pathlib.Path(_run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     _run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel)
     # A folder named in a .pth file is searched for modules, but its own .pth files, our editable install, are not read.
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    borrowed = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
     return folder / "bin" / "equipoise"
 
 
@@ -55,19 +54,41 @@ def installed(wheel, tmp_path_factory):
     return _environment(tmp_path_factory.mktemp("clean") / "env", wheel)
 
 
-def test_the_wheel_holds_four_packages_and_their_data(wheel):
+def test_the_wheel_holds_one_package_and_its_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == PACKAGES
-    tracked = _run("git", "ls-files", *PACKAGES, cwd=ROOT).splitlines()
-    wanted = {n for n in tracked if n.endswith((".py", ".json", ".css", ".j2"))}
+    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"equipoise"}
+    tracked = _run("git", "ls-files", "-co", "--exclude-standard", *FOLDERS, cwd=ROOT).splitlines()
+    wanted = {
+        name if name.startswith("equipoise/") else f"equipoise/{name}"
+        for name in tracked
+        if name.endswith((".py", ".pyi", ".json", ".css", ".j2", "py.typed"))
+    }
     assert wanted <= set(names)
     assert not [n for n in names if n.startswith("tests")]
 
 
 def test_the_installed_code_is_the_wheels(installed, tmp_path):
-    code = "import engine, tasks, data_builders, launch; print(engine.__path__[0])"
+    code = "from equipoise import data_builders, engine, launch, tasks; print(engine.__path__[0])"
     where = _run(installed.parent / "python", "-c", code, cwd=tmp_path).strip()
     assert where.startswith(str(installed.parent.parent))
+
+
+def test_modules_of_the_users_own_do_no_harm(installed, tmp_path):
+    """A repository of theirs with an ``engine.py`` beside the training loop, as several reference code bases have."""
+    for name in ("engine", "launch", "tasks", "data_builders"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a module of the user was imported')\n")
+    (tmp_path / "my_runs.py").write_text(
+        "from equipoise import Run\n\n\ndef get_config():\n    return Run()\n"
+    )
+    code = "from equipoise.engine.metrics.table.writer import PredictionWriter; from equipoise import Cohort, metrics"
+    _run(installed.parent / "python", "-c", code, cwd=tmp_path)
+    _run(installed, "prepare", "--list", cwd=tmp_path)
+    where = ["--config=my_runs.py", "--config.data.cohort=a", "--config.task.label=b"]
+    assert '"cohort": "a"' in _run(installed, "train", *where, "--print_config", cwd=tmp_path)
+    for name in ("engine", "tasks"):
+        (tmp_path / f"{name}.py").write_text(f"NAME = {name!r}\n")
+    code = "import engine, equipoise.engine; assert engine.NAME == 'engine'; print('both')"
+    assert _run(installed.parent / "python", "-c", code, cwd=tmp_path) == "both\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

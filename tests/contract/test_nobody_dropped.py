@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from equipoise.engine import data
+from equipoise.engine.config import Data
+from equipoise.engine.metrics.table.table import read_table
 
-from engine import data
-from engine.config import Data
-from engine.metrics.table.table import read_table
 from tests import launching
 
 
@@ -24,8 +24,8 @@ def test_eval_batches_hold_each_image_once(tiny_data_dir, batch_size, devices):
 
 
 def test_the_table_holds_each_image_once(tiny_run, tiny_data_dir):
-    from engine.training import program as evaluate
-    from tasks import make_task
+    from equipoise.engine.training import program as evaluate
+    from equipoise.tasks import make_task
 
     config, workdir = tiny_run
     split = data.open_split("tiny", "test", tiny_data_dir)

@@ -14,9 +14,9 @@ from tests import launching
 CODE = """
 import pathlib, sys
 import jax, numpy as np
-from engine import config as run_config, data
-from engine.training import program as evaluate
-from tasks import make_task
+from equipoise.engine import config as run_config, data
+from equipoise.engine.training import program as evaluate
+from equipoise.tasks import make_task
 from tests import tiny_runs
 
 folder, cohort, method, over = sys.argv[1:]

@@ -3,15 +3,14 @@
 import importlib
 
 import pytest
-
-from engine import config as run_config
-from engine import validation
-from launch import program
+from equipoise.engine import config as run_config
+from equipoise.engine import validation
+from equipoise.launch import program
 
 
 def every_run():
     for study in program.shipped_studies():
-        runs = importlib.import_module(f"tasks.{study}.runs")
+        runs = importlib.import_module(f"equipoise.tasks.{study}.runs")
         for name in runs.names():
             yield pytest.param(runs, name, id=f"{study}:{name}")
 
@@ -46,9 +45,9 @@ def test_resolves_and_opens_with_its_command_cost_and_expectation(runs, name):
 
 @pytest.mark.parametrize(("runs", "name"), TRAINED)
 def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
-    from engine import data
-    from engine.training import loop
-    from tasks import make_task
+    from equipoise.engine import data
+    from equipoise.engine.training import loop
+    from equipoise.tasks import make_task
 
     full = runs.get_config(name)
     small = {
@@ -69,12 +68,12 @@ def test_trains_two_steps_shrunk(runs, name, shrunken_data_dir, tmp_path):
 @pytest.fixture(scope="module")
 def shrunken_data_dir(tmp_path_factory):
     """Each shipped cohort, small; maps the full cohort's name to the small one's."""
-    from data_builders.base import catalogue
+    from equipoise.data_builders.base import catalogue
 
     folder = tmp_path_factory.mktemp("shrunken")
     small = {"folder": folder}
     for study in program.shipped_studies():
-        runs = importlib.import_module(f"tasks.{study}.runs")
+        runs = importlib.import_module(f"equipoise.tasks.{study}.runs")
         for name in runs.names():
             full = runs.get_config(name).data.cohort
             if full not in small:

@@ -3,10 +3,9 @@
 import collections
 
 import pytest
-
-from data_builders.base import splits
-from engine import data
-from engine.config import UserError
+from equipoise.data_builders.base import splits
+from equipoise.engine import data
+from equipoise.engine.config import UserError
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 

@@ -1,7 +1,6 @@
 import pytest
-
-from engine import config, validation
-from engine.config import Run, UserError
+from equipoise.engine import config, validation
+from equipoise.engine.config import Run, UserError
 
 
 def valid():

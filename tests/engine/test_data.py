@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-
-from engine import data
-from engine.config import Data, UserError
+from equipoise.engine import data
+from equipoise.engine.config import Data, UserError
 
 
 @pytest.fixture

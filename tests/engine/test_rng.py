@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
-
-from engine import rng
+from equipoise.engine import rng
 
 
 def bits(key):

@@ -8,8 +8,8 @@ import sys
 import jsonschema
 import numpy as np
 import pandas as pd
+from equipoise.engine.report.page import page
 
-from engine.report.page import page
 from tests import launching
 
 SCHEMA = json.loads((pathlib.Path(page.__file__).parent / "metrics.schema.json").read_text())
@@ -17,8 +17,8 @@ ROLES = ("--target=y", "--score=p", "--subject=pid")
 _DRIVER = """
 import json, pathlib, sys
 from absl import flags
-from engine.config import UserError
-from launch import audit
+from equipoise.engine.config import UserError
+from equipoise.launch import audit
 told = []
 for words in json.loads(sys.argv[1]):
     for flag in flags.FLAGS.get_key_flags_for_module(audit):
@@ -35,7 +35,7 @@ pathlib.Path("told.json").write_text(json.dumps(told))
 
 def audit(folder, *words):
     """Runs the command in a folder, in a process of its own."""
-    command = [sys.executable, "-m", "launch", "audit", *words]
+    command = [sys.executable, "-m", "equipoise.launch", "audit", *words]
     return subprocess.run(
         command, cwd=folder, env=launching.environment(), capture_output=True, text=True, timeout=600
     )

@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
+from equipoise.launch import program, reference
+from equipoise.launch.__main__ import COMMANDS
 
-from launch import program, reference
-from launch.__main__ import COMMANDS
 from tests import launching
 from tests.launching import RUNS
 
@@ -105,7 +105,7 @@ def test_data_dir_comes_from_the_environment(monkeypatch, tmp_path):
 
 
 def test_evaluate_writes_one_row_per_image(tiny_run, tiny_data_dir):
-    from engine.metrics.table.table import read_table
+    from equipoise.engine.metrics.table.table import read_table
 
     _, workdir = tiny_run
     done = launching.equipoise(

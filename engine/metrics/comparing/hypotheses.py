@@ -1,6 +1,6 @@
 """Whole families of tests: every group against a reference or everyone else, two models' calls.
 
-Each returns records of value, interval, p and p adjusted for the family; :mod:`engine.metrics.frame.evaluate` makes the estimates.
+Each returns records of value, interval, p and p adjusted for the family; :mod:`equipoise.engine.metrics.frame.evaluate` makes the estimates.
 """
 
 import dataclasses
@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-
-from engine.config import UserError
-from engine.metrics.estimates import comparisons, intervals, mcnemar, multiplicity
-from engine.metrics.formulas import registry
-from engine.metrics.frame import disparities
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.frame.cells import Rows
-from engine.metrics.frame.disparities import Disparity
-from engine.metrics.frame.evaluate import Frame
-from engine.metrics.resampling import permutation
-from engine.metrics.resampling.permutation import Permuted
-from engine.metrics.table import groupings
-from engine.metrics.table.table import Table
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import comparisons, intervals, mcnemar, multiplicity
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.frame import disparities
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frame.cells import Rows
+from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.resampling import permutation
+from equipoise.engine.metrics.resampling.permutation import Permuted
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import Table
 
 Against = Literal["reference", "rest"]
 Method = Literal["mover", "permutation"]
@@ -68,7 +67,7 @@ def compare_groups(
       group: attribute or intersection, such as ``race*sex``.
       against: ``reference``: one group; ``rest``: everyone else of known group (of two groups: the other).
       method: of the test. ``mover``: where the interval just reaches 0; ``permutation``: studentised, of whole patients
-        (:mod:`engine.metrics.resampling.permutation`), exact where groups are alike. The interval is the same for both.
+        (:mod:`equipoise.engine.metrics.resampling.permutation`), exact where groups are alike. The interval is the same for both.
       adjust: ``holm``; ``bh``: Benjamini-Hochberg; ``max_t``: Westfall and Young's from joint permutations of all groups.
       reference: level that the others are compared with; by default the first that has images.
       draws: of the permutation test, and of the bootstrap where a metric needs one.
@@ -180,7 +179,7 @@ def _by_permutation(tested: Mapping[str, Disparity], permuted: Permuted, adjust:
 def compare_calls(
     table: Table, first: str, second: str, metric: str = "accuracy", group: str | None = None, *, adjust: Literal["holm", "bh"] = "holm"
 ) -> dict[str, Disparity]:  # fmt: skip
-    """Clustered McNemar tests (:mod:`engine.metrics.estimates.mcnemar`) of two models' calls, second minus first.
+    """Clustered McNemar tests (:mod:`equipoise.engine.metrics.estimates.mcnemar`) of two models' calls, second minus first.
 
     Args:
       table: checked predictions with both models' scores.
@@ -200,13 +199,13 @@ def compare_calls(
     entry, rows = registry.get(metric, table.schema.classes), Rows(table)
     if entry.kind != "proportion":
         raise UserError(
-            f"metric {metric!r} is no share of images: engine.metrics.comparing.paired compares it"
+            f"metric {metric!r} is no share of images: equipoise.engine.metrics.comparing.paired compares it"
         )
     a, b = (registry.per_image(entry, rows.columns(name)) for name in (first, second))
     counted = np.isfinite(a)
     if (counted != np.isfinite(b)).any():
         raise UserError(
-            f"metric {metric!r} counts other images under {first!r} than under {second!r}: engine.metrics.comparing.paired compares it"
+            f"metric {metric!r} counts other images under {first!r} than under {second!r}: equipoise.engine.metrics.comparing.paired compares it"
         )
 
     def tested(inside: np.ndarray, where: str) -> Disparity:

@@ -1,9 +1,9 @@
 """Methods over their runs: every score of every method with seed and patients apart, and paired differences between methods.
 
 A method is a set of runs that differ by their seed; all runs are scored on the same patients. Sums and differences of scores
-go through :mod:`engine.metrics.estimates.seeds`. Extremes of groups (worst group, range) are neither bootstrapped nor averaged into an
+go through :mod:`equipoise.engine.metrics.estimates.seeds`. Extremes of groups (worst group, range) are neither bootstrapped nor averaged into an
 interval: their intervals are of the extreme of the groups' means over runs, by the constructions of
-:mod:`engine.metrics.estimates.comparisons`; beside them stand the mean and the SD of each run's own extreme, which is larger by chance.
+:mod:`equipoise.engine.metrics.estimates.comparisons`; beside them stand the mean and the SD of each run's own extreme, which is larger by chance.
 """
 
 import dataclasses
@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from engine.metrics.estimates import comparisons, multiplicity, seeds
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.estimates.seeds import OverSeeds
-from engine.metrics.formulas import registry, segmentation
-from engine.metrics.formulas.registry import Metric
-from engine.metrics.frame import summary
-from engine.metrics.frame.disparities import Disparity
-from engine.metrics.frame.evaluate import Frame
-from engine.metrics.table.groupings import JOIN
-from engine.metrics.table.table import UNKNOWN
+from equipoise.engine.metrics.estimates import comparisons, multiplicity, seeds
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.estimates.seeds import OverSeeds
+from equipoise.engine.metrics.formulas import registry, segmentation
+from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.frame import summary
+from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.table.groupings import JOIN
+from equipoise.engine.metrics.table.table import UNKNOWN
 
 _NAN = float("nan")
 SCHEMA_VERSION = 1

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.estimates import comparisons, delong, multiplicity
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
+from equipoise.engine.metrics.table.groupings import GIVEN
+from equipoise.engine.metrics.table.suppression import row_levels
+from equipoise.engine.metrics.table.table import UNKNOWN, Table
 from scipy import special
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.estimates import comparisons, delong, multiplicity
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.frame.evaluate import Frame
-from engine.metrics.frame.summary import CONFIDENCE, clean
-from engine.metrics.table.groupings import GIVEN
-from engine.metrics.table.suppression import row_levels
-from engine.metrics.table.table import UNKNOWN, Table
 
 OVERALL, GROUP, GAP = "overall", "group", "gap"
 
@@ -131,7 +130,7 @@ def compare(
 
     Args:
       table: that both frames are of.
-      frames: model -> its scores, of one call of :func:`engine.metrics.frame.evaluate.evaluate_models`, so that resamples are the same.
+      frames: model -> its scores, of one call of :func:`equipoise.engine.metrics.frame.evaluate.evaluate_models`, so that resamples are the same.
         What a shared report hides stays hidden.
       models: (first, second).
       metrics: to compare.

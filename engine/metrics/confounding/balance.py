@@ -1,6 +1,6 @@
 """Weights that make two groups alike in confounders, for any weights of their rows: standardisation, propensity, matching.
 
-Each method takes the rows of two groups (one outcome class of them, see :mod:`engine.metrics.confounding.gaps`) and a named target
+Each method takes the rows of two groups (one outcome class of them, see :mod:`equipoise.engine.metrics.confounding.gaps`) and a named target
 population: the ``reference`` group, the ``group`` itself, or both ``pooled``. It gives weights under which either group has the
 target's confounders, and the share of the target that has a counterpart; the target is confined to these. Weights of rows are
 whole numbers, the draws of a bootstrap, and everything that is estimated is estimated again under each of them.
@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import logistic
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
-
-from engine.config import UserError
-from engine.metrics.estimates import logistic
 
 TARGETS = ("reference", "group", "pooled")
 PROPENSITY = "propensity"

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 
 import numpy as np
+from equipoise.engine.metrics.estimates import intervals, percentiles
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.frame.cells import Rows
+from equipoise.engine.metrics.resampling import weighing
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import Table
 from jaxtyping import Float, Int
-
-from engine.metrics.estimates import intervals, percentiles
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import registry
-from engine.metrics.formulas.registry import Metric
-from engine.metrics.frame.cells import Rows
-from engine.metrics.resampling import weighing
-from engine.metrics.table import groupings
-from engine.metrics.table.table import Table
 
 
 class Contrast:

@@ -1,7 +1,7 @@
 """The gap between two groups once their confounders are alike, beside the raw gap.
 
 Two groups may differ in a metric because one is older, or was scanned elsewhere. Here each is weighted
-(:mod:`engine.metrics.confounding.balance`) until both have the confounders of a named target population, and the metric is taken under
+(:mod:`equipoise.engine.metrics.confounding.balance`) until both have the confounders of a named target population, and the metric is taken under
 these weights. Weights are made within outcome classes: among positives for a sensitivity, among negatives for a false-positive
 rate, both for an AUROC. So a confounder that goes with the disease itself is not adjusted away, and shares of the classes stay each
 group's own unless they are to be alike too (``same_prevalence``).
@@ -17,24 +17,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.confounding import balance
+from equipoise.engine.metrics.confounding.balance import Confounders, Method
+from equipoise.engine.metrics.confounding.contrast import Contrast
+from equipoise.engine.metrics.estimates import multiplicity, percentiles
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.frame import disparities
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frame.cells import SMALL
+from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.resampling import bootstrap as resample
+from equipoise.engine.metrics.resampling import weighing
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import Table
 from jaxtyping import Bool, Float, Int
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.confounding import balance
-from engine.metrics.confounding.balance import Confounders, Method
-from engine.metrics.confounding.contrast import Contrast
-from engine.metrics.estimates import multiplicity, percentiles
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import registry
-from engine.metrics.formulas.registry import Metric
-from engine.metrics.frame import disparities
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.frame.cells import SMALL
-from engine.metrics.frame.disparities import Disparity
-from engine.metrics.resampling import bootstrap as resample
-from engine.metrics.resampling import weighing
-from engine.metrics.table import groupings
-from engine.metrics.table.table import Table
 
 DEFAULT = balance.Weighting()
 _TARGETS = {"reference": "{1}", "group": "{0}", "pooled": "{0} and {1} together"}

@@ -11,13 +11,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from engine.config import UserError
-from engine.metrics.estimates import comparisons, intervals
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import registry
-from engine.metrics.formulas.registry import Metric
-from engine.metrics.frame.evaluate import Frame
-from engine.metrics.table import groupings
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import comparisons, intervals
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.table import groupings
 
 ALPHA = 0.025  # one-sided
 EQUIVALENCE_ALPHA = 0.05  # of each of the two tests
@@ -158,7 +158,7 @@ def groups_equivalent(
     """Equivalence of each group to a comparator.
 
     Args:
-      frame: of one model, from :func:`engine.metrics.frame.evaluate.evaluate`.
+      frame: of one model, from :func:`equipoise.engine.metrics.frame.evaluate.evaluate`.
       attribute: of the frame.
       metric: of the frame.
       margin: largest difference that does not matter, in the unit of the metric.

@@ -4,16 +4,15 @@ For rates (sensitivity, specificity, FPR, accuracy) by the normal approximation 
 n = z² [p₁(1−p₁) + p₂(1−p₂)/k] / gap² images that count, z = z of 1 − α/2 + z of the power (Chow, Shao and Wang, Sample Size
 Calculations in Clinical Research, 4.2). Images of one patient count for less: n is multiplied by the design effect 1 + (m − 1)·ICC of
 m images (Donner and Klar, Design and Analysis of Cluster Randomization Trials, 2000). After the study its own standard errors say it
-better: :func:`engine.metrics.estimates.comparisons.detectable`.
+better: :func:`equipoise.engine.metrics.estimates.comparisons.detectable`.
 """
 
 import dataclasses
 import math
 
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import comparisons
 from scipy import optimize
-
-from engine.config import UserError
-from engine.metrics.estimates import comparisons
 
 
 @dataclasses.dataclass(frozen=True)

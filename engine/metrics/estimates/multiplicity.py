@@ -1,7 +1,7 @@
 """P values adjusted for their number; NaN stays NaN and is not counted.
 
 Holm and max-T hold the chance of any false claim, Benjamini and Hochberg the expected share of false claims among all. An
-intersection-union test ("every group passes", :mod:`engine.metrics.decisions.acceptance`) needs none.
+intersection-union test ("every group passes", :mod:`equipoise.engine.metrics.decisions.acceptance`) needs none.
 """
 
 from collections.abc import Sequence

@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from equipoise.engine.metrics.estimates.intervals import SMALLEST_P, Estimate, undefined
 from jaxtyping import Float, Num
 from scipy import special
-
-from engine.metrics.estimates.intervals import SMALLEST_P, Estimate, undefined
 
 _NAN = (float("nan"), float("nan"))
 _MIN_VALID = 0.8  # share of resamples in which a score must exist for its limits to be shown
@@ -101,7 +100,7 @@ def bootstrap(
     bounds: tuple[float, float] = (-np.inf, np.inf),
     freedom: float | None = None,
 ) -> Estimate:
-    """The estimate of a smooth score from its replicates (:class:`engine.metrics.resampling.bootstrap.Bootstrap`).
+    """The estimate of a smooth score from its replicates (:class:`equipoise.engine.metrics.resampling.bootstrap.Bootstrap`).
 
     Args:
       value: of the sample.

@@ -21,11 +21,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
+from equipoise.engine.metrics.estimates.intervals import Estimate
 from jaxtyping import Float
 from scipy import special
-
-from engine.metrics.estimates import comparisons, intervals, percentiles
-from engine.metrics.estimates.intervals import Estimate
 
 _NAN = float("nan")
 _NORMAL = 1e6  # degrees of freedom from which t is the normal distribution
@@ -184,7 +183,7 @@ def largest_difference(
 ) -> tuple[float, float, float]:
     """(largest − smallest of the levels' means over runs, low, high): all pairs of levels with Bonferroni's level.
 
-    :func:`engine.metrics.estimates.comparisons.max_min` with limits of each pair that carry the seeds: [max(0, max L), max |U|]. A run's
+    :func:`equipoise.engine.metrics.estimates.comparisons.max_min` with limits of each pair that carry the seeds: [max(0, max L), max |U|]. A run's
     levels move together from seed to seed, which the pairs' own differences allow for.
 
     Args:

@@ -7,10 +7,16 @@ threshold, whatever the order of the rows.
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.formulas.registry import (
+    Columns,
+    Metric,
+    array_module,
+    ratio,
+    register,
+    register_family,
+)
 from jaxtyping import Array, Float, Float64
-
-from engine.config import UserError
-from engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register, register_family
 
 CELLS = ("tp", "fp", "fn", "tn")
 TINY = np.finfo(

@@ -3,11 +3,11 @@
 The literature gives one name to several formulas, and several names to one. Here a name ends in what it computes: ``_difference``
 is the largest value of the groups minus the smallest, ``_ratio`` the smallest divided by the largest. Both are extremes of
 groups: they never favour one group, they grow by chance alone as groups shrink, and no bootstrap of them covers. Their
-intervals are built from simultaneous limits of all groups (:mod:`engine.metrics.estimates.comparisons`). Signed differences and ratios to a
+intervals are built from simultaneous limits of all groups (:mod:`equipoise.engine.metrics.estimates.comparisons`). Signed differences and ratios to a
 reference group, with tests, are a frame's ``difference:METRIC:LEVEL-REFERENCE``: ΔTPR and ΔFPR are those of ``sensitivity`` and ``fpr``.
 
 A score needs its metrics in every group; where one is undefined the score is, and says in which. Inequality among individuals
-(:mod:`engine.metrics.formulas.inequality`) is a property of any set of rows, and so a metric like others.
+(:mod:`equipoise.engine.metrics.formulas.inequality`) is a property of any set of rows, and so a metric like others.
 """
 
 import dataclasses
@@ -16,13 +16,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.estimates import comparisons, intervals
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.formulas.registry import Metric
 from jaxtyping import Bool, Float, Int
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.estimates import comparisons, intervals
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import registry
-from engine.metrics.formulas.registry import Metric
 
 Number = float | Float[np.ndarray, " b"]  # a value, or one of each replicate
 Values = Mapping[str, Mapping[str, Number]]  # level -> metric -> value
@@ -309,7 +308,7 @@ def xauc(
     """P(positive of one group scores above a negative of the other), both ways (Kallus and Zhou, NeurIPS 2019, arXiv:1902.05826).
 
     Their difference is the xAUC disparity. Each is an AUROC of other rows, with its clustered variance; patients in both are
-    accounted for by :func:`engine.metrics.estimates.comparisons.difference`.
+    accounted for by :func:`equipoise.engine.metrics.estimates.comparisons.difference`.
 
     Args:
       truth: of each image.

@@ -2,7 +2,7 @@
 
 ``BASE:CLASS`` is the binary metric BASE of one class. ``BASE:macro`` is the mean of these over classes, each counting the same;
 a class in which BASE is undefined (it has no image here, say) is left out. A comparison of groups is fair only over the same
-classes, so a caller names those that every group has (``averaged`` of :func:`engine.metrics.formulas.registry.get`). ``BASE:micro`` is
+classes, so a caller names those that every group has (``averaged`` of :func:`equipoise.engine.metrics.formulas.registry.get`). ``BASE:micro`` is
 BASE of all (image, class) pairs put together. Of exclusive classes an image is called the one with the largest score;
 ``sensitivity:macro`` is then the balanced accuracy.
 
@@ -14,12 +14,11 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.formulas import classification, registry
+from equipoise.engine.metrics.formulas.classification import TINY, Sums, mean_of
+from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
 from jaxtyping import Array, Float, Float64
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.formulas import classification, registry
-from engine.metrics.formulas.classification import TINY, Sums, mean_of
-from engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
 
 AVERAGES = ("macro", "micro")
 _LISTED = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "f1")

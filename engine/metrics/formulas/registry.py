@@ -23,9 +23,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine.config import UserError, did_you_mean
 from jaxtyping import Array, Float
-
-from engine.config import UserError, did_you_mean
 
 TASKS = ("binary", "multiclass", "multilabel", "regression", "values")
 Columns = Mapping[str, np.ndarray]
@@ -128,7 +127,7 @@ def register_family(stem: str, build: Callable[[str, float], Metric]) -> None:
 @functools.cache
 def _load() -> None:
     for module in _MODULES:
-        importlib.import_module(f"engine.metrics.formulas.{module}")
+        importlib.import_module(f"equipoise.engine.metrics.formulas.{module}")
 
 
 def get(name: str, classes: Sequence[str] = (), averaged: Sequence[str] | None = None) -> Metric:
@@ -147,7 +146,7 @@ def get(name: str, classes: Sequence[str] = (), averaged: Sequence[str] | None =
     _load()
     base, _, part = name.partition(":")
     if part:
-        return importlib.import_module("engine.metrics.formulas.multiclass").derived(
+        return importlib.import_module("equipoise.engine.metrics.formulas.multiclass").derived(
             base, part, tuple(classes), None if averaged is None else tuple(averaged)
         )
     if name in _METRICS:
@@ -167,7 +166,7 @@ def names(task: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return plain
     return (
         *plain,
-        *importlib.import_module("engine.metrics.formulas.multiclass").names(task, tuple(classes)),
+        *importlib.import_module("equipoise.engine.metrics.formulas.multiclass").names(task, tuple(classes)),
     )
 
 
@@ -188,7 +187,9 @@ def components(columns: Columns) -> dict[str, np.ndarray]:
     """
     module = {"binary": "classification", "multilabel": "multiclass", "values": "regression"}
     task = task_of(columns)
-    return importlib.import_module(f"engine.metrics.formulas.{module.get(task, task)}").components(columns)
+    return importlib.import_module(f"equipoise.engine.metrics.formulas.{module.get(task, task)}").components(
+        columns
+    )
 
 
 def per_image(metric: Metric, columns: Columns) -> Float[np.ndarray, " n"]:

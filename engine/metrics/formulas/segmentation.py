@@ -19,12 +19,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.formulas.registry import Metric
 from jaxtyping import Bool, Float, Integer
 from scipy import ndimage, spatial
-
-from engine.config import UserError
-from engine.metrics.formulas import registry
-from engine.metrics.formulas.registry import Metric
 
 _MM3_PER_ML = 1000.0
 _RELOADED = "Maier-Hein et al., Nat Methods 2024;21:195"
@@ -32,7 +31,7 @@ _RELOADED = "Maier-Hein et al., Nat Methods 2024;21:195"
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """What a value of one case and structure is; entries as of :class:`engine.metrics.formulas.registry.Metric`."""
+    """What a value of one case and structure is; entries as of :class:`equipoise.engine.metrics.formulas.registry.Metric`."""
 
     title: str
     formula: str

@@ -5,16 +5,15 @@ import functools
 from collections.abc import Collection, Mapping
 
 import numpy as np
-
-from engine.metrics.estimates import intervals, percentiles
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import fairness, multiclass, registry
-from engine.metrics.formulas.registry import Metric
-from engine.metrics.frame import disparities
-from engine.metrics.frame.disparities import Disparity
-from engine.metrics.resampling import bootstrap as resample
-from engine.metrics.table.groupings import Grouping
-from engine.metrics.table.table import Table
+from equipoise.engine.metrics.estimates import intervals, percentiles
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import fairness, multiclass, registry
+from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.frame import disparities
+from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.resampling import bootstrap as resample
+from equipoise.engine.metrics.table.groupings import Grouping
+from equipoise.engine.metrics.table.table import Table
 
 CLOSED = ("auroc", "balanced_accuracy")  # and every proportion: intervals that need no resample
 SMALL = 11  # cells below this in images, events or non-events are flagged

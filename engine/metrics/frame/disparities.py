@@ -5,13 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from equipoise.engine.metrics.estimates import comparisons, multiplicity
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import fairness
+from equipoise.engine.metrics.formulas.fairness import Cells, Score
+from equipoise.engine.metrics.formulas.registry import Columns, Metric
 from jaxtyping import Float, Int
-
-from engine.metrics.estimates import comparisons, multiplicity
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import fairness
-from engine.metrics.formulas.fairness import Cells, Score
-from engine.metrics.formulas.registry import Columns, Metric
 
 _NAN = float("nan")
 _CONFIDENCE = 0.95

@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from engine.config import UserError
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import multiclass, registry, segmentation
-from engine.metrics.formulas.registry import Metric
-from engine.metrics.frame import summary
-from engine.metrics.frame.cells import SMALL, Cells, Rows, is_closed
-from engine.metrics.frame.disparities import Disparity
-from engine.metrics.frame.summary import CONFIDENCE, to_csv, to_json
-from engine.metrics.resampling import bootstrap as resample
-from engine.metrics.table import groupings
-from engine.metrics.table.groupings import Grouping
-from engine.metrics.table.table import UNKNOWN, Schema, Table
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import multiclass, registry, segmentation
+from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.frame import summary
+from equipoise.engine.metrics.frame.cells import SMALL, Cells, Rows, is_closed
+from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.frame.summary import CONFIDENCE, to_csv, to_json
+from equipoise.engine.metrics.resampling import bootstrap as resample
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.groupings import Grouping
+from equipoise.engine.metrics.table.table import UNKNOWN, Schema, Table
 
 __all__ = [
     "CONFIDENCE",
@@ -178,7 +177,7 @@ def _shared_classes(
     """Classes that macro-averages of the whole frame are taken over; None of a table without several classes.
 
     Averages over different classes cannot be compared: only classes present in every compared group count, groups of fewer than
-    :data:`engine.metrics.frame.cells.SMALL` images aside. Where no class is in all of them, every class counts where it exists.
+    :data:`equipoise.engine.metrics.frame.cells.SMALL` images aside. Where no class is in all of them, every class counts where it exists.
     """
     if schema.kind not in ("multiclass", "multilabel"):
         return None

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.frame.disparities import Disparity
 
 if TYPE_CHECKING:
-    from engine.metrics.frame.evaluate import Frame
+    from equipoise.engine.metrics.frame.evaluate import Frame
 
 SCHEMA_VERSION = 1
 CONFIDENCE = 0.95

@@ -11,16 +11,15 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.estimates import logistic
+from equipoise.engine.metrics.formulas.calibration import LIMIT
+from equipoise.engine.metrics.postprocessing import tuning as postprocessing
+from equipoise.engine.metrics.postprocessing.tuning import EVERYONE
+from equipoise.engine.metrics.table import thresholds
+from equipoise.engine.metrics.table.table import Table
 from jaxtyping import Bool, Float
 from scipy import optimize, special
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.estimates import logistic
-from engine.metrics.formulas.calibration import LIMIT
-from engine.metrics.postprocessing import tuning as postprocessing
-from engine.metrics.postprocessing.tuning import EVERYONE
-from engine.metrics.table import thresholds
-from engine.metrics.table.table import Table
 
 Map = Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]
 _WIDEST = np.log(1e3)  # temperatures are sought within [1/1000, 1000]
@@ -149,7 +148,7 @@ def fit(
     Args:
       table: of the validation split alone.
       method: ``temperature``, ``platt`` or ``isotonic``.
-      rule: by which the threshold of the new scores is chosen on this split: of :data:`engine.metrics.table.thresholds.RULES`.
+      rule: by which the threshold of the new scores is chosen on this split: of :data:`equipoise.engine.metrics.table.thresholds.RULES`.
       by: attribute or intersection whose groups are calibrated apart.
       model: whose scores; by default the table's first.
       least: positives, and negatives, that a group needs; a smaller one takes the map of everyone.

@@ -1,20 +1,19 @@
 """What may be done to a model's scores after training: chosen on one split, judged on another.
 
-A choice (:mod:`engine.metrics.postprocessing.recalibration`, :mod:`engine.metrics.postprocessing.parity`) is made on a table of the validation split and carries that
+A choice (:mod:`equipoise.engine.metrics.postprocessing.recalibration`, :mod:`equipoise.engine.metrics.postprocessing.parity`) is made on a table of the validation split and carries that
 split's name. Applied to a table of another split it gives the same table with one more model, so that
-:func:`engine.metrics.frame.evaluate.evaluate_models` judges before and after from the same resamples.
+:func:`equipoise.engine.metrics.frame.evaluate.evaluate_models` judges before and after from the same resamples.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import UNKNOWN, Table
+from equipoise.engine.metrics.table.thresholds import FIXED, require_other
 from jaxtyping import Bool, Float
-
-from engine.config import UserError
-from engine.metrics.table import groupings
-from engine.metrics.table.table import UNKNOWN, Table
-from engine.metrics.table.thresholds import FIXED, require_other
 
 EVERYONE = "everyone"
 LEAST = 20  # positives, and negatives, that a group needs for a choice of its own

@@ -11,12 +11,11 @@ are refused.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.formulas import fairness, multiclass, registry
+from equipoise.engine.metrics.formulas.registry import Columns, Metric
+from equipoise.engine.metrics.resampling.weighing import LANES, Areas, Part, Sets, Sums, Weighted
 from jaxtyping import Float64, Int, UInt8
-
-from engine.config import UserError
-from engine.metrics.formulas import fairness, multiclass, registry
-from engine.metrics.formulas.registry import Columns, Metric
-from engine.metrics.resampling.weighing import LANES, Areas, Part, Sets, Sums, Weighted
 
 _DRAWS, _CELLS = 0, 1  # streams of random numbers
 
@@ -39,7 +38,7 @@ def require_smooth(name: str, classes: Sequence[str] = (), averaged: Sequence[st
 
     Args:
       name: of a metric (``auroc``), or of a quantity over groups (``worst_group:auroc``), which is always refused.
-      classes: as of :func:`engine.metrics.formulas.registry.get`.
+      classes: as of :func:`equipoise.engine.metrics.formulas.registry.get`.
       averaged: likewise.
 
     Raises:
@@ -108,7 +107,7 @@ class Bootstrap:
         Args:
           columns: model -> its columns, with the components of metrics made of sums.
           metrics: names of the registry, smooth ones.
-          code: patient of each row, from :func:`engine.metrics.estimates.intervals.subject_codes`.
+          code: patient of each row, from :func:`equipoise.engine.metrics.estimates.intervals.subject_codes`.
           patients: how many.
           groupings: (level of each row, or -1 for none; number of levels).
           resamples: how many replicates.

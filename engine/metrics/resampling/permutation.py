@@ -20,13 +20,12 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine.metrics.formulas import multiclass, registry
+from equipoise.engine.metrics.formulas.registry import Columns, Metric
+from equipoise.engine.metrics.resampling import bootstrap as resample
+from equipoise.engine.metrics.resampling.weighing import LANES, Sets
 from jaxtyping import Bool, Float, Int
 from scipy import sparse, special
-
-from engine.metrics.formulas import multiclass, registry
-from engine.metrics.formulas.registry import Columns, Metric
-from engine.metrics.resampling import bootstrap as resample
-from engine.metrics.resampling.weighing import LANES, Sets
 
 _DEALS = 2  # stream of random numbers, beside those of the bootstrap
 _GROUPS = 20  # of patients, left out in turn
@@ -287,14 +286,14 @@ def permute(
     """Studentised differences of every metric between every pair of sets of levels, observed and permuted.
 
     Args:
-      columns: of any task, with what each image adds to sums (:func:`engine.metrics.formulas.registry.components`).
+      columns: of any task, with what each image adds to sums (:func:`equipoise.engine.metrics.formulas.registry.components`).
       metrics: smooth names of the registry.
-      code: patient of each row, from :func:`engine.metrics.estimates.intervals.subject_codes`.
+      code: patient of each row, from :func:`equipoise.engine.metrics.estimates.intervals.subject_codes`.
       level: level of each row, from 0; rows below 0 take no part.
       pairs: (levels of one side, levels of the other), without a level in common.
       permutations: how many.
       seed: equal seeds give equal permutations.
-      classes: as of :func:`engine.metrics.formulas.registry.get`.
+      classes: as of :func:`equipoise.engine.metrics.formulas.registry.get`.
       averaged: likewise.
 
     Returns:

@@ -1,6 +1,6 @@
 """Sums, AUROCs and other metrics of many sets of rows at once, for any weights of the patients.
 
-What a bootstrap (:mod:`engine.metrics.resampling.bootstrap`) does for each replicate; everything that no weight changes is done once before.
+What a bootstrap (:mod:`equipoise.engine.metrics.resampling.bootstrap`) does for each replicate; everything that no weight changes is done once before.
 """
 
 import copy
@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equipoise.engine.metrics.formulas.registry import Columns, Metric
 from jaxtyping import Array, Bool, Float32, Float64, Int, UInt8
 from scipy import sparse
-
-from engine.metrics.formulas.registry import Columns, Metric
 
 LANES = 128  # replicates drawn together
 _DEPTH, _TILES = 128, 64  # rows of a tile and tiles of a call: shapes that never change compile once

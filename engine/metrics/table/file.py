@@ -9,9 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.table.table import Source
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.table.table import Source
 
 
 class File:

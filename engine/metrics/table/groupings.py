@@ -5,10 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.table.table import UNKNOWN, Schema
 from jaxtyping import Bool, Int
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.table.table import UNKNOWN, Schema
 
 JOIN, GIVEN = "*", "|"
 

@@ -17,13 +17,12 @@ import nibabel
 import numpy as np
 import pandas as pd
 import rich.progress
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.formulas import segmentation
+from equipoise.engine.metrics.table import reader
+from equipoise.engine.metrics.table.table import Table, validate
 from jaxtyping import Float, Int
 from PIL import Image
-
-from engine.config import UserError
-from engine.metrics.formulas import segmentation
-from engine.metrics.table import reader
-from engine.metrics.table.table import Table, validate
 
 CASE = "case"
 METRICS = (

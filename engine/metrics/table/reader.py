@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.table.file import File
-from engine.metrics.table.table import UNKNOWN, Schema, Source, Table, validate
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.table.file import File
+from equipoise.engine.metrics.table.table import UNKNOWN, Schema, Source, Table, validate
 
 _MISSING = ("", "na", "n/a", "nan", "null", "<na>", UNKNOWN)
 _POSITIVE = {

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from equipoise.engine.metrics.formulas import segmentation
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import Table
 from jaxtyping import Bool, Float, Int
-
-from engine.metrics.formulas import segmentation
-from engine.metrics.table import groupings
-from engine.metrics.table.table import Table
 
 Cell = tuple[str, str]
 EVERYONE: Cell = ("", "")

@@ -5,7 +5,7 @@ checkpoint_fingerprint, config_fingerprint, then one column per attribute under 
 ``target:LABEL`` for each; a score column may have a threshold of its own, ``threshold:COLUMN``. A score at or above the
 threshold is a positive. Messages name columns and rows, never a person's id or value.
 
-Tables from elsewhere come in through :mod:`engine.metrics.table.reader`, and are written by :mod:`engine.metrics.table.writer`.
+Tables from elsewhere come in through :mod:`equipoise.engine.metrics.table.reader`, and are written by :mod:`equipoise.engine.metrics.table.writer`.
 """
 
 import dataclasses
@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from engine.config import UserError, did_you_mean
+from equipoise.engine.config import UserError, did_you_mean
 
 _KEY = b"equipoise"
 _VERSION = 1

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.metrics.formulas.classification import SLACK
+from equipoise.engine.metrics.table.table import Table
 from jaxtyping import Bool, Float, Int
-
-from engine.config import UserError, did_you_mean
-from engine.metrics.formulas.classification import SLACK
-from engine.metrics.table.table import Table
 
 FIXED = "fixed"
 RULES = ("fixed:0.5", "youden", "max_accuracy", "sens0.9", "spec0.9")

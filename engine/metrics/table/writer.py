@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from engine.config import UserError, did_you_mean
+from equipoise.engine.config import UserError, did_you_mean
 
 
 def _array(values: Any) -> np.ndarray:

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-
-from engine.config import UserError
-from engine.models import resampling
+from equipoise.engine.config import UserError
+from equipoise.engine.models import resampling
 
 _STORAGES = {
     "DoubleStorage": "float64",

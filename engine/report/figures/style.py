@@ -15,13 +15,12 @@ import matplotlib.ft2font
 import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.page.page import Figure, entry, interval, number, title
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.report.page.page import Figure, entry, interval, number, title
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.gather import Gathered
-from engine.metrics.comparing.methods import Contrast, Method
-from engine.metrics.estimates.seeds import ONE_SEED, OverSeeds
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.report.page.page import interval, short_title
+from equipoise.engine.gather import Gathered
+from equipoise.engine.metrics.comparing.methods import Contrast, Method
+from equipoise.engine.metrics.estimates.seeds import ONE_SEED, OverSeeds
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.page.page import interval, short_title
 
 _ABBREVIATED = {"auroc": "AUROC", "fpr": "FPR", "ppv": "PPV", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
 

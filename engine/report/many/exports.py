@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-
-from engine.metrics.comparing import methods as over_runs
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.report.many.context import Comparison, excludes_zero, limits, short_name
-from engine.report.page import files, latex
+from equipoise.engine.metrics.comparing import methods as over_runs
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.many.context import Comparison, excludes_zero, limits, short_name
+from equipoise.engine.report.page import files, latex
 
 
 def document(comparison: Comparison) -> dict[str, Any]:

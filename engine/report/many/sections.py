@@ -4,15 +4,15 @@ import json
 import math
 import pathlib
 
-from engine.metrics.comparing.methods import Contrast
-from engine.metrics.estimates.seeds import FEW, OverSeeds
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.report.figures import dots
-from engine.report.figures import style as figures
-from engine.report.many import exports
-from engine.report.many.context import Comparison, around_or_why, limits, score_title, short_name
-from engine.report.page import files
-from engine.report.page.page import (
+from equipoise.engine.metrics.comparing.methods import Contrast
+from equipoise.engine.metrics.estimates.seeds import FEW, OverSeeds
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.figures import dots
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.many import exports
+from equipoise.engine.report.many.context import Comparison, around_or_why, limits, score_title, short_name
+from equipoise.engine.report.page import files
+from equipoise.engine.report.page.page import (
     Cell,
     Figure,
     Grid,

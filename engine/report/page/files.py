@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-
-from engine.metrics.frame import summary
-from engine.report.page.page import Section
+from equipoise.engine.metrics.frame import summary
+from equipoise.engine.report.page.page import Section
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 import pandas as pd
-
-from engine.explain import regions
-from engine.metrics.comparing.methods import entry
-from engine.metrics.comparing.paired import Comparison
-from engine.metrics.confounding.gaps import Adjusted
-from engine.metrics.decisions.policy import Verdict
-from engine.metrics.frame.evaluate import Frame
-from engine.metrics.table.suppression import row_levels
-from engine.metrics.table.table import Schema
+from equipoise.engine.explain import regions
+from equipoise.engine.metrics.comparing.methods import entry
+from equipoise.engine.metrics.comparing.paired import Comparison
+from equipoise.engine.metrics.confounding.gaps import Adjusted
+from equipoise.engine.metrics.decisions.policy import Verdict
+from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.table.suppression import row_levels
+from equipoise.engine.metrics.table.table import Schema
 
 if TYPE_CHECKING:
-    from engine.predicted_masks import Case
+    from equipoise.engine.predicted_masks import Case
 
 _FOLDER = pathlib.Path(__file__).parent
 MOST_LEVELS = 40  # of an attribute that the page shows; the files hold all
@@ -151,7 +150,7 @@ class Context:
       metadata: what the cohort's builder recorded (regions, design).
       cohort_report: counts and what was skipped.
       saliency: arrays of ``saliency/COHORT/STEP.npz``, or None.
-      region_cut: of the saliency in regions (:func:`engine.explain.regions.score`).
+      region_cut: of the saliency in regions (:func:`equipoise.engine.explain.regions.score`).
       worst: images on which masks were predicted worst, by group.
       models: name -> scores of every model of the table; ``frame`` is the first.
       notes: what a reader must know of how the table was read.

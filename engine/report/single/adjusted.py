@@ -7,16 +7,14 @@ from typing import Any
 
 import matplotlib.ticker
 import numpy as np
-from matplotlib.figure import Figure as Canvas
-
-from engine.config import UserError
-from engine.metrics.confounding import balance
-from engine.metrics.confounding import gaps as adjustment
-from engine.metrics.confounding.gaps import Adjusted
-from engine.metrics.frame.disparities import Disparity
-from engine.metrics.frame.summary import clean
-from engine.metrics.table.table import Table
-from engine.report.figures.style import (
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.confounding import balance
+from equipoise.engine.metrics.confounding import gaps as adjustment
+from equipoise.engine.metrics.confounding.gaps import Adjusted
+from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.frame.summary import clean
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.report.figures.style import (
     COLOURS,
     INK,
     LINE,
@@ -28,7 +26,7 @@ from engine.report.figures.style import (
     label,
     style,
 )
-from engine.report.page.page import (
+from equipoise.engine.report.page.page import (
     Cell,
     Context,
     Figure,
@@ -40,7 +38,8 @@ from engine.report.page.page import (
     short_title,
     text_cell,
 )
-from engine.report.single import findings
+from equipoise.engine.report.single import findings
+from matplotlib.figure import Figure as Canvas
 
 _WORDS = {
     "standardization": "both groups were standardised to the target within cells of the confounders",

@@ -1,7 +1,7 @@
 """The appendix: named fairness scores, ratios and spreads, and the formula of every score."""
 
-from engine.metrics.formulas import fairness
-from engine.report.page.page import (
+from equipoise.engine.metrics.formulas import fairness
+from equipoise.engine.report.page.page import (
     Cell,
     Context,
     Grid,
@@ -13,7 +13,7 @@ from engine.report.page.page import (
     text_cell,
     title,
 )
-from engine.report.single import findings
+from equipoise.engine.report.single import findings
 
 _SPREADS = {
     "ratio": ("ratio to the reference", "group / reference"),

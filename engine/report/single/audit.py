@@ -5,14 +5,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from engine.config import UserError
-from engine.metrics.frame import evaluate as metric_frame
-from engine.metrics.frame.evaluate import Frame
-from engine.metrics.table import groupings, suppression, thresholds
-from engine.metrics.table.table import Table
-from engine.report.page.page import Context
-from engine.report.single import contents as content
-from engine.report.single import sharing
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.table import groupings, suppression, thresholds
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.report.page.page import Context
+from equipoise.engine.report.single import contents as content
+from equipoise.engine.report.single import sharing
 
 VALUES = "values"
 

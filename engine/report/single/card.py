@@ -1,11 +1,10 @@
 """The model card (Mitchell et al., FAT* 2019): what the report knows is filled in, what only the makers know is asked."""
 
 import jinja2
-
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.report.page.page import Context, interval, number, title
-from engine.report.single import findings
-from engine.report.single import methods_text as methods
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.page.page import Context, interval, number, title
+from equipoise.engine.report.single import findings
+from equipoise.engine.report.single import methods_text as methods
 
 _TEMPLATE = """# Model card: {{ model }}
 

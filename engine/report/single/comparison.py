@@ -7,15 +7,12 @@ from collections.abc import Sequence
 import matplotlib.lines
 import matplotlib.ticker
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-
-from engine.metrics.comparing import paired
-from engine.metrics.comparing.paired import GAP, GROUP, OVERALL, Change, Comparison
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.metrics.table.table import Table
-from engine.report.figures import style as figures
-from engine.report.page.page import (
+from equipoise.engine.metrics.comparing import paired
+from equipoise.engine.metrics.comparing.paired import GAP, GROUP, OVERALL, Change, Comparison
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import (
     Cell,
     Context,
     Figure,
@@ -29,7 +26,9 @@ from engine.report.page.page import (
     text_cell,
     title,
 )
-from engine.report.single import findings
+from equipoise.engine.report.single import findings
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 
 _MOST_ROWS, _MOST_PANELS = 11, 3  # of the figure
 _CAPTIONS = {OVERALL: "Overall", GROUP: "In each group", GAP: "In the gaps to the reference group"}

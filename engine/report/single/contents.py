@@ -4,11 +4,20 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from engine.metrics.decisions.policy import to_json as verdicts_to_json
-from engine.metrics.frame import evaluate as metric_frame
-from engine.report.page import files
-from engine.report.page.page import Cell, Context, Grid, Section, number, render, short_title, text_cell
-from engine.report.single import (
+from equipoise.engine.metrics.decisions.policy import to_json as verdicts_to_json
+from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.report.page import files
+from equipoise.engine.report.page.page import (
+    Cell,
+    Context,
+    Grid,
+    Section,
+    number,
+    render,
+    short_title,
+    text_cell,
+)
+from equipoise.engine.report.single import (
     adjusted,
     appendix,
     card,
@@ -23,7 +32,7 @@ from engine.report.single import (
     run,
     sharing,
 )
-from engine.report.single import (
+from equipoise.engine.report.single import (
     methods_text as methods,
 )
 

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Collection, Mapping
 
-from engine.metrics.estimates import multiplicity
-from engine.metrics.frame.evaluate import CONFIDENCE, Disparity
-from engine.report.figures import style as figures
-from engine.report.page.page import (
+from equipoise.engine.metrics.estimates import multiplicity
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE, Disparity
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import (
     Cell,
     Context,
     Figure,

@@ -3,14 +3,13 @@
 import math
 
 import numpy as np
-
-from engine.metrics.estimates import intervals
-from engine.metrics.frame.evaluate import CONFIDENCE
-from engine.metrics.table.suppression import row_levels
-from engine.metrics.table.table import UNKNOWN, Table
-from engine.report.figures import curves
-from engine.report.figures import style as figures
-from engine.report.page.page import (
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.table.suppression import row_levels
+from equipoise.engine.metrics.table.table import UNKNOWN, Table
+from equipoise.engine.report.figures import curves
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import (
     Cell,
     Context,
     Figure,
@@ -25,7 +24,7 @@ from engine.report.page.page import (
     text_cell,
     title,
 )
-from engine.report.single import findings, spreads
+from equipoise.engine.report.single import findings, spreads
 
 MOST_CROSSED = 12  # levels of an attribute on one side of a heat map; the table below it holds all
 _CURVES = {

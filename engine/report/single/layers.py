@@ -4,12 +4,8 @@ import json
 import math
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from scipy import stats
-
-from engine.explain import probes
-from engine.report.figures.style import (
+from equipoise.engine.explain import probes
+from equipoise.engine.report.figures.style import (
     COLOURS,
     DASHES,
     INK,
@@ -21,7 +17,19 @@ from engine.report.figures.style import (
     label,
     style,
 )
-from engine.report.page.page import Cell, Context, Figure, Grid, Section, interval, number, text_cell
+from equipoise.engine.report.page.page import (
+    Cell,
+    Context,
+    Figure,
+    Grid,
+    Section,
+    interval,
+    number,
+    text_cell,
+)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from scipy import stats
 
 
 def section(context: Context) -> Section | None:

@@ -1,9 +1,17 @@
 """A methods paragraph to paste into a paper, and the settings by which a report can be made again."""
 
-from engine.metrics.frame import evaluate as metric_frame
-from engine.metrics.table.table import Table
-from engine.report.page.page import Context, Grid, Section, named_class, number, short_title, text_cell
-from engine.report.single import findings
+from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.report.page.page import (
+    Context,
+    Grid,
+    Section,
+    named_class,
+    number,
+    short_title,
+    text_cell,
+)
+from equipoise.engine.report.single import findings
 
 _INTERVALS = {
     "Wilson": "Wilson limits at an effective sample size that allows for several images of a patient",

@@ -3,9 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 
-from engine.metrics.decisions import policy
-from engine.metrics.decisions.policy import Rule, Verdict
-from engine.report.page.page import Cell, Context, Grid, Section, interval, number, shown_level, text_cell
+from equipoise.engine.metrics.decisions import policy
+from equipoise.engine.metrics.decisions.policy import Rule, Verdict
+from equipoise.engine.report.page.page import (
+    Cell,
+    Context,
+    Grid,
+    Section,
+    interval,
+    number,
+    shown_level,
+    text_cell,
+)
 
 TITLE = "Policy"
 

@@ -7,16 +7,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from equipoise.engine.explain import regions
+from equipoise.engine.explain.regions import LabelMap
+from equipoise.engine.report.figures.style import (
+    COLOURS,
+    INK,
+    LINE,
+    WIDTH,
+    file_name,
+    finish,
+    label,
+    name_rows,
+    style,
+)
+from equipoise.engine.report.page import files
+from equipoise.engine.report.page.page import (
+    Cell,
+    Context,
+    Figure,
+    Grid,
+    Section,
+    number,
+    pointer,
+    sentence,
+    text_cell,
+)
+from equipoise.engine.report.single import run
+from equipoise.engine.report.single.run import MeanMap
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-
-from engine.explain import regions
-from engine.explain.regions import LabelMap
-from engine.report.figures.style import COLOURS, INK, LINE, WIDTH, file_name, finish, label, name_rows, style
-from engine.report.page import files
-from engine.report.page.page import Cell, Context, Figure, Grid, Section, number, pointer, sentence, text_cell
-from engine.report.single import run
-from engine.report.single.run import MeanMap
 
 CSV = "region_scores.csv"
 _TITLE = "Which regions the model looks at"

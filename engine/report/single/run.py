@@ -4,12 +4,11 @@ import collections
 import dataclasses
 
 import numpy as np
-
-from engine.report.figures import slices
-from engine.report.figures import style as figures
-from engine.report.page.page import Cell, Context, Grid, Section, number, text_cell
-from engine.transforms.masks import decode_mask
-from engine.transforms.spatial import crop_or_pad
+from equipoise.engine.report.figures import slices
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import Cell, Context, Grid, Section, number, text_cell
+from equipoise.engine.transforms.masks import decode_mask
+from equipoise.engine.transforms.spatial import crop_or_pad
 
 
 def _reason(reason: str) -> str:

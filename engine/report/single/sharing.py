@@ -9,12 +9,12 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from engine.metrics.estimates.intervals import Estimate
-from engine.metrics.formulas import fairness
-from engine.metrics.frame.evaluate import Disparity, Frame
-from engine.metrics.table import suppression
-from engine.metrics.table.suppression import EVERYONE, Cell
-from engine.metrics.table.table import Table
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import fairness
+from equipoise.engine.metrics.frame.evaluate import Disparity, Frame
+from equipoise.engine.metrics.table import suppression
+from equipoise.engine.metrics.table.suppression import EVERYONE, Cell
+from equipoise.engine.metrics.table.table import Table
 
 REASON = "suppressed"
 
@@ -69,7 +69,7 @@ def suppress(frame: Frame, table: Table, hidden: Collection[Cell], min_cell: int
     Args:
       frame: of one model.
       table: that it is of.
-      hidden: from :func:`engine.metrics.table.suppression.hidden_cells`.
+      hidden: from :func:`equipoise.engine.metrics.table.suppression.hidden_cells`.
       min_cell: scores made of fewer images are hidden as well.
     """
 

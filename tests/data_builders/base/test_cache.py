@@ -6,16 +6,16 @@ import time
 
 import numpy as np
 import pytest
+from equipoise.data_builders.base.cache import DecodedCache
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan
 
-from data_builders.base.cache import DecodedCache
-from data_builders.base.readers import Pixels, UnreadableScan
 from tests import launching
 
 SLOW_FILL = """
 import pathlib, sys, time
 import numpy as np
-from data_builders.base.cache import DecodedCache
-from data_builders.base.readers import Pixels
+from equipoise.data_builders.base.cache import DecodedCache
+from equipoise.data_builders.base.readers import Pixels
 
 folder, log = map(pathlib.Path, sys.argv[1:])
 

@@ -5,13 +5,13 @@ import pkgutil
 
 import numpy as np
 import pytest
+from equipoise.data_builders.base import catalogue, cohort
+from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import Pixels
+from equipoise.data_builders.harvard.family import Harvard
+from equipoise.engine.config import UserError
 
-import data_builders
-from data_builders.base import catalogue, cohort
-from data_builders.base.cohort import Cohort, Scan, Schema
-from data_builders.base.readers import Pixels
-from data_builders.harvard.family import Harvard
-from engine.config import UserError
+from equipoise import data_builders
 
 
 class Visits(Cohort):
@@ -106,7 +106,7 @@ def test_a_dataset_without_its_report_is_not_taken_for_a_prepared_cohort(tmp_pat
 
 def test_the_catalogue_lists_every_cohort_of_the_package():
     """Also those whose name begins with another's; helper modules are not cohorts and do no harm."""
-    modules = [m.name for m in pkgutil.walk_packages(data_builders.__path__, "data_builders.")]
+    modules = [m.name for m in pkgutil.walk_packages(data_builders.__path__, "equipoise.data_builders.")]
     classes = {
         f"{cls.__module__}:{cls.__name__}"
         for module in map(importlib.import_module, modules)

@@ -1,9 +1,8 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from equipoise.data_builders.base.readers import UnreadableScan, read_nifti, read_picture
 from PIL import Image
-
-from data_builders.base.readers import UnreadableScan, read_nifti, read_picture
 
 
 def save(path, values, affine=None, **header):

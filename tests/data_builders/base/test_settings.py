@@ -1,7 +1,6 @@
 import pytest
-
-from data_builders.base import settings
-from engine.config import UserError
+from equipoise.data_builders.base import settings
+from equipoise.engine.config import UserError
 
 
 def test_a_fingerprint_is_of_contents_not_of_paths(tmp_path):

@@ -7,16 +7,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from equipoise.data_builders.fundus_phantom.builder import FundusPhantom
+from equipoise.data_builders.fundus_phantom.config import CONFIGS, GROUPS, make_config
+from equipoise.data_builders.fundus_phantom.design import design_subjects
+from equipoise.data_builders.fundus_phantom.render import draw_eye
+from equipoise.data_builders.harvard.family import ATTRIBUTES
+from equipoise.engine import data
+from equipoise.engine.config import UserError
 from scipy import ndimage
 from scipy.special import ndtr
-
-from data_builders.fundus_phantom.builder import FundusPhantom
-from data_builders.fundus_phantom.config import CONFIGS, GROUPS, make_config
-from data_builders.fundus_phantom.design import design_subjects
-from data_builders.fundus_phantom.render import draw_eye
-from data_builders.harvard.family import ATTRIBUTES
-from engine import data
-from engine.config import UserError
 
 PLAIN = {"noise": 0.0, "texture": 0.0, "vessels": 0.0}
 

@@ -6,14 +6,14 @@ import pathlib
 
 import numpy as np
 import pytest
+from equipoise.data_builders.base.catalogue import find_builder
+from equipoise.data_builders.simba.builder import Simba
+from equipoise.data_builders.simba.config import SCENARIOS
+from equipoise.data_builders.simba.velocity import Modes
+from equipoise.engine import data
+from equipoise.engine.explain import regions
+from equipoise.engine.transforms.masks import decode_mask
 
-from data_builders.base.catalogue import find_builder
-from data_builders.simba.builder import Simba
-from data_builders.simba.config import SCENARIOS
-from data_builders.simba.velocity import Modes
-from engine import data
-from engine.explain import regions
-from engine.transforms.masks import decode_mask
 from tests.data_builders.simba.test_anatomy import write_pair
 
 SMALL = {"resolution": 8, "subjects": 60}

@@ -6,20 +6,20 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from equipoise.data_builders.base.catalogue import find_builder
+from equipoise.data_builders.simba import pca as simba_pca
+from equipoise.data_builders.simba.anatomy import Anatomy, load_mni152, template_grid
+from equipoise.data_builders.simba.builder import Simba
+from equipoise.data_builders.simba.design import design_subjects
+from equipoise.data_builders.simba.fields import VelocityFields
+from equipoise.data_builders.simba.pca import PrincipalComponents, decompose, gram_matrix
+from equipoise.data_builders.simba.render import Renderer, Request
+from equipoise.data_builders.simba.velocity import GaussianProcess, Pairing
+from equipoise.data_builders.simba.volume import Shell
+from equipoise.engine import data
+from equipoise.engine.config import UserError
 from scipy import linalg, ndimage
 
-from data_builders.base.catalogue import find_builder
-from data_builders.simba import pca as simba_pca
-from data_builders.simba.anatomy import Anatomy, load_mni152, template_grid
-from data_builders.simba.builder import Simba
-from data_builders.simba.design import design_subjects
-from data_builders.simba.fields import VelocityFields
-from data_builders.simba.pca import PrincipalComponents, decompose, gram_matrix
-from data_builders.simba.render import Renderer, Request
-from data_builders.simba.velocity import GaussianProcess, Pairing
-from data_builders.simba.volume import Shell
-from engine import data
-from engine.config import UserError
 from tests.data_builders.simba.test_anatomy import AFFINE, SHAPE, ball, write_pair
 from tests.data_builders.simba.velocity_fields import opened, write_fields
 

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equipoise.data_builders.simba.anatomy import load_mni152
+from equipoise.data_builders.simba.builder import Simba
+from equipoise.data_builders.simba.design import design_subjects
+from equipoise.data_builders.simba.render import Renderer, Request, _patches
+from equipoise.data_builders.simba.velocity import GaussianProcess, Modes
+from equipoise.engine.transforms import deformation
 from scipy import ndimage
-
-from data_builders.simba.anatomy import load_mni152
-from data_builders.simba.builder import Simba
-from data_builders.simba.design import design_subjects
-from data_builders.simba.render import Renderer, Request, _patches
-from data_builders.simba.velocity import GaussianProcess, Modes
-from engine.transforms import deformation
 
 
 def requests(base="near_4mm", shown=(), count=4, **options):

@@ -6,16 +6,15 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equipoise.data_builders.simba import scanner as simba_scanner
+from equipoise.data_builders.simba import sites as simba_sites
+from equipoise.data_builders.simba.anatomy import load_mni152
+from equipoise.data_builders.simba.builder import Simba
+from equipoise.data_builders.simba.design import design_subjects
+from equipoise.data_builders.simba.render import Renderer, Request
+from equipoise.data_builders.simba.velocity import GaussianProcess
+from equipoise.engine.rng import generator
 from scipy import ndimage
-
-from data_builders.simba import scanner as simba_scanner
-from data_builders.simba import sites as simba_sites
-from data_builders.simba.anatomy import load_mni152
-from data_builders.simba.builder import Simba
-from data_builders.simba.design import design_subjects
-from data_builders.simba.render import Renderer, Request
-from data_builders.simba.velocity import GaussianProcess
-from engine.rng import generator
 
 SEEDS = (0, 1, 2024)
 

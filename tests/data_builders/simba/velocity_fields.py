@@ -2,9 +2,8 @@
 
 import nibabel as nib
 import numpy as np
-
-from data_builders.simba.anatomy import Grid
-from data_builders.simba.fields import VelocityFields, list_fields
+from equipoise.data_builders.simba.anatomy import Grid
+from equipoise.data_builders.simba.fields import VelocityFields, list_fields
 
 LPS = np.array([-1, -1, 1])
 

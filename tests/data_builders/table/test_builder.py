@@ -8,14 +8,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from equipoise.data_builders.base import catalogue
+from equipoise.data_builders.base.readers import UnreadableScan
+from equipoise.data_builders.table import images as table_images
+from equipoise.data_builders.table.schema import read_schema
+from equipoise.engine import data
+from equipoise.engine.config import UserError
 from PIL import Image
 
-from data_builders.base import catalogue
-from data_builders.base.readers import UnreadableScan
-from data_builders.table import images as table_images
-from data_builders.table.schema import read_schema
-from engine import data
-from engine.config import UserError
 from tests import launching
 
 COLUMNS = {"image": "path", "label": ["y"], "subject": "pid", "attributes": ["sex", "age"]}
@@ -590,7 +590,7 @@ def test_a_builder_and_a_run_file_from_another_folder(tmp_path):
         ("prepare", "--cohort=my_cohort:Mine", f"--data_dir={tmp_path / 'data'}"),
         ("train", "--config=my_runs.py:mine", "--print_config"),
     ):  # fmt: skip
-        done = subprocess.run([sys.executable, "-P", "-m", "launch", *words], **where)
+        done = subprocess.run([sys.executable, "-P", "-m", "equipoise.launch", *words], **where)
         assert done.returncode == 0, done.stderr
     assert '"cohort": "mine"' in done.stdout
     assert (tmp_path / "data" / "mine" / "1.0.0" / "cohort_report.json").exists()

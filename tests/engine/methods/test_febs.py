@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine import config as run_config
-from engine.config import Run, UserError
-from engine.methods import febs
-from engine.update import losses
-from tasks.kinds.classification import Classification
-from tasks.kinds.segmentation import Segmentation
+from equipoise.engine import config as run_config
+from equipoise.engine.config import Run, UserError
+from equipoise.engine.methods import febs
+from equipoise.engine.update import losses
+from equipoise.tasks.kinds.classification import Classification
+from equipoise.tasks.kinds.segmentation import Segmentation
 
 CLASSES, GROUPS, E = 3, 3, 1e-5
 STRUCTURES = {"rim": (1,), "cup": (2,)}

@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from equipoise.engine import config as run_config
+from equipoise.engine import data, mesh, models, validation
+from equipoise.engine.config import Run, UserError
+from equipoise.engine.data import shuffled
+from equipoise.engine.methods import catalogue as methods
+from equipoise.engine.methods import groups
+from equipoise.engine.training import loop
+from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.step import TrainState, init_state, make_predict_step, make_train_step
+from equipoise.engine.update import optim
+from equipoise.tasks import make_task
+from equipoise.tasks.kinds.classification import Classification
 
-from engine import config as run_config
-from engine import data, mesh, models, validation
-from engine.config import Run, UserError
-from engine.data import shuffled
-from engine.methods import catalogue as methods
-from engine.methods import groups
-from engine.training import loop
-from engine.training import program as evaluate
-from engine.training.step import TrainState, init_state, make_predict_step, make_train_step
-from engine.update import optim
-from tasks import make_task
-from tasks.kinds.classification import Classification
 from tests import tiny_runs
 
 SHAPE, BATCH = (8, 8, 1), 12

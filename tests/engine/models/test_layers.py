@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine.config import UserError
-from engine.models import layers
+from equipoise.engine.config import UserError
+from equipoise.engine.models import layers
 
 CONVOLUTIONS = [  # shape, kernel size, stride, output channels
     ((2, 5, 4, 6, 1), 3, 1, 4),

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine import models
-from engine.config import UserError
-from engine.models import cnn, sfcn, transunet
+from equipoise.engine import models
+from equipoise.engine.config import UserError
+from equipoise.engine.models import cnn, sfcn, transunet
 
 KEY = jax.random.key(0)
 SIMBA = {
@@ -186,7 +185,7 @@ def test_names_that_do_not_exist():
     with pytest.raises(UserError, match="no module 'nowhere'"):
         models.build("nowhere:Net", num_outputs=2)
     with pytest.raises(UserError, match=r"no flax module 'Modle'\. Did you mean 'Model'"):
-        models.build("engine.models.cnn:Modle", num_outputs=2)
+        models.build("equipoise.engine.models.cnn:Modle", num_outputs=2)
     with pytest.raises(UserError, match=r"no activation 'rlu'\. Did you mean 'relu'"):
         models.build("cnn", num_outputs=2, activation="rlu").init(KEY, jnp.zeros((1, 32, 32, 1)))
     with pytest.raises(UserError, match="no head"):

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine import models
-from engine.config import UserError
-from engine.models import lora, sam
-from engine.models.published import load as weights
+from equipoise.engine import models
+from equipoise.engine.config import UserError
+from equipoise.engine.models import lora, sam
+from equipoise.engine.models.published import load as weights
 
 KEY = jax.random.key(0)
 TINY = {

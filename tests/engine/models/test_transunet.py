@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine import models
-from engine.config import UserError
-from engine.models import resampling, transunet
-from engine.models.published import load as weights
+from equipoise.engine import models
+from equipoise.engine.config import UserError
+from equipoise.engine.models import resampling, transunet
+from equipoise.engine.models.published import load as weights
 
 KEY = jax.random.key(0)
 TINY = {"width": 16, "depth": 2, "heads": 2, "hidden": 24, "head": 12, "decoder": (8, 8, 4, 4)}

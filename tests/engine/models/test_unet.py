@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine import models
-from engine.config import UserError
+from equipoise.engine import models
+from equipoise.engine.config import UserError
 
 KEY = jax.random.key(0)
 FEATURES = (4, 6, 8)

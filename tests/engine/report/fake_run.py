@@ -5,11 +5,10 @@ import types
 
 import numpy as np
 import pandas as pd
-
-from engine import config
-from engine.metrics.table.table import Schema, write_table
-from engine.training import program as evaluate
-from engine.transforms.masks import encode_labels, encode_mask
+from equipoise.engine import config
+from equipoise.engine.metrics.table.table import Schema, write_table
+from equipoise.engine.training import program as evaluate
+from equipoise.engine.transforms.masks import encode_labels, encode_mask
 
 COHORT, STEP = "simba/near_4mm", 600
 SCHEMA = Schema(
@@ -115,7 +114,7 @@ def cohort_report(n: int) -> dict:
 
 
 def make(workdir, data_dir, n: int = 600, *, counterfactual: bool = True, lean: float = 1.0):
-    """Writes the run; returns what ``engine.data.open_builder`` would give for its cohort."""
+    """Writes the run; returns what ``equipoise.engine.data.open_builder`` would give for its cohort."""
     run = config.Run()
     run.data.cohort, run.task.label = COHORT, "disease"
     workdir.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pandas as pd
-
-from engine import config
-from engine.metrics.table.table import Schema, write_table
-from engine.training import program as evaluate
+from equipoise.engine import config
+from equipoise.engine.metrics.table.table import Schema, write_table
+from equipoise.engine.training import program as evaluate
 
 COHORT, STEP = "clinic", 50
 SCHEMA = Schema(

@@ -7,9 +7,8 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine.metrics.table import reader, thresholds
-from engine.report.single import audit
+from equipoise.engine.metrics.table import reader, thresholds
+from equipoise.engine.report.single import audit
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 FLAGS = (

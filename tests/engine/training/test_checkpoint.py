@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine import mesh
-from engine.config import Run, UserError
-from engine.training.checkpoint import Checkpoints, Damaged, checksums
-from engine.training.step import TrainState
+from equipoise.engine import mesh
+from equipoise.engine.config import Run, UserError
+from equipoise.engine.training.checkpoint import Checkpoints, Damaged, checksums
+from equipoise.engine.training.step import TrainState
 
 # Orbax leaves coroutines of a failed read behind, and warns when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from equipoise.engine import config as run_config
+from equipoise.engine import data, mesh
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.table import table
+from equipoise.engine.training import loop, population
+from equipoise.engine.training import program as evaluate
+from equipoise.tasks import make_task
 
-from engine import config as run_config
-from engine import data, mesh
-from engine.config import UserError
-from engine.metrics.table import table
-from engine.training import loop, population
-from engine.training import program as evaluate
-from tasks import make_task
 from tests import launching, tiny_runs
 from tests.engine.methods.test_methods import SETTINGS
 
@@ -24,9 +24,9 @@ from tests.engine.methods.test_methods import SETTINGS
 CODE = """
 import pathlib, sys
 import jax, numpy as np
-from engine import config as run_config, data
-from engine.training import population
-from tasks import make_task
+from equipoise.engine import config as run_config, data
+from equipoise.engine.training import population
+from equipoise.tasks import make_task
 from tests.engine.test_population import compare, tiny
 
 dtype, network, devices, data_dir, *names = sys.argv[1:]

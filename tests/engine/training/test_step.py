@@ -3,12 +3,11 @@
 import jax
 import numpy as np
 import pytest
-
-from engine import mesh, models
-from engine.config import Run
-from engine.training.step import init_state, make_train_step
-from engine.update import optim
-from tasks.kinds.classification import Classification
+from equipoise.engine import mesh, models
+from equipoise.engine.config import Run
+from equipoise.engine.training.step import init_state, make_train_step
+from equipoise.engine.update import optim
+from equipoise.tasks.kinds.classification import Classification
 
 torch = pytest.importorskip(
     "torch", reason="PyTorch is the peer of this test: pip install 'equipoise[bench]'"

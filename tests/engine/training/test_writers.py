@@ -1,7 +1,7 @@
 import json
 
-from engine.config import Writers
-from engine.training import writers
+from equipoise.engine.config import Writers
+from equipoise.engine.training import writers
 
 
 def test_rows_are_cut_back_to_the_restored_step(tmp_path):

@@ -1,10 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equipoise.engine.transforms import deformation
+from equipoise.engine.transforms.masks import decode_mask, encode_mask
 from scipy import linalg, ndimage
-
-from engine.transforms import deformation
-from engine.transforms.masks import decode_mask, encode_mask
 
 SHAPE = (16, 18, 14)
 GRID = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij")).astype(np.float32)

@@ -2,12 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equipoise.engine import rng as streams
+from equipoise.engine import transforms
+from equipoise.engine.config import UserError
+from equipoise.engine.transforms import intensity, spatial
 from scipy import ndimage
-
-from engine import rng as streams
-from engine import transforms
-from engine.config import UserError
-from engine.transforms import intensity, spatial
 
 
 def keys(n, seed=0):

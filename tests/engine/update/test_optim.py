@@ -3,12 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-from engine import models
-from engine.config import Model, Optimizer, Run, UserError, replaced
-from engine.training.step import init_state, make_train_step
-from engine.update import optim
-from tasks.kinds.classification import Classification
+from equipoise.engine import models
+from equipoise.engine.config import Model, Optimizer, Run, UserError, replaced
+from equipoise.engine.training.step import init_state, make_train_step
+from equipoise.engine.update import optim
+from equipoise.tasks.kinds.classification import Classification
 
 PARAMS = {"a": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
 ZERO = {"a": {"kernel": jnp.zeros(2), "bias": jnp.zeros(2)}, "head": {"kernel": jnp.zeros(2)}}

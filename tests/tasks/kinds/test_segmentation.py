@@ -9,21 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from equipoise.engine import config as run_config
+from equipoise.engine import data, validation
+from equipoise.engine import predicted_masks as segments
+from equipoise.engine.config import UserError
+from equipoise.engine.methods import catalogue as methods
+from equipoise.engine.metrics.formulas import segmentation
+from equipoise.engine.metrics.table.table import read_table
+from equipoise.engine.report.single import overlays
+from equipoise.engine.training import loop
+from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.checkpoint import checksums
+from equipoise.engine.transforms import spatial
+from equipoise.tasks import make_task
+from equipoise.tasks.kinds.segmentation import Segmentation
 
-from engine import config as run_config
-from engine import data, validation
-from engine import predicted_masks as segments
-from engine.config import UserError
-from engine.methods import catalogue as methods
-from engine.metrics.formulas import segmentation
-from engine.metrics.table.table import read_table
-from engine.report.single import overlays
-from engine.training import loop
-from engine.training import program as evaluate
-from engine.training.checkpoint import checksums
-from engine.transforms import spatial
-from tasks import make_task
-from tasks.kinds.segmentation import Segmentation
 from tests import tiny_runs
 
 STRUCTURES = {"rim": (1,), "cup": (2,), "disc": (1, 2)}

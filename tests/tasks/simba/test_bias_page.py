@@ -3,15 +3,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine import config
-from engine.config import UserError
-from engine.explain import probes
-from engine.metrics.estimates import intervals
-from engine.metrics.table.table import Schema, write_table
-from engine.training import program as evaluate
-from tasks.simba import bias_outcomes as outcomes
-from tasks.simba import bias_page as summary
+from equipoise.engine import config
+from equipoise.engine.config import UserError
+from equipoise.engine.explain import probes
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.table.table import Schema, write_table
+from equipoise.engine.training import program as evaluate
+from equipoise.tasks.simba import bias_outcomes as outcomes
+from equipoise.tasks.simba import bias_page as summary
 
 STEP, PER_CELL = 50, 40
 SCHEMA = Schema("classification", "disease", ("absent", "present"), "present", {"bias": ["without", "with"]})

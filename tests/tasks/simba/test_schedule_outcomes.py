@@ -6,15 +6,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine import config
-from engine.explain import probes
-from engine.metrics.estimates import intervals
-from engine.metrics.table.table import Schema, write_table
-from engine.training import program as evaluate
-from tasks.simba import schedule_outcomes as schedules
-from tasks.simba import schedule_page as across_sites
-from tasks.simba.schedule_outcomes import Schedules
+from equipoise.engine import config
+from equipoise.engine.explain import probes
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.table.table import Schema, write_table
+from equipoise.engine.training import program as evaluate
+from equipoise.tasks.simba import schedule_outcomes as schedules
+from equipoise.tasks.simba import schedule_page as across_sites
+from equipoise.tasks.simba.schedule_outcomes import Schedules
 
 STEP = 70
 SIZES = {"A": 1, "B": 3, "C": 30, "D": 80}  # training scans; E has none

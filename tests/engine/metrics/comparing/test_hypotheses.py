@@ -1,16 +1,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.comparing import hypotheses
+from equipoise.engine.metrics.estimates import comparisons, multiplicity
+from equipoise.engine.metrics.estimates.mcnemar import mcnemar
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frame.cells import Rows
+from equipoise.engine.metrics.resampling import permutation
+from equipoise.engine.metrics.table.table import Schema, Table, validate
 
-from engine.config import UserError
-from engine.metrics.comparing import hypotheses
-from engine.metrics.estimates import comparisons, multiplicity
-from engine.metrics.estimates.mcnemar import mcnemar
-from engine.metrics.formulas import registry
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.frame.cells import Rows
-from engine.metrics.resampling import permutation
-from engine.metrics.table.table import Schema, Table, validate
 from tests.engine.metrics.resampling.test_permutation import slow_statistic
 
 SITES = ("a", "b", "c", "d")

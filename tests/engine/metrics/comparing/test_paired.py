@@ -2,13 +2,13 @@ import math
 
 import numpy as np
 import pytest
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.comparing import paired
+from equipoise.engine.metrics.estimates import comparisons, delong, intervals, multiplicity, percentiles
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.table.table import Schema, Table, validate
 from scipy import special
 
-from engine.config import UserError
-from engine.metrics.comparing import paired
-from engine.metrics.estimates import comparisons, delong, intervals, multiplicity, percentiles
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.table.table import Schema, Table, validate
 from tests.engine.report import fake_run
 
 

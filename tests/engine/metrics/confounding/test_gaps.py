@@ -1,16 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.confounding.balance import Matching, Standardization, Weighting
+from equipoise.engine.metrics.confounding.contrast import Contrast
+from equipoise.engine.metrics.confounding.gaps import evaluate
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.resampling import bootstrap as resample
+from equipoise.engine.metrics.table.table import Schema, Table, validate
 from scipy import stats
-
-from engine.config import UserError
-from engine.metrics.confounding.balance import Matching, Standardization, Weighting
-from engine.metrics.confounding.contrast import Contrast
-from engine.metrics.confounding.gaps import evaluate
-from engine.metrics.formulas import registry
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.resampling import bootstrap as resample
-from engine.metrics.table.table import Schema, Table, validate
 
 ATTRIBUTES = {"sex": ["F", "M", "unknown"], "view": ["AP", "PA", "unknown"], "age": None}
 SCHEMA = Schema("classification", "disease", ("absent", "present"), "present", ATTRIBUTES)

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.decisions import planning
+from equipoise.engine.metrics.decisions.planning import Design
+from equipoise.engine.metrics.estimates import comparisons, intervals
 from statsmodels.stats.power import NormalIndPower
-
-from engine.config import UserError
-from engine.metrics.decisions import planning
-from engine.metrics.decisions.planning import Design
-from engine.metrics.estimates import comparisons, intervals
 
 
 def test_textbook_sample_size():

@@ -4,12 +4,11 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine.config import UserError
-from engine.metrics.decisions import selection
-from engine.metrics.decisions.selection import Candidate, select
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.table.table import Schema, Table, read_table, validate, write_table
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.decisions import selection
+from equipoise.engine.metrics.decisions.selection import Candidate, select
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.table.table import Schema, Table, read_table, validate, write_table
 
 SCHEMA = Schema("classification", "disease", ("absent", "present"), "present", {"sex": ["F", "M", "unknown"]})
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
+from equipoise.engine.metrics.estimates import multiplicity
 from statsmodels.stats.multitest import multipletests
-
-from engine.metrics.estimates import multiplicity
 
 
 def test_holm_by_hand():

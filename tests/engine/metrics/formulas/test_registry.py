@@ -3,9 +3,8 @@ import math
 
 import numpy as np
 import pytest
-
-from engine.config import UserError
-from engine.metrics.formulas import registry
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.formulas import registry
 
 BINARY = {
     "truth": np.array([1, 0, 1, 0], bool),

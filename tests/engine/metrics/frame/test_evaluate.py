@@ -3,12 +3,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine.config import UserError
-from engine.metrics.estimates import intervals
-from engine.metrics.formulas import registry
-from engine.metrics.frame import evaluate as frame
-from engine.metrics.table.table import Schema, Table, validate
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.table.table import Schema, Table, validate
 
 # One of each kind of interval: compiling every metric of ranks takes longer than all of the tests.
 METRICS = ("accuracy", "sensitivity", "specificity", "fpr", "f1", "balanced_accuracy", "brier", "auroc")

@@ -2,13 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.estimates import comparisons, intervals, multiplicity
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.resampling import permutation
+from equipoise.engine.metrics.resampling.permutation import Units
 from scipy import special, stats
 
-from engine.config import UserError
-from engine.metrics.estimates import comparisons, intervals, multiplicity
-from engine.metrics.formulas import registry
-from engine.metrics.resampling import permutation
-from engine.metrics.resampling.permutation import Units
 from tests import oracles
 
 LEVELS = 4

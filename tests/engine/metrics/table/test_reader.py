@@ -1,11 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine.config import UserError
-from engine.metrics.table import reader, thresholds
-from engine.metrics.table.reader import Roles, cut, read
-from engine.metrics.table.table import UNKNOWN
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.table import reader, thresholds
+from equipoise.engine.metrics.table.reader import Roles, cut, read
+from equipoise.engine.metrics.table.table import UNKNOWN
 
 BINARY = Roles("binary", ("y",), {"m": ("p",)}, attributes=("sex",))
 

@@ -1,8 +1,7 @@
 import pandas as pd
 import pytest
-
-from engine.config import UserError
-from engine.metrics.table.table import Schema, read_table, write_table
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.table.table import Schema, read_table, write_table
 
 SCHEMA = Schema(
     "classification", "disease", ("absent", "present"), "present", {"sex": ["F", "M", "unknown"], "age": None}

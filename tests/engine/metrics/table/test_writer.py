@@ -1,9 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine.config import UserError
-from engine.metrics.table.writer import PredictionWriter
+from equipoise.engine.config import UserError
+from equipoise.engine.metrics.table.writer import PredictionWriter
 
 
 class Tensor:

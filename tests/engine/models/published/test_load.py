@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from engine import models
-from engine.config import Model, Run, UserError
-from engine.models.published import load as weights
-from engine.training.step import init_state
-from engine.update import optim
+from equipoise.engine import models
+from equipoise.engine.config import Model, Run, UserError
+from equipoise.engine.models.published import load as weights
+from equipoise.engine.training.step import init_state
+from equipoise.engine.update import optim
 
 KEY = jax.random.key(0)
 SAM = {

@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-
-from engine.metrics.decisions.policy import Rule
-from engine.metrics.frame import evaluate as metric_frame
-from engine.metrics.table import suppression
-from engine.metrics.table.table import Schema, Table, validate
-from engine.report.figures import curves
-from engine.report.single import audit, comparison, policy, sharing, spreads
-from engine.report.single import contents as content
+from equipoise.engine.metrics.decisions.policy import Rule
+from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.table import suppression
+from equipoise.engine.metrics.table.table import Schema, Table, validate
+from equipoise.engine.report.figures import curves
+from equipoise.engine.report.single import audit, comparison, policy, sharing, spreads
+from equipoise.engine.report.single import contents as content
 
 MIN = 11
 GROUPS = ("race", "sex", "race*sex")
