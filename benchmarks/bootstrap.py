@@ -21,12 +21,11 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from benchmarks import common
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.frame import disparities
 from equipoise.engine.metrics.resampling import bootstrap as resample
-
-from benchmarks import common
 
 try:
     import fairlearn.metrics as peer

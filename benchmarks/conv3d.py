@@ -19,11 +19,10 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from benchmarks import common
 from equipoise.engine import models
 from equipoise.engine.models import layers
 from equipoise.engine.update import losses
-
-from benchmarks import common
 
 try:
     import torch

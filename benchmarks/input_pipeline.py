@@ -21,10 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from benchmarks import common
 from equipoise.engine import data
 from equipoise.engine.config import Data
-
-from benchmarks import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BATCH, WORKERS = 16, 2

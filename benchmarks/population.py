@@ -18,13 +18,12 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from benchmarks import common
 from equipoise.engine import config as run_config
 from equipoise.engine.config import Data, Model, Optimizer, Run, Task
 from equipoise.engine.training import population
 from equipoise.engine.training import program as evaluate
 from equipoise.tasks.kinds.classification import Classification
-
-from benchmarks import common
 
 FEATURES = (8, 16, 32)
 

@@ -21,13 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from benchmarks import common
 from equipoise.engine import mesh, models
 from equipoise.engine.config import Data, Model, Optimizer, Run, Task
 from equipoise.engine.models import lora
 from equipoise.engine.training.step import init_state, make_train_step
 from equipoise.engine.update import optim
-
-from benchmarks import common
 
 CLASSES, RANK, RATE, DECAY = 3, 4, 1e-3, 1e-2
 SAMED = {"lora_rank": RANK}

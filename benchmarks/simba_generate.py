@@ -33,14 +33,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from benchmarks import common
 from equipoise.data_builders.simba.anatomy import Anatomy, load_mni152
 from equipoise.data_builders.simba.config import SimbaConfig, make_config
 from equipoise.data_builders.simba.design import SCORE_LIMIT, Subject, design_subjects
 from equipoise.data_builders.simba.render import CONTROL_MM, Renderer, Request
 from equipoise.data_builders.simba.velocity import GaussianProcess, bounding_box
 from equipoise.engine.transforms import deformation
-
-from benchmarks import common
 
 PAPER = (173, 211, 155)  # mm
 SQUARINGS = 6

@@ -23,13 +23,12 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a program: the project is above
 
+from benchmarks import common
 from equipoise.engine import mesh, models
 from equipoise.engine.config import Data, Model, Optimizer, Run, Task
 from equipoise.engine.training.step import init_state, make_train_step
 from equipoise.engine.update import optim
 from equipoise.tasks.kinds.classification import Classification
-
-from benchmarks import common
 
 NETWORKS = {  # model, its fields, batch, [*spatial, channel]
     "SFCN": ("sfcn", {}, 4, (64, 64, 64, 1)),

@@ -6,22 +6,14 @@ A run file (``tasks/<study>/runs.py``) returns a :class:`Run`; the command line 
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-
-class UserError(Exception):
-    """A mistake the user can mend: shown as one line, without a traceback, exit code 1."""
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """Returns `` Did you mean 'x'?`` for the closest of ``known``, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+from equipoise.engine import files
+from equipoise.engine.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass
@@ -316,10 +308,7 @@ def claim(workdir: pathlib.Path, config: Run, write: bool = True) -> None:
             )
     if not write:
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    temporary.replace(path)
+    files.write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def replaced(config: Run, **changes: Any) -> Run:

@@ -16,10 +16,12 @@ import grain
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
-from equipoise.engine import mesh
-from equipoise.engine.config import Data, UserError, did_you_mean
-from equipoise.engine.transforms import spatial
 from jaxtyping import Int
+
+from equipoise.engine import mesh
+from equipoise.engine.config import Data
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.transforms import spatial
 
 MASK = "mask"  # the label of a task whose target is the mask
 

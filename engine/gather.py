@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
 from equipoise.engine import config as run_config
-from equipoise.engine.config import Run, UserError, did_you_mean
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.table import table
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.training import program as evaluate

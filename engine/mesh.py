@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from equipoise.engine.config import Run, UserError
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError
 
 
 class JitRunner:

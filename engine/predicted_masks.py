@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,13 +11,15 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from absl import logging
-from equipoise.engine import data, mesh
-from equipoise.engine.config import Data, Run, UserError
+from jaxtyping import Float, Integer
+
+from equipoise.engine import data, files, mesh
+from equipoise.engine.config import Data, Run
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import segmentation
-from equipoise.engine.metrics.table.table import UNKNOWN
 from equipoise.engine.training.step import make_preprocess
 from equipoise.engine.transforms import masks, spatial
-from jaxtyping import Float, Integer
+from equipoise.engine.vocabulary import UNKNOWN
 
 COLUMN = "predicted_mask"
 
@@ -47,14 +48,8 @@ def split_off(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 
 def write(table: pathlib.Path, predicted: pd.DataFrame) -> None:
     """Keeps what :func:`split_off` gave beside its table; the file appears whole or not at all."""
-    kept = path(table)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    temporary = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-    try:
+    with files.replacing(path(table)) as temporary:
         predicted.to_parquet(temporary, index=False)
-        temporary.replace(kept)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Predicted(Mapping[str, Integer[np.ndarray, "*spatial"]]):

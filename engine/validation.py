@@ -2,16 +2,8 @@
 
 import dataclasses
 
-from equipoise.engine.config import (
-    METHOD_SETTINGS,
-    Method,
-    Run,
-    Task,
-    UserError,
-    did_you_mean,
-    flatten,
-    to_dict,
-)
+from equipoise.engine.config import METHOD_SETTINGS, Method, Run, Task, flatten, to_dict
+from equipoise.engine.errors import UserError, did_you_mean
 
 _TASK_SETTINGS = {
     "classification": ("threshold",),

@@ -5,6 +5,6 @@ from .data_builders import Schema as Schema
 from .data_builders import UnreadableScan as UnreadableScan
 from .engine import metrics as metrics
 from .engine.config import Run as Run
-from .engine.config import UserError as UserError
+from .engine.errors import UserError as UserError
 
 __version__: str

@@ -22,7 +22,7 @@ import importlib
 import pathlib
 import sys
 
-from equipoise.engine.config import did_you_mean
+from equipoise.engine.errors import did_you_mean
 
 COMMANDS = ("prepare", "train", "evaluate", "report", "audit", "probe", "sweep", "study", "demo")
 

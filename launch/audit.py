@@ -38,6 +38,7 @@ import shlex
 import sys
 
 from absl import flags
+
 from equipoise.launch import program
 
 _TABLE = flags.DEFINE_string("table", None, "CSV or Parquet file, one row per image.")
@@ -119,7 +120,7 @@ _PRIVATE = ("table", "out", "pred_dir", "ref_dir", "attributes", "policy")
 
 def _named(words, flag):
     """``resnet=p1,vit=p2`` -> {"resnet": "p1", "vit": "p2"}; a bare column is its own name."""
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     found = {}
     for word in words:
@@ -131,7 +132,7 @@ def _named(words, flag):
 
 
 def _bins():
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     found = {}
     for text in _BINS.value:
@@ -149,7 +150,7 @@ def _bins():
 
 
 def _pairs(words, flag, example):
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if not all(":" in word for word in words):
         raise UserError(f"--{flag}={','.join(words)}: write {example}")
@@ -172,7 +173,7 @@ def _roles():
     Raises:
       UserError: when a flag is missing for the task.
     """
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
     from equipoise.engine.metrics.table import reader
 
     task, classes = _task(), _named(_CLASS_SCORES.value, "class_scores")
@@ -200,8 +201,8 @@ def _roles():
 
 def _references(table):
     """Attribute or intersection -> reference level: the one asked for, else the largest, crossed where someone is in it."""
-    from equipoise.engine.config import UserError, did_you_mean
-    from equipoise.engine.metrics.table.table import UNKNOWN
+    from equipoise.engine.errors import UserError, did_you_mean
+    from equipoise.engine.vocabulary import UNKNOWN
 
     found = _pairs(_REFERENCE.value, "reference", "ATTRIBUTE:LEVEL, such as race:White")
     for name, level in found.items():
@@ -254,7 +255,7 @@ def made_by():
 def main() -> int:
     """Audits; the exit code."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a GPU is left to those who train on it
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if not _OUT.value:
         raise UserError("no --out: name the folder to write to")

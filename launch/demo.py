@@ -13,6 +13,7 @@ import sys
 import time
 
 from absl import flags
+
 from equipoise.launch import execution, program
 from equipoise.tasks.kit.plan import Chain, Stage
 

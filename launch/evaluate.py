@@ -19,6 +19,7 @@ each class and group (true positives and true negatives of a binary label). A re
 import pathlib
 
 from absl import flags
+
 from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -42,7 +43,7 @@ _SALIENCY_NOISE = flags.DEFINE_float(
 def main() -> None:
     """Evaluates."""
     from equipoise.engine import config as run_config
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder of a run")
@@ -52,7 +53,8 @@ def main() -> None:
 
     import numpy as np
     import rich.progress
-    from equipoise.engine import data, mesh
+
+    from equipoise.engine import data, files, mesh
     from equipoise.engine import predicted_masks as segments
     from equipoise.engine.metrics.table.table import read_table, write_table
     from equipoise.engine.training import population
@@ -115,8 +117,8 @@ def main() -> None:
                 groups = evaluate.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
                 maps = machine.saliency(state, split, groups, noise=_SALIENCY_NOISE.value)
                 if mesh.is_main():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    np.savez_compressed(path, attribute=np.str_(attribute), **maps)
+                    with files.replacing(path) as temporary, temporary.open("wb") as stream:
+                        np.savez_compressed(stream, attribute=np.str_(attribute), **maps)
                 tell(f"  {path}")
     tell(f"next: equipoise report --workdir={folders[0]} --cohort={splits[0].cohort} --split={_SPLIT.value}")
 

@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from equipoise.engine.config import UserError
+
+from equipoise.engine import files
+from equipoise.engine.errors import UserError
 from equipoise.launch import program
 from equipoise.tasks.kit.plan import Chain, Plan
 
@@ -115,9 +117,7 @@ class Work:
                     code = self._child.wait()
             if code:
                 return code
-            temporary = self.record.with_suffix(".tmp")
-            temporary.write_text(json.dumps(signatures[: place + 1]))
-            temporary.replace(self.record)
+            files.write_text(self.record, json.dumps(signatures[: place + 1]))
             if self.in_sight:
                 print(f"  done in {time.perf_counter() - start:.0f} s", flush=True)
         return 0

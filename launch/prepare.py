@@ -21,6 +21,7 @@ import json
 import pathlib
 
 from absl import flags
+
 from equipoise.launch import program
 
 _COHORT = flags.DEFINE_string(
@@ -83,7 +84,7 @@ def main() -> None:
     """Prepares, or lists."""
     from equipoise.data_builders.base import catalogue
     from equipoise.data_builders.table.builder import Table
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if _LIST.value:
         for entry in catalogue.list_cohorts():

@@ -19,6 +19,7 @@ import pathlib
 import shutil
 
 from absl import flags
+
 from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -43,8 +44,9 @@ _KEEP = flags.DEFINE_bool("keep_features", False, "Keep the activations in WORKD
 def _codes(split, names):
     """Name -> class of each image, -1 where unknown, and the names of the classes."""
     import numpy as np
-    from equipoise.engine.config import UserError, did_you_mean
-    from equipoise.engine.metrics.table.table import UNKNOWN
+
+    from equipoise.engine.errors import UserError, did_you_mean
+    from equipoise.engine.vocabulary import UNKNOWN
 
     kinds = {group: split.vocabulary(group) for group in ("labels", "attributes")}
     known = [k for found in kinds.values() for k, levels in found.items() if levels is not None]
@@ -73,7 +75,7 @@ def _codes(split, names):
 def main() -> None:
     """Probes."""
     from equipoise.engine import config as run_config
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder of a run")
@@ -81,6 +83,7 @@ def main() -> None:
     config = run_config.load(root)
 
     import rich.progress
+
     from equipoise.engine import data
     from equipoise.engine.explain import features, probes
     from equipoise.engine.metrics.estimates.intervals import subject_codes

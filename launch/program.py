@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
-from equipoise.engine.config import Run, UserError, did_you_mean
+
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.validation import validate
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ import pathlib
 import re
 
 from absl import flags, logging
+
 from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -76,7 +77,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 def _choose_step(workdir, config, cohort, split, wanted):
     """The evaluated step to report; where there is none, the error says which command makes it."""
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
     from equipoise.engine.training import program as evaluate
 
     folder = evaluate.table_path(workdir, cohort, split, 0).parent
@@ -98,7 +99,7 @@ def _choose_step(workdir, config, cohort, split, wanted):
 def _cohort_files(cohort):
     """(metadata, cohort report) of a prepared cohort; both empty, with a warning, where it is not prepared here."""
     from equipoise.engine import data
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     try:
         builder = data.open_builder(cohort, program.data_dir())
@@ -116,7 +117,7 @@ def _of_masks(config, table, path, groups):
 
     from equipoise.engine import data
     from equipoise.engine import predicted_masks as segments
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     found = {"notes": (segments.note(config.task.tolerance),)}
     if not _WORST.value or not segments.path(path).exists():
@@ -143,7 +144,7 @@ def _study_sections(context):
 
 def _folders(pattern):
     """Folders that a glob matches, in the order of their names, numbers by value; at least one of them a run."""
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     pattern = str(pathlib.Path(pattern).expanduser())
     matched = [pathlib.Path(p) for p in glob.glob(pattern, recursive=True)]  # noqa: PTH207
@@ -160,7 +161,7 @@ def _folders(pattern):
 
 def _many() -> None:
     """Reports many runs."""
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if _WORKDIR.value:
         raise UserError("--runs and --workdir exclude each other: one report is of many runs or of one")
@@ -170,6 +171,7 @@ def _many() -> None:
 
     import rich.console
     import rich.progress
+
     from equipoise.engine import gather as runs
     from equipoise.engine.metrics.comparing import methods as over_runs
     from equipoise.engine.metrics.frame import evaluate as frame
@@ -233,7 +235,7 @@ def _many() -> None:
 def main() -> int:
     """Reports; the exit code."""
     from equipoise.engine import config as run_config
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if _RUNS.value:
         _many()
@@ -248,6 +250,7 @@ def main() -> int:
     config = run_config.load(workdir)
 
     import numpy as np
+
     from equipoise.engine.metrics.decisions import policy as policies
     from equipoise.engine.metrics.table import table
     from equipoise.engine.report.single import audit, policy

@@ -17,6 +17,7 @@ import importlib.util
 import pathlib
 
 from absl import flags
+
 from equipoise.launch import execution, program
 
 _STUDY = flags.DEFINE_string(
@@ -42,7 +43,7 @@ def shipped() -> list[str]:
 
 
 def _module(name):
-    from equipoise.engine.config import UserError, did_you_mean
+    from equipoise.engine.errors import UserError, did_you_mean
 
     where = name if "." in name else f"equipoise.tasks.{name}.study"
     try:
@@ -58,7 +59,7 @@ def _module(name):
 
 def main() -> int:
     """Studies."""
-    from equipoise.engine.config import UserError, did_you_mean
+    from equipoise.engine.errors import UserError, did_you_mean
 
     if _LIST.value:
         for name in shipped():

@@ -18,6 +18,7 @@ import re
 import sys
 
 from absl import flags
+
 from equipoise.launch import execution, program
 from equipoise.tasks.kit.plan import Chain, Stage
 
@@ -37,7 +38,7 @@ _OUTER_COMMAS = re.compile(r",(?![^()\[\]{}]*[)\]}])")
 
 def _axes():
     """(field, values as written) of every --grid."""
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     found = {}
     for text in _GRID.value:
@@ -69,7 +70,8 @@ def _check(cell):
     """Refuses a cell that training would refuse, before anything runs."""
     from equipoise.engine import config as run_config
     from equipoise.engine import validation
-    from equipoise.engine.config import UserError, did_you_mean, flatten, to_dict
+    from equipoise.engine.config import flatten, to_dict
+    from equipoise.engine.errors import UserError, did_you_mean
 
     known = [name for name, _ in flatten(to_dict(run_config.Run()))]
     changes = {}
@@ -103,7 +105,7 @@ def cells():
     Raises:
       UserError: for a grid that cannot be run.
     """
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     axes, found = _axes(), {}
     base = next((w.split("=", 1)[1] for w in sys.argv[1:] if w.startswith(("--config=", "-config="))), None)
@@ -151,7 +153,7 @@ def _reports(folder, found):
 
 def main() -> int:
     """Sweeps."""
-    from equipoise.engine.config import UserError
+    from equipoise.engine.errors import UserError
 
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the sweep's folder")

@@ -42,6 +42,7 @@ import json
 import pathlib
 
 from absl import flags
+
 from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, created or continued.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from equipoise.engine import data

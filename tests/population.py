@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.metrics.table.table import Schema, Table
 from scipy import optimize, special, stats
+
+from equipoise.engine.metrics.table.table import Schema, Table
 
 SHARES = np.array([0.40, 0.25, 0.15, 0.10, 0.06, 0.04])
 LEVELS = [f"{share:.0%}" for share in SHARES]

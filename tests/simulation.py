@@ -19,13 +19,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tqdm
+
 from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.frame.cells import Cells, Rows
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.groupings import Grouping, grouping
 from equipoise.engine.metrics.table.table import Table
-
 from tests.population import (
     EXTREME_OF,
     EXTREMES,

@@ -1,6 +1,7 @@
 """Cohorts made in a moment by the real builder: labels of volumes, and masks of pictures and volumes."""
 
 import numpy as np
+
 from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
 from equipoise.data_builders.base.readers import Pixels
 

@@ -11,16 +11,16 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import rich.progress
 import rich.text
+
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.engine import files
 
 Item = TypeVar("Item")
 
@@ -157,11 +157,8 @@ class DecodedCache:
 
 def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Keeps arrays in a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with temporary.open("wb") as stream:
+    with files.replacing(path, sync=False) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
-    temporary.replace(path)
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from equipoise.data_builders.base.cohort import Cohort
-from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.errors import UserError, did_you_mean
 
 COHORTS = {
     "fundus_phantom": "equipoise.data_builders.fundus_phantom.builder:FundusPhantom",

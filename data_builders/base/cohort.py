@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.base import cache, splits
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
-from equipoise.engine.config import UserError, did_you_mean
-
-UNKNOWN = "unknown"
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.vocabulary import UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine.errors import UserError, did_you_mean
 
 _KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 
 
 def _rank(seed: int, subject: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
 from equipoise.data_builders.base.readers import Pixels
 from equipoise.data_builders.fundus_phantom.config import CONFIGS, FundusConfig, make_config

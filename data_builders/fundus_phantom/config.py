@@ -5,9 +5,10 @@ import math
 from typing import Any
 
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.base import settings
 from equipoise.data_builders.harvard.family import ATTRIBUTES
-from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.errors import UserError, did_you_mean
 
 GROUPS = ATTRIBUTES["race"].levels
 DIFFICULTIES = ("contrast", "blur", "cup")

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from equipoise.data_builders.base import splits
 from equipoise.data_builders.fundus_phantom.config import FundusConfig
 from equipoise.data_builders.harvard.family import ATTRIBUTES

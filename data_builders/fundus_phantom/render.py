@@ -8,12 +8,13 @@ subject) alone: two cohorts that differ in a group's difficulty hold the same ey
 import functools
 
 import numpy as np
+from jaxtyping import Float, UInt8
+from scipy.special import ndtr
+
 from equipoise.data_builders.fundus_phantom.config import FundusConfig
 from equipoise.data_builders.fundus_phantom.design import Subject
 from equipoise.data_builders.fundus_phantom.vessels import draw_vessels
 from equipoise.engine import rng
-from jaxtyping import Float, UInt8
-from scipy.special import ndtr
 
 _MARGIN = 0.04  # between the edges of cup and disc, as a share of the disc's radius
 # Of the background: patches along a side, and their share of its standard deviation (squares sum to 1).

@@ -12,6 +12,7 @@ are different splits: the metadata say which was used.
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.harvard.family import Harvard, HarvardConfig
 
 MASK_CLASSES = ("background", "rim", "cup")

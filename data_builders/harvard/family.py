@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from equipoise.data_builders.base import cache, settings, splits
-from equipoise.data_builders.base.cohort import UNKNOWN, Cohort, Scan, Schema
-from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_npz
-from equipoise.engine.config import UserError
 from jaxtyping import UInt8
+
+from equipoise.data_builders.base import cache, settings, splits
+from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_npz
+from equipoise.engine.errors import UserError
+from equipoise.engine.vocabulary import UNKNOWN
 
 _UNKNOWN_CODE = -1
 _MOST_YEARS = 130  # an age above it is in days

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_nifti, resampled
-from equipoise.engine.config import UserError, did_you_mean
 from jaxtyping import Float
+
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_nifti, resampled
+from equipoise.engine.errors import UserError, did_you_mean
 
 _ATLAS_OFFSET = (-73.0, -107.0, -72.0)  # mm, of a 1 mm grid with axes to the right, anterior, superior
 # Labels 1 to 41 lie on the left, 42 to 82 on the right, in this order.

@@ -42,6 +42,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
 from equipoise.data_builders.simba import sites as simba_sites

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.base import settings
 from equipoise.data_builders.simba import (
     anatomy as simba_anatomy,
@@ -22,7 +23,7 @@ from equipoise.data_builders.simba import (
     volume as simba_volume,
 )
 from equipoise.data_builders.simba.velocity import LOCAL_MODELS
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 
 BIAS, INTENSITY_BIAS, SCANNER = "bias", "intensity_bias", "scanner"
 VELOCITY_MODELS = ("process", "pca")

@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
 from equipoise.data_builders.base import splits
 from equipoise.data_builders.simba import sites as simba_sites
 from equipoise.data_builders.simba.config import BIAS, INTENSITY_BIAS, SimbaConfig
 from equipoise.engine.rng import generator
-from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 FRACTIONS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 SCORE_LIMIT = 3.5  # where subject amplitudes are cut, in standard deviations

@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+
 from equipoise.data_builders.base.settings import fingerprint
 from equipoise.data_builders.simba.anatomy import Grid
-from equipoise.engine.config import UserError
-from jaxtyping import Float
+from equipoise.engine.errors import UserError
 
 _VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intent codes
 _LPS = np.diag([-1.0, -1.0, 1.0])

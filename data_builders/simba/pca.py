@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
 from equipoise.data_builders.base import cache
 from equipoise.data_builders.simba.anatomy import Grid
 from equipoise.data_builders.simba.fields import VelocityFields, resampler
 from equipoise.data_builders.simba.velocity import Modes, growth
-from equipoise.engine.config import UserError
-from jaxtyping import Bool, Float
-from scipy import ndimage
+from equipoise.engine.errors import UserError
 
 _BLOCK = 2**21  # values of a block of columns, 16 MB
 _FORM = 1  # of what is kept; another number fits anew

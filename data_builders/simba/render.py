@@ -16,6 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from scipy import ndimage
+
 from equipoise.data_builders.simba import scanner as simba_scanner
 from equipoise.data_builders.simba import volume as simba_volume
 from equipoise.data_builders.simba.anatomy import Anatomy
@@ -27,8 +30,6 @@ from equipoise.engine import mesh
 from equipoise.engine.rng import generator
 from equipoise.engine.transforms import deformation
 from equipoise.engine.transforms.intensity import contrast
-from jaxtyping import Array, Bool, Float, Int
-from scipy import ndimage
 
 # Grid of the subjects' smooth deformations. At 1 mm and in the roughest draws, 4 mm would err by 0.15 voxel, this by 0.07.
 CONTROL_MM = 2

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
-from equipoise.data_builders.simba.sites import SCANNERS, VENDORS, scanned
 from jaxtyping import Array, Float
+
+from equipoise.data_builders.simba.sites import SCANNERS, VENDORS, scanned
 
 _OF_VENDOR = 0.6
 _BLUR_MM, _LOG_GAMMA, _LOG_SHADE, _LOG_GAIN = 3.0, 0.3, 0.15, 0.2  # largest, at strength 1

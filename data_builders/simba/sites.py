@@ -21,9 +21,10 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from equipoise.data_builders.base import splits
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
+
+from equipoise.data_builders.base import splits
 
 NUM_SCANS, NUM_DISEASED, NUM_MALE = 1817, 867, 1062
 NUM_TRAIN, NUM_TEST = 1410, 407

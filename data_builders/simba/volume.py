@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.data_builders.simba.velocity import Modes, bounding_box
-from equipoise.engine.transforms import deformation
 from jaxtyping import Array, Bool, Float
 from scipy import ndimage
+
+from equipoise.data_builders.simba.velocity import Modes, bounding_box
+from equipoise.engine.transforms import deformation
 
 TOLERANCE = 1e-4  # of a volume, as a fraction of the subject's own: where the search ends
 LIMIT = 1e-3  # beyond it an image is refused

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.base import cache
-from equipoise.data_builders.base.cohort import UNKNOWN, Cohort, Scan, Schema
+from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
 from equipoise.data_builders.table import images as table_images
 from equipoise.data_builders.table import schema as table_schema
@@ -31,7 +32,9 @@ from equipoise.data_builders.table.config import (
 )
 from equipoise.data_builders.table.rows import check_images_differ, identifiers
 from equipoise.data_builders.table.schema import TableSchema
-from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine import files
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.vocabulary import UNKNOWN
 
 
 class Table(Cohort):
@@ -76,7 +79,7 @@ class Table(Cohort):
         headers, reasons = sort_out(config.survey())
         lines += table_images.describe(law.images, headers, reasons)
         lines.append(self._describe_splits())
-        config.path.write_text(law.to_json(), "utf-8")
+        files.write_text(config.path, law.to_json())
         return "\n".join([*lines, f"schema written to {config.path}"])
 
     def _describe_splits(self) -> str:

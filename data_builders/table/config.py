@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.base import cache
 from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import UnreadableScan
@@ -17,7 +18,7 @@ from equipoise.data_builders.table import schema as table_schema
 from equipoise.data_builders.table.images import Header
 from equipoise.data_builders.table.rows import Rows, read_rows
 from equipoise.data_builders.table.schema import TableSchema
-from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.errors import UserError, did_you_mean
 
 EXAMPLE = "equipoise prepare --cohort=table --table=my.csv --image=path --label=y --subject=pid --attributes=sex,age"
 NO_IMAGE = "the table names no image"

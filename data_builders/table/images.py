@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
 from equipoise.data_builders.base.readers import (
     Pixels,
     UnreadableScan,
@@ -16,7 +17,7 @@ from equipoise.data_builders.base.readers import (
     resampled,
     resampled_shape,
 )
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.transforms.spatial import crop_or_pad
 
 _PICTURES = (".png", ".jpg", ".jpeg")

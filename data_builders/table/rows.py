@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Sequence
 
 import pandas as pd
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine.errors import UserError, did_you_mean
 
 _DELIMITERS = ",;\t|"
 _PARQUET = (".parquet", ".pq")

@@ -12,7 +12,7 @@ from typing import Any
 
 from equipoise.data_builders.table.images import Form
 from equipoise.data_builders.table.rows import Rows
-from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.errors import UserError, did_you_mean
 
 MAX_LEVELS = 50
 _VERSION = 1

@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
+
 from equipoise.engine import data, mesh
-from equipoise.engine.config import UserError, did_you_mean, fingerprint
+from equipoise.engine.config import fingerprint
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.training.program import Program
 from equipoise.engine.training.step import TrainState, make_preprocess
-from jaxtyping import Array
 
 
 def names(program: Program) -> dict[str, int]:

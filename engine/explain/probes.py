@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import scipy.linalg
-from equipoise.engine.config import UserError
+from jaxtyping import Float, Int, Shaped
+
+from equipoise.engine import files
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from jaxtyping import Float, Int, Shaped
 
 _COLUMNS = 1 << 16  # of activations read together
 _NEGLIGIBLE = 1e-10  # of the largest eigenvalue
@@ -387,11 +389,9 @@ def write(
         }
         for _, a in results
     }
-    place.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"settings": dict(settings), "probes": lines, "alone": alone}, indent=1) + "\n"
-    temporary = place.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(place)
-    pd.json_normalize(lines, sep="_").to_csv(place.with_suffix(".csv"), index=False)
     scores = {f"scores_{a.block}": a.scores.astype(np.float32) for _, a in results}
-    np.savez_compressed(place.with_suffix(".npz"), **scores, **{f"label_{k}": v for k, v in labels.items()})
+    with files.replacing(place.with_suffix(".npz")) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **scores, **{f"label_{k}": v for k, v in labels.items()})
+    files.write_text(place.with_suffix(".csv"), pd.json_normalize(lines, sep="_").to_csv(index=False))
+    files.write_text(place, text)  # last: a reader that finds it finds the others too

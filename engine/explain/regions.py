@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.transforms import masks
 from jaxtyping import Float, Integer
 from scipy import stats
+
+from equipoise.engine.transforms import masks
 
 CUT = 0.25
 _EMPTY = "the region has no voxel on this grid"

@@ -14,9 +14,10 @@ import flax.linen as nn
 import grain
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
+
 from equipoise.engine.config import Run
 from equipoise.engine.methods.groups import Groups
-from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
     from equipoise.engine.training.step import Sweep, TaskKind, TrainState

@@ -16,13 +16,15 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.config import Run, UserError
+from jaxtyping import Array, Float, Int
+
+from equipoise.engine.config import Run
 from equipoise.engine.data import Split, shuffled
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods import febs, federated
 from equipoise.engine.methods.base import Method
 from equipoise.engine.methods.groups import trained
 from equipoise.engine.methods.unlearning import Adversarial, Unlearning
-from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
     from equipoise.engine.methods.base import Step

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from equipoise.engine.config import UserError
+from jaxtyping import Array, Bool, Float
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods.base import Method
 from equipoise.engine.update import losses
-from jaxtyping import Array, Bool, Float
 
 if TYPE_CHECKING:
     from equipoise.engine.training.step import TaskKind

@@ -23,16 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jaxtyping import Array, Float, Int
+
 from equipoise.engine import config as run_config
 from equipoise.engine import mesh
-from equipoise.engine.config import Run, UserError
+from equipoise.engine.config import Run
 from equipoise.engine.data import Split
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods.base import Method
 from equipoise.engine.methods.groups import trained
 from equipoise.engine.methods.tour import Rows, Tour, draws
 from equipoise.engine.methods.unlearning import Unlearning
 from equipoise.engine.update import optim
-from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
     from equipoise.engine.methods.base import Step

@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 
 import numpy as np
-from equipoise.engine.config import UserError, did_you_mean
-from equipoise.engine.data import Split
-from equipoise.engine.metrics.table.groupings import JOIN
-from equipoise.engine.metrics.table.table import UNKNOWN
 from jaxtyping import Int
+
+from equipoise.engine.data import Split
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.metrics.table.groupings import JOIN
+from equipoise.engine.vocabulary import UNKNOWN
 
 NOBODY = -1  # the number of an image that is in no group
 

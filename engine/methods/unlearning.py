@@ -11,11 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
+
 from equipoise.engine import rng
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods.base import Method
 from equipoise.engine.update import losses, optim
-from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
     from equipoise.engine.methods.base import Step

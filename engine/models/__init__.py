@@ -15,7 +15,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine.errors import UserError, did_you_mean
 
 _GIVEN = ("parent", "name", "num_outputs", "dtype", "axis_name")
 

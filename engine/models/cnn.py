@@ -11,9 +11,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from equipoise.engine.config import UserError, did_you_mean
-from equipoise.engine.models import layers
 from jaxtyping import Array, Float, Key
+
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.models import layers
 
 ACTIVATIONS = {
     f.__name__: f

@@ -13,8 +13,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from equipoise.engine.config import UserError
 from jaxtyping import Array, Float, Key
+
+from equipoise.engine.errors import UserError
 
 KERNEL_INITS = {"he": nn.initializers.he_normal(), "glorot": nn.initializers.glorot_uniform()}
 

@@ -12,9 +12,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from equipoise.engine.config import UserError
-from equipoise.engine.models import layers
 from jaxtyping import Array, Float
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.models import layers
 
 FREEZE = r"^encoder/(?!.*lora_)"  # for `--config.optimizer.freeze`: an encoder but for its adapters
 QUERY_AND_VALUE = r"^encoder/.*qkv/[qv]$"

@@ -10,9 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.config import UserError
-from equipoise.engine.models import layers
 from jaxtyping import Array, Float
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.models import layers
 
 
 class PatchConv(nn.Module):

@@ -11,11 +11,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from equipoise.engine.config import UserError
+from jaxtyping import Array, Float, Int, Key
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.models import layers, lora
 from equipoise.engine.models.sam_decoder import Decoder, Prompts
 from equipoise.engine.models.sam_encoder import Encoder
-from jaxtyping import Array, Float, Int, Key
 
 SIZES = {  # fields of the published models: ``args=sam.SIZES["l"]`` in a run file
     "b": {"width": 768, "depth": 12, "heads": 12, "global_blocks": (2, 5, 8, 11)},

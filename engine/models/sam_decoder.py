@@ -10,8 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.models import resampling, transformer
 from jaxtyping import Array, Float, Int
+
+from equipoise.engine.models import resampling, transformer
 
 _NORMAL = nn.initializers.normal(1.0)
 

@@ -9,8 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.models import layers, resampling, transformer
 from jaxtyping import Array, Float
+
+from equipoise.engine.models import layers, resampling, transformer
 
 
 def _windows(x: Array, side: int, fill: Array) -> Array:

@@ -7,8 +7,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from equipoise.engine.models import layers
 from jaxtyping import Array, Float, Key
+
+from equipoise.engine.models import layers
 
 
 class Model(nn.Module):

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.config import UserError, did_you_mean
 from jaxtyping import Array, Float
+
+from equipoise.engine.errors import UserError, did_you_mean
 
 ATTENTION = ("einsum", "cudnn")
 _CUDNN_CHANNELS = 128

@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.config import UserError
-from equipoise.engine.models import layers, lora, resampling, transformer
 from jaxtyping import Array, Float, Key
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.models import layers, lora, resampling, transformer
 
 HYBRID = {"stages": (3, 4, 9), "patch": 1, "skips": 3}  # ``args=transunet.HYBRID`` in a run file
 

@@ -9,10 +9,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from equipoise.engine.config import UserError
+from jaxtyping import Array, Float, Key
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.models import layers, resampling
 from equipoise.engine.models.cnn import choose
-from jaxtyping import Array, Float, Key
 
 _NORMS = ("instance", "batch")
 

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from equipoise.engine import mesh
-from equipoise.engine.config import UserError
-from equipoise.engine.training.step import TrainState
 from orbax.checkpoint import checkpoint_managers as policies
+
+from equipoise.engine import mesh
+from equipoise.engine.errors import UserError
+from equipoise.engine.training.step import TrainState
 
 
 class Damaged(Exception):

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import pandas as pd
 from absl import logging
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data, mesh
 from equipoise.engine import predicted_masks as segments
-from equipoise.engine.config import Checkpoint, Evaluation, Run, UserError
+from equipoise.engine.config import Checkpoint, Evaluation, Run
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.frame import evaluate as metric_frame

@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data, mesh, validation
-from equipoise.engine.config import Parallel, Run, UserError, did_you_mean
+from equipoise.engine.config import Parallel, Run
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
 from equipoise.engine.training.program import Program

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
+
 from equipoise.engine import data, mesh, models, rng
-from equipoise.engine.config import Run, UserError, fingerprint, replaced
+from equipoise.engine.config import Run, fingerprint, replaced
+from equipoise.engine.errors import UserError
 from equipoise.engine.explain import gradients as saliency
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.metrics.frame import evaluate as metric_frame
-from equipoise.engine.metrics.table.table import UNKNOWN
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged
 from equipoise.engine.training.step import (
     TaskKind,
@@ -29,7 +31,7 @@ from equipoise.engine.training.step import (
 )
 from equipoise.engine.training.writers import read_rows
 from equipoise.engine.update import optim
-from jaxtyping import Float, Int
+from equipoise.engine.vocabulary import UNKNOWN
 
 
 @dataclasses.dataclass

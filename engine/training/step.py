@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+from flax import struct
+from jaxtyping import Array, Int
+
 from equipoise.engine import data, rng, transforms
 from equipoise.engine.config import Run
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.table.table import Schema
 from equipoise.engine.models.published import load as weights
 from equipoise.engine.update import losses, optim
-from flax import struct
-from jaxtyping import Array, Int
 
 
 class TaskKind(Protocol):

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import rich.console
 import rich.progress
+
+from equipoise.engine import files
 from equipoise.engine.config import Writers
 
 
@@ -67,9 +69,7 @@ class Jsonl:
         self._metrics, self._timing = workdir / "metrics.jsonl", workdir / "timing.jsonl"
         for path in (self._metrics, self._timing):
             kept = [r for r in read_rows(path) if r["step"] <= start] if start else []
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
-            temporary.replace(path)
+            files.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Appends one line."""

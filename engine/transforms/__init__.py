@@ -11,9 +11,10 @@ import inspect
 from collections.abc import Callable, Sequence
 
 import jax
-from equipoise.engine.config import UserError, did_you_mean
-from equipoise.engine.transforms import intensity, spatial
 from jaxtyping import Array, Float, Integer, Key
+
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.transforms import intensity, spatial
 
 _INTENSITY = (
     intensity.minmax,

@@ -7,8 +7,9 @@ nearest code. What lies outside the image is its edge repeated, or 0.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.config import UserError
 from jaxtyping import Array, Float, Int, Key, Shaped
+
+from equipoise.engine.errors import UserError
 
 _OUTSIDE = {"edge": "nearest", "zero": "constant"}
 _INTERPOLATIONS = ("linear", "nearest")

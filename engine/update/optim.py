@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from equipoise.engine.config import Optimizer, UserError
 from jaxtyping import Array, Int
+
+from equipoise.engine.config import Optimizer
+from equipoise.engine.errors import UserError
 
 
 def path_mask(pattern: str) -> Callable[[Any], Any]:

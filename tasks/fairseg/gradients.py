@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data
 from equipoise.engine.methods import catalogue as methods

@@ -14,7 +14,8 @@ Cost: `phantom` a minute on 2 CPU cores; the others want a GPU. To expect: under
 rim and 0.86 for the cup, lowest in the group whose edges are drawn faintest (Black, by design: rim 0.83). tasks/fairseg/README.md has every figure.
 """
 
-from equipoise.engine.config import Run, did_you_mean
+from equipoise.engine.config import Run
+from equipoise.engine.errors import did_you_mean
 from equipoise.engine.models import lora
 
 _SCANS = 7200  # training images of Harvard-FairSeg: 8,000 less a tenth for validation

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from equipoise.data_builders.fundus_phantom.config import SETTINGS, make_config
-from equipoise.engine.config import UserError, did_you_mean
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
 
 SIZES = {

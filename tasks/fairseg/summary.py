@@ -5,9 +5,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
 from equipoise.engine.metrics.comparing.methods import Contrast, Method
 from equipoise.engine.metrics.estimates import comparisons

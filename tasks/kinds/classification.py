@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 import pandas as pd
+from jaxtyping import Array, Float
+
 from equipoise.engine import data
-from equipoise.engine.config import Run, UserError
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.table import thresholds
 from equipoise.engine.metrics.table.table import Schema
 from equipoise.engine.update import losses
-from jaxtyping import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)

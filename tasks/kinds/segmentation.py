@@ -16,17 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jaxtyping import Array, Float, Integer
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data
 from equipoise.engine import predicted_masks as segments
-from equipoise.engine.config import Run, UserError, did_you_mean
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.formulas.segmentation import Ratio
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.table.table import Schema
 from equipoise.engine.transforms import spatial
 from equipoise.engine.update import losses
-from jaxtyping import Array, Float, Integer
 
 VALUES = ("dice", "iou", "hd95", "hd95_penalised", "assd", "nsd", "volume_error")  # of each structure
 

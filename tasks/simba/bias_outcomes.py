@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+
 from equipoise.engine import config as run_config
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import intervals, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.lines
 import numpy as np
+from matplotlib.figure import Figure as Canvas
+from scipy import stats
+
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.report.figures import dots
@@ -36,8 +39,6 @@ from equipoise.tasks.simba import (
     theory,
 )
 from equipoise.tasks.simba.bias_outcomes import ERM, SCORES, Outcome, Outcomes, against, over
-from matplotlib.figure import Figure as Canvas
-from scipy import stats
 
 _TITLES = {
     "accuracy": "accuracy",

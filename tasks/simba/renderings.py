@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.estimates.intervals import PairedChange
 from equipoise.engine.report.figures import style as figures

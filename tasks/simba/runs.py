@@ -18,7 +18,8 @@ possible without the shortcut: 0.84), and sensitivity 9 points higher when the b
 
 import math
 
-from equipoise.engine.config import Run, did_you_mean
+from equipoise.engine.config import Run
+from equipoise.engine.errors import did_you_mean
 
 _SCENARIOS = ("none", "near", "far", "intensity", "both", "multi")
 _KINDS = ("", "_paper", "_sfcn")

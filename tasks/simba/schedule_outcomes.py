@@ -10,21 +10,24 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data
-from equipoise.engine.config import Method, UserError
+from equipoise.engine.config import Method
+from equipoise.engine.errors import UserError
 from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import comparisons, intervals, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.table import groupings
-from equipoise.engine.metrics.table.table import UNKNOWN, Table, read_table
+from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.training import program as evaluate
 from equipoise.engine.training.writers import read_rows
+from equipoise.engine.vocabulary import UNKNOWN
 from equipoise.tasks.kit.plan import run_folders
 from equipoise.tasks.simba import bias_outcomes as outcomes
 from equipoise.tasks.simba.sites import SITE, Measure, Spread, measured
-from jaxtyping import Float
 
 CENTRAL = "central"
 ORDER = (

@@ -1,6 +1,8 @@
 """Learning across sites on the study's page: whom each schedule serves, what it sends, what its features tell of the scanner."""
 
 import numpy as np
+from matplotlib.figure import Figure as Canvas
+
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.report.figures import dots
@@ -17,7 +19,6 @@ from equipoise.engine.report.page.page import (
 )
 from equipoise.tasks.simba import schedule_outcomes as schedules
 from equipoise.tasks.simba.schedule_outcomes import BANDS, CENTRAL, MIN_SCANS, Schedules
-from matplotlib.figure import Figure as Canvas
 
 _FEDERATED = "FedAvg, by size"
 _AVERAGED = ("FedAvg, equal weights", _FEDERATED, "FedProx, squared", "FedProx, norm")

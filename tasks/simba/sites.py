@@ -10,12 +10,15 @@ import re
 from collections.abc import Collection, Mapping
 
 import numpy as np
-from equipoise.engine.config import UserError
+from jaxtyping import Float
+from matplotlib.figure import Figure as Canvas
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.metrics.table import groupings
-from equipoise.engine.metrics.table.table import UNKNOWN, Table
+from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import (
     Cell,
@@ -30,10 +33,9 @@ from equipoise.engine.report.page.page import (
     probability,
     text_cell,
 )
+from equipoise.engine.vocabulary import UNKNOWN
 from equipoise.tasks.simba import renderings
 from equipoise.tasks.simba.renderings import PairedEffect
-from jaxtyping import Float
-from matplotlib.figure import Figure as Canvas
 
 SITE = "site"
 MIN_SCANS = (1, 5, 10, 20)  # of a site, for each line of the table of spreads

@@ -12,6 +12,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+from scipy import special
+
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
@@ -30,7 +32,6 @@ from equipoise.engine.report.page.page import (
 )
 from equipoise.tasks.simba import renderings
 from equipoise.tasks.simba.renderings import WITH, WITHOUT
-from scipy import special
 
 Group = tuple[str, ...]  # one level for each attribute
 _DESIGN = {

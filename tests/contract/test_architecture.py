@@ -6,6 +6,7 @@ import re
 import tomllib
 
 import pytest
+
 from equipoise.data_builders.base.catalogue import COHORTS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -14,7 +15,15 @@ SOURCES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 MAY_IMPORT = {
     "engine": {"engine"},
     "tasks": {"tasks", "engine"},
-    "data_builders": {"data_builders", "engine.transforms", "engine.rng", "engine.mesh", "engine.config"},
+    "data_builders": {
+        "data_builders",
+        "engine.transforms",
+        "engine.rng",
+        "engine.mesh",
+        "engine.errors",
+        "engine.files",
+        "engine.vocabulary",
+    },
     "launch": set(ROOMS),
 }
 # A study's plan names cohorts, and a cohort's settings say what it is called.
@@ -66,8 +75,7 @@ def test_our_code_is_imported_under_its_installed_name(path):
 def test_imports_flow_one_way(path):
     room = path.relative_to(ROOT).parts[0]
     for name in imports(path):
-        if name.split(".")[0] in ("tests", "benchmarks"):
-            raise AssertionError(f"{path.relative_to(ROOT)} imports {name}")
+        assert name.split(".")[0] not in ("tests", "benchmarks"), f"{path.relative_to(ROOT)} imports {name}"
         name = own_name(name)
         if room == "tasks" and path.name == "study.py" and name and SETTINGS.fullmatch(name):
             continue

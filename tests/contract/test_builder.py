@@ -6,11 +6,12 @@ import pathlib
 import nibabel as nib
 import numpy as np
 import pytest
+
 from equipoise.data_builders.base import catalogue
 from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
 from equipoise.data_builders.base.readers import read_nifti
 from equipoise.engine import data
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 
 
 class Brains(Cohort):

@@ -8,6 +8,7 @@ import venv
 import zipfile
 
 import pytest
+
 from equipoise.launch.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

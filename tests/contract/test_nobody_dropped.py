@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+
 from equipoise.engine import data
 from equipoise.engine.config import Data
 from equipoise.engine.metrics.table.table import read_table
-
 from tests import launching
 
 

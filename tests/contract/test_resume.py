@@ -4,8 +4,8 @@ import random
 import signal
 
 import pytest
-from equipoise.engine.training.checkpoint import checksums
 
+from equipoise.engine.training.checkpoint import checksums
 from tests import launching
 
 

@@ -3,6 +3,7 @@
 import importlib
 
 import pytest
+
 from equipoise.engine import config as run_config
 from equipoise.engine import validation
 from equipoise.launch import program

@@ -3,9 +3,10 @@
 import collections
 
 import pytest
+
 from equipoise.data_builders.base import splits
 from equipoise.engine import data
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 

@@ -1,6 +1,8 @@
 import pytest
+
 from equipoise.engine import config, validation
-from equipoise.engine.config import Run, UserError
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError
 
 
 def valid():

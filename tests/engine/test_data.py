@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+
 from equipoise.engine import data
-from equipoise.engine.config import Data, UserError
+from equipoise.engine.config import Data
+from equipoise.engine.errors import UserError
 
 
 @pytest.fixture

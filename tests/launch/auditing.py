@@ -8,8 +8,8 @@ import sys
 import jsonschema
 import numpy as np
 import pandas as pd
-from equipoise.engine.report.page import page
 
+from equipoise.engine.report.page import page
 from tests import launching
 
 SCHEMA = json.loads((pathlib.Path(page.__file__).parent / "metrics.schema.json").read_text())

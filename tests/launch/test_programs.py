@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
+
 from equipoise.launch import program, reference
 from equipoise.launch.__main__ import COMMANDS
-
 from tests import launching
 from tests.launching import RUNS
 

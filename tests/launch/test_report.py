@@ -6,13 +6,13 @@ import jsonschema
 import pandas as pd
 import pytest
 from absl import flags
+
+from equipoise import launch
 from equipoise.engine import data
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.table import table
 from equipoise.engine.report.page import page
-
-from equipoise import launch
 from tests import launching
 from tests.engine.report import fake_run
 from tests.launch.outline import Outline

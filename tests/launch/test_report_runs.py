@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from absl import flags
-from equipoise.engine.config import UserError
+
+from equipoise import launch
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.table import table
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.page import latex, page
 from equipoise.engine.training import program as evaluate
-
-from equipoise import launch
 from tests.engine.report import fake_runs
 from tests.launch.outline import Outline
 

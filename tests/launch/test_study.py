@@ -1,8 +1,8 @@
 import pathlib
 
 import pytest
-from equipoise.tasks.simba import study
 
+from equipoise.tasks.simba import study
 from tests import launching
 
 TINY = "--options=subjects=80,seeds=2,steps=6,cycles=5,bias_in_disease=0.8"

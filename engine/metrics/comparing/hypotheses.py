@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals, mcnemar, multiplicity
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.frame import disparities

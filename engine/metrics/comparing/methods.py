@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from equipoise.engine.metrics.estimates import comparisons, multiplicity, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
@@ -22,7 +23,7 @@ from equipoise.engine.metrics.frame import summary
 from equipoise.engine.metrics.frame.disparities import Disparity
 from equipoise.engine.metrics.frame.evaluate import Frame
 from equipoise.engine.metrics.table.groupings import JOIN
-from equipoise.engine.metrics.table.table import UNKNOWN
+from equipoise.engine.vocabulary import UNKNOWN
 
 _NAN = float("nan")
 SCHEMA_VERSION = 1

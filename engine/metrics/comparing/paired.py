@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from equipoise.engine.config import UserError, did_you_mean
+from scipy import special
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates import comparisons, delong, multiplicity
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame.evaluate import Frame
 from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
 from equipoise.engine.metrics.table.groupings import GIVEN
 from equipoise.engine.metrics.table.suppression import row_levels
-from equipoise.engine.metrics.table.table import UNKNOWN, Table
-from scipy import special
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.vocabulary import UNKNOWN
 
 OVERALL, GROUP, GAP = "overall", "group", "gap"
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.estimates import logistic
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.estimates import logistic
 
 TARGETS = ("reference", "group", "pooled")
 PROPENSITY = "propensity"

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float, Int
+
 from equipoise.engine.metrics.estimates import intervals, percentiles
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
@@ -11,7 +13,6 @@ from equipoise.engine.metrics.frame.cells import Rows
 from equipoise.engine.metrics.resampling import weighing
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table
-from jaxtyping import Float, Int
 
 
 class Contrast:

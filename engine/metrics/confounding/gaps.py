@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.config import UserError, did_you_mean
+from jaxtyping import Bool, Float, Int
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.confounding import balance
 from equipoise.engine.metrics.confounding.balance import Confounders, Method
 from equipoise.engine.metrics.confounding.contrast import Contrast
@@ -33,7 +35,6 @@ from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.resampling import weighing
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table
-from jaxtyping import Bool, Float, Int
 
 DEFAULT = balance.Weighting()
 _TARGETS = {"reference": "{1}", "group": "{0}", "pooled": "{0} and {1} together"}

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry

@@ -10,9 +10,10 @@ better: :func:`equipoise.engine.metrics.estimates.comparisons.detectable`.
 import dataclasses
 import math
 
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.estimates import comparisons
 from scipy import optimize
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.estimates import comparisons
 
 
 @dataclasses.dataclass(frozen=True)

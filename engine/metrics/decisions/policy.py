@@ -29,14 +29,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import yaml
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness, registry
 from equipoise.engine.metrics.frame.disparities import Disparity
 from equipoise.engine.metrics.frame.evaluate import Frame
 from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
 from equipoise.engine.metrics.table.groupings import GIVEN
-from equipoise.engine.metrics.table.table import UNKNOWN
+from equipoise.engine.vocabulary import UNKNOWN
 
 OVERALL = "overall"
 _PAIRED = ("difference", "ratio", "to_overall", "to_rest", "xauc_disparity")

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float
+
 from equipoise.engine import config
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import fairness
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.metrics.table.thresholds import require_other
-from jaxtyping import Bool, Float
 
 
 @dataclasses.dataclass(frozen=True)

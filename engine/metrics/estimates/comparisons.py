@@ -9,10 +9,11 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from equipoise.engine.metrics.estimates import intervals, percentiles
-from equipoise.engine.metrics.estimates.intervals import SMALLEST_P, Estimate, correlation, mover
 from jaxtyping import Float
 from scipy import optimize, special
+
+from equipoise.engine.metrics.estimates import intervals, percentiles
+from equipoise.engine.metrics.estimates.intervals import SMALLEST_P, Estimate, correlation, mover
 
 _NAN = (float("nan"), float("nan"))
 

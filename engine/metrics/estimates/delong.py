@@ -6,10 +6,11 @@ DeLong, DeLong and Clarke-Pearson, Biometrics 1988;44:837; images of one patient
 import dataclasses
 
 import numpy as np
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.estimates import intervals
 from jaxtyping import Bool, Float, Shaped
 from scipy import special
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.estimates import intervals
 
 
 @dataclasses.dataclass(frozen=True)

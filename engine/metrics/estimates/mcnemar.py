@@ -3,9 +3,10 @@
 import dataclasses
 
 import numpy as np
-from equipoise.engine.metrics.estimates import intervals
 from jaxtyping import Bool, Int, Shaped
 from scipy import special
+
+from equipoise.engine.metrics.estimates import intervals
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from equipoise.engine.metrics.estimates.intervals import SMALLEST_P, Estimate, undefined
 from jaxtyping import Float, Num
 from scipy import special
+
+from equipoise.engine.metrics.estimates.intervals import SMALLEST_P, Estimate, undefined
 
 _NAN = (float("nan"), float("nan"))
 _MIN_VALID = 0.8  # share of resamples in which a score must exist for its limits to be shown

@@ -21,10 +21,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
-from equipoise.engine.metrics.estimates.intervals import Estimate
 from jaxtyping import Float
 from scipy import special
+
+from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
+from equipoise.engine.metrics.estimates.intervals import Estimate
 
 _NAN = float("nan")
 _NORMAL = 1e6  # degrees of freedom from which t is the normal distribution

@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
-from jaxtyping import Array, Bool, Float, Int
 
 BINS = 15
 LIMIT = 1e-6  # scores are held within this distance of 0 and 1 before their logit is taken

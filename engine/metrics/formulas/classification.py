@@ -7,7 +7,9 @@ threshold, whatever the order of the rows.
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from equipoise.engine.config import UserError
+from jaxtyping import Array, Float, Float64
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas.registry import (
     Columns,
     Metric,
@@ -16,7 +18,6 @@ from equipoise.engine.metrics.formulas.registry import (
     register,
     register_family,
 )
-from jaxtyping import Array, Float, Float64
 
 CELLS = ("tp", "fp", "fn", "tn")
 TINY = np.finfo(

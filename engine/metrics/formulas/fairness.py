@@ -16,12 +16,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from equipoise.engine.config import UserError, did_you_mean
+from jaxtyping import Bool, Float, Int
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.formulas.registry import Metric
-from jaxtyping import Bool, Float, Int
 
 Number = float | Float[np.ndarray, " b"]  # a value, or one of each replicate
 Values = Mapping[str, Mapping[str, Number]]  # level -> metric -> value

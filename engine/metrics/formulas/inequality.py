@@ -9,8 +9,9 @@ Speicher et al., KDD 2018:2239, arXiv:1807.00787.
 from collections.abc import Mapping
 
 import numpy as np
-from equipoise.engine.metrics.formulas.registry import Metric, array_module, ratio, register
 from jaxtyping import Array
+
+from equipoise.engine.metrics.formulas.registry import Metric, array_module, ratio, register
 
 
 def _mean_benefit(sums: Mapping[str, Array]) -> Array:

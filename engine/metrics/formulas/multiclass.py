@@ -14,11 +14,12 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from equipoise.engine.config import UserError, did_you_mean
+from jaxtyping import Array, Float, Float64
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.formulas import classification, registry
 from equipoise.engine.metrics.formulas.classification import TINY, Sums, mean_of
 from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
-from jaxtyping import Array, Float, Float64
 
 AVERAGES = ("macro", "micro")
 _LISTED = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "f1")

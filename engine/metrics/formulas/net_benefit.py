@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register_family
 from jaxtyping import Array, Bool, Float
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register_family
 
 _REFERENCE = "Vickers and Elkin, Med Decis Making 2006;26:565"
 

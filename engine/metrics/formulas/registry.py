@@ -23,8 +23,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.config import UserError, did_you_mean
 from jaxtyping import Array, Float
+
+from equipoise.engine.errors import UserError, did_you_mean
 
 TASKS = ("binary", "multiclass", "multilabel", "regression", "values")
 Columns = Mapping[str, np.ndarray]

@@ -5,8 +5,9 @@ group's own mean is then subtracted exactly, so that the formulas are those of t
 """
 
 import numpy as np
-from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
 from jaxtyping import Array, Float64
+
+from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
 
 _ROUNDING = 1e-12  # a spread below this share of the sum of squares is rounding of equal numbers
 

@@ -19,11 +19,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.registry import Metric
 from jaxtyping import Bool, Float, Integer
 from scipy import ndimage, spatial
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.formulas.registry import Metric
 
 _MM3_PER_ML = 1000.0
 _RELOADED = "Maier-Hein et al., Nat Methods 2024;21:195"

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Collection, Mapping
 
 import numpy as np
+
 from equipoise.engine.metrics.estimates import intervals, percentiles
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness, multiclass, registry

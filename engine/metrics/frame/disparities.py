@@ -5,12 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
+
 from equipoise.engine.metrics.estimates import comparisons, multiplicity
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness
 from equipoise.engine.metrics.formulas.fairness import Cells, Score
 from equipoise.engine.metrics.formulas.registry import Columns, Metric
-from jaxtyping import Float, Int
 
 _NAN = float("nan")
 _CONFIDENCE = 0.95

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import multiclass, registry, segmentation
 from equipoise.engine.metrics.formulas.registry import Metric
@@ -23,7 +24,8 @@ from equipoise.engine.metrics.frame.summary import CONFIDENCE, to_csv, to_json
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.groupings import Grouping
-from equipoise.engine.metrics.table.table import UNKNOWN, Schema, Table
+from equipoise.engine.metrics.table.table import Schema, Table
+from equipoise.engine.vocabulary import UNKNOWN
 
 __all__ = [
     "CONFIDENCE",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame.disparities import Disparity
 

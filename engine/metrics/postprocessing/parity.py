@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.config import UserError, did_you_mean
+from jaxtyping import Bool, Float
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.formulas.classification import SLACK
 from equipoise.engine.metrics.postprocessing import tuning as postprocessing
 from equipoise.engine.metrics.postprocessing.tuning import EVERYONE
 from equipoise.engine.metrics.table import thresholds
 from equipoise.engine.metrics.table.table import Table
-from jaxtyping import Bool, Float
 
 CONSTRAINTS = ("equal_opportunity", "equalized_odds")
 OBJECTIVES = {"balanced_accuracy": "youden", "accuracy": "max_accuracy"}

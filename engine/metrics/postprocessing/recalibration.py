@@ -11,15 +11,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from equipoise.engine.config import UserError, did_you_mean
+from jaxtyping import Bool, Float
+from scipy import optimize, special
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates import logistic
 from equipoise.engine.metrics.formulas.calibration import LIMIT
 from equipoise.engine.metrics.postprocessing import tuning as postprocessing
 from equipoise.engine.metrics.postprocessing.tuning import EVERYONE
 from equipoise.engine.metrics.table import thresholds
 from equipoise.engine.metrics.table.table import Table
-from jaxtyping import Bool, Float
-from scipy import optimize, special
 
 Map = Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]
 _WIDEST = np.log(1e3)  # temperatures are sought within [1/1000, 1000]

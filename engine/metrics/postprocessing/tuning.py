@@ -9,11 +9,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.table import groupings
-from equipoise.engine.metrics.table.table import UNKNOWN, Table
-from equipoise.engine.metrics.table.thresholds import FIXED, require_other
 from jaxtyping import Bool, Float
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.table import groupings
+from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.metrics.table.thresholds import FIXED, require_other
+from equipoise.engine.vocabulary import UNKNOWN
 
 EVERYONE = "everyone"
 LEAST = 20  # positives, and negatives, that a group needs for a choice of its own

@@ -11,11 +11,12 @@ are refused.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from equipoise.engine.config import UserError
+from jaxtyping import Float64, Int, UInt8
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import fairness, multiclass, registry
 from equipoise.engine.metrics.formulas.registry import Columns, Metric
 from equipoise.engine.metrics.resampling.weighing import LANES, Areas, Part, Sets, Sums, Weighted
-from jaxtyping import Float64, Int, UInt8
 
 _DRAWS, _CELLS = 0, 1  # streams of random numbers
 

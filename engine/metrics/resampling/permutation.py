@@ -20,12 +20,13 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import sparse, special
+
 from equipoise.engine.metrics.formulas import multiclass, registry
 from equipoise.engine.metrics.formulas.registry import Columns, Metric
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.resampling.weighing import LANES, Sets
-from jaxtyping import Bool, Float, Int
-from scipy import sparse, special
 
 _DEALS = 2  # stream of random numbers, beside those of the bootstrap
 _GROUPS = 20  # of patients, left out in turn

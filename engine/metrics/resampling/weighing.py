@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equipoise.engine.metrics.formulas.registry import Columns, Metric
 from jaxtyping import Array, Bool, Float32, Float64, Int, UInt8
 from scipy import sparse
+
+from equipoise.engine.metrics.formulas.registry import Columns, Metric
 
 LANES = 128  # replicates drawn together
 _DEPTH, _TILES = 128, 64  # rows of a tile and tiles of a call: shapes that never change compile once

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.table.table import Source
 
 

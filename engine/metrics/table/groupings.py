@@ -5,9 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.config import UserError, did_you_mean
-from equipoise.engine.metrics.table.table import UNKNOWN, Schema
 from jaxtyping import Bool, Int
+
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.metrics.table.table import Schema
+from equipoise.engine.vocabulary import UNKNOWN
 
 JOIN, GIVEN = "*", "|"
 

@@ -17,12 +17,13 @@ import nibabel
 import numpy as np
 import pandas as pd
 import rich.progress
-from equipoise.engine.config import UserError
+from jaxtyping import Float, Int
+from PIL import Image
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table import reader
 from equipoise.engine.metrics.table.table import Table, validate
-from jaxtyping import Float, Int
-from PIL import Image
 
 CASE = "case"
 METRICS = (

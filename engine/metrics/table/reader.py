@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.table.file import File
-from equipoise.engine.metrics.table.table import UNKNOWN, Schema, Source, Table, validate
+from equipoise.engine.metrics.table.table import Schema, Source, Table, validate
+from equipoise.engine.vocabulary import UNKNOWN
 
 _MISSING = ("", "na", "n/a", "nan", "null", "<na>", UNKNOWN)
 _POSITIVE = {

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Int
+
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table
-from jaxtyping import Bool, Float, Int
 
 Cell = tuple[str, str]
 EVERYONE: Cell = ("", "")

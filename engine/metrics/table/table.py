@@ -10,7 +10,6 @@ Tables from elsewhere come in through :mod:`equipoise.engine.metrics.table.reade
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +18,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine import files
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.vocabulary import UNKNOWN
 
 _KEY = b"equipoise"
 _VERSION = 1
@@ -33,7 +35,6 @@ _TEXT = (
     "config_fingerprint",
 )
 _PROBABILITIES = ("binary", "multiclass", "multilabel")
-UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,16 +304,8 @@ def write_table(path: pathlib.Path, frame: pd.DataFrame, schema: Schema) -> None
     frame = validate(frame, schema, path.name)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata((table.schema.metadata or {}) | {_KEY: schema.to_json().encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            pq.write_table(table, f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.replacing(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 def read_table(path: pathlib.Path) -> Table:

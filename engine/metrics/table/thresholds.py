@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.config import UserError, did_you_mean
+from jaxtyping import Bool, Float, Int
+
+from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.formulas.classification import SLACK
 from equipoise.engine.metrics.table.table import Table
-from jaxtyping import Bool, Float, Int
 
 FIXED = "fixed"
 RULES = ("fixed:0.5", "youden", "max_accuracy", "sens0.9", "spec0.9")

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from equipoise.engine.config import UserError, did_you_mean
+
+from equipoise.engine import files
+from equipoise.engine.errors import UserError, did_you_mean
 
 
 def _array(values: Any) -> np.ndarray:
@@ -91,16 +93,11 @@ class PredictionWriter:
         if not self._parts:
             raise UserError(f"{self._path.name}: no row was added")
         frame = pd.concat(self._parts, ignore_index=True)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
+        with files.replacing(self._path) as temporary:
             if self._path.suffix == ".csv":
                 frame.to_csv(temporary, index=False)
             else:
                 frame.to_parquet(temporary, index=False)
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> "PredictionWriter":
         return self

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.models import resampling
 
 _STORAGES = {

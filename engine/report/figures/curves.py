@@ -5,14 +5,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import scipy.sparse
+from jaxtyping import Bool, Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.formulas import net_benefit
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Figure
-from jaxtyping import Bool, Float, Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 MOST_GROUPS = 5  # curves in one panel that the eye can follow
 _GRID = np.linspace(0, 1, 101)

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import matplotlib
 import matplotlib.ticker
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Cell, Figure, interval, number
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 COLUMN = 3.5  # inches, one column of most journals
 _PAPER = {

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.lines
 import numpy as np
-from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Figure
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure as Canvas
+
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import Figure
 
 # Arrays run to the right, anterior, superior: (axis cut, name, names of the panel's left and right ends).
 _PLANES = ((2, "axial", "L", "R"), (1, "coronal", "L", "R"), (0, "sagittal", "P", "A"))

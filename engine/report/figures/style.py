@@ -15,12 +15,14 @@ import matplotlib.ft2font
 import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
-from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
-from equipoise.engine.report.page.page import Figure, entry, interval, number, title
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.page.page import Figure, entry, interval, number, title
+from equipoise.engine.vocabulary import UNKNOWN
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -348,7 +350,7 @@ def composition(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure
                 total, left = sum(found.values()), 0.0
                 for kind, level in enumerate(levels):
                     share = found.get(level, 0) / total if total else 0.0
-                    colour = COLOURS[6] if level == "unknown" else COLOURS[kind % 6]
+                    colour = COLOURS[6] if level == UNKNOWN else COLOURS[kind % 6]
                     axes.barh(
                         place,
                         share,

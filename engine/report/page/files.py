@@ -1,12 +1,13 @@
 """The files of a report: page, numbers, card and figures, each written whole or not at all."""
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
+from equipoise.engine import files
 from equipoise.engine.metrics.frame import summary
 from equipoise.engine.report.page.page import Section
 
@@ -87,7 +88,5 @@ def write_all(
     contents |= {folder / f"{f.name}.svg": f.svg for f in drawn if f.svg}
     contents |= {folder / f"{f.name}.pdf": f.pdf for f in drawn if f.pdf}
     for path, content in contents.items():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        files.write_bytes(path, content)
     return list(contents)

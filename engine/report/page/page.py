@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 import pandas as pd
+
 from equipoise.engine.explain import regions
 from equipoise.engine.metrics.comparing.methods import entry
 from equipoise.engine.metrics.comparing.paired import Comparison

@@ -7,7 +7,9 @@ from typing import Any
 
 import matplotlib.ticker
 import numpy as np
-from equipoise.engine.config import UserError
+from matplotlib.figure import Figure as Canvas
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.confounding import balance
 from equipoise.engine.metrics.confounding import gaps as adjustment
 from equipoise.engine.metrics.confounding.gaps import Adjusted
@@ -39,7 +41,6 @@ from equipoise.engine.report.page.page import (
     text_cell,
 )
 from equipoise.engine.report.single import findings
-from matplotlib.figure import Figure as Canvas
 
 _WORDS = {
     "standardization": "both groups were standardised to the target within cells of the confounders",

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.frame.evaluate import Frame
 from equipoise.engine.metrics.table import groupings, suppression, thresholds

@@ -1,6 +1,7 @@
 """The model card (Mitchell et al., FAT* 2019): what the report knows is filled in, what only the makers know is asked."""
 
 import jinja2
+
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.report.page.page import Context, interval, number, title
 from equipoise.engine.report.single import findings

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import matplotlib.lines
 import matplotlib.ticker
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
 from equipoise.engine.metrics.comparing import paired
 from equipoise.engine.metrics.comparing.paired import GAP, GROUP, OVERALL, Change, Comparison
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
@@ -27,8 +30,6 @@ from equipoise.engine.report.page.page import (
     title,
 )
 from equipoise.engine.report.single import findings
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 _MOST_ROWS, _MOST_PANELS = 11, 3  # of the figure
 _CAPTIONS = {OVERALL: "Overall", GROUP: "In each group", GAP: "In the gaps to the reference group"}

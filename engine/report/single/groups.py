@@ -3,10 +3,11 @@
 import math
 
 import numpy as np
+
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
-from equipoise.engine.metrics.table.table import UNKNOWN, Table
+from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import curves
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import (
@@ -25,6 +26,7 @@ from equipoise.engine.report.page.page import (
     title,
 )
 from equipoise.engine.report.single import findings, spreads
+from equipoise.engine.vocabulary import UNKNOWN
 
 MOST_CROSSED = 12  # levels of an attribute on one side of a heat map; the table below it holds all
 _CURVES = {

@@ -4,6 +4,10 @@ import json
 import math
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from scipy import stats
+
 from equipoise.engine.explain import probes
 from equipoise.engine.report.figures.style import (
     COLOURS,
@@ -27,9 +31,6 @@ from equipoise.engine.report.page.page import (
     number,
     text_cell,
 )
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from scipy import stats
 
 
 def section(context: Context) -> Section | None:

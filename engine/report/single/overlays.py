@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import matplotlib.lines
 import numpy as np
-from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Context, Figure, Section, number
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.page.page import Context, Figure, Section, number
 
 if TYPE_CHECKING:
     from equipoise.engine.predicted_masks import Case

@@ -1,11 +1,13 @@
 """Who was scored, and what the scores mean for them: composition by group, and errors as counts of people."""
 
 import numpy as np
+
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
-from equipoise.engine.metrics.table.table import UNKNOWN, Table
+from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.page.page import Cell, Context, Grid, Section, named_class, number, text_cell
+from equipoise.engine.vocabulary import UNKNOWN
 
 _MOST_CLASSES = 8
 SUPPRESSED = "suppressed"

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
 from equipoise.engine.explain import regions
 from equipoise.engine.explain.regions import LabelMap
 from equipoise.engine.report.figures.style import (
@@ -34,8 +37,6 @@ from equipoise.engine.report.page.page import (
 )
 from equipoise.engine.report.single import run
 from equipoise.engine.report.single.run import MeanMap
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 CSV = "region_scores.csv"
 _TITLE = "Which regions the model looks at"

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 
 import numpy as np
+
 from equipoise.engine.report.figures import slices
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Cell, Context, Grid, Section, number, text_cell

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure as Canvas
+
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Context, Figure, Section
-from jaxtyping import Float
-from matplotlib.figure import Figure as Canvas
 
 _TAILS = (5, 25, 50, 75, 95)  # percentiles
 MOST_PANELS = 6

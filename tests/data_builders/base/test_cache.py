@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
+
 from equipoise.data_builders.base.cache import DecodedCache
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
-
 from tests import launching
 
 SLOW_FILL = """

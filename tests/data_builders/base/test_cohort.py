@@ -5,13 +5,13 @@ import pkgutil
 
 import numpy as np
 import pytest
+
+from equipoise import data_builders
 from equipoise.data_builders.base import catalogue, cohort
 from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
 from equipoise.data_builders.base.readers import Pixels
 from equipoise.data_builders.harvard.family import Harvard
-from equipoise.engine.config import UserError
-
-from equipoise import data_builders
+from equipoise.engine.errors import UserError
 
 
 class Visits(Cohort):

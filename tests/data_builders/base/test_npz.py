@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+
 from equipoise.data_builders.base.readers import UnreadableScan, read_npz
 
 

@@ -1,8 +1,9 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from equipoise.data_builders.base.readers import UnreadableScan, read_nifti, read_picture
 from PIL import Image
+
+from equipoise.data_builders.base.readers import UnreadableScan, read_nifti, read_picture
 
 
 def save(path, values, affine=None, **header):

@@ -1,6 +1,7 @@
 import pytest
+
 from equipoise.data_builders.base import settings
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 
 
 def test_a_fingerprint_is_of_contents_not_of_paths(tmp_path):

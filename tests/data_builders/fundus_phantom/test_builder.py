@@ -7,15 +7,16 @@ import pathlib
 
 import numpy as np
 import pytest
+from scipy import ndimage
+from scipy.special import ndtr
+
 from equipoise.data_builders.fundus_phantom.builder import FundusPhantom
 from equipoise.data_builders.fundus_phantom.config import CONFIGS, GROUPS, make_config
 from equipoise.data_builders.fundus_phantom.design import design_subjects
 from equipoise.data_builders.fundus_phantom.render import draw_eye
 from equipoise.data_builders.harvard.family import ATTRIBUTES
 from equipoise.engine import data
-from equipoise.engine.config import UserError
-from scipy import ndimage
-from scipy.special import ndtr
+from equipoise.engine.errors import UserError
 
 PLAIN = {"noise": 0.0, "texture": 0.0, "vessels": 0.0}
 

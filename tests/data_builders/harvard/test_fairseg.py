@@ -8,10 +8,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+
 from equipoise.data_builders.harvard.fairseg import HarvardFairseg
 from equipoise.data_builders.harvard.family import ATTRIBUTES, Field, Harvard, HarvardConfig
 from equipoise.engine import data
-from equipoise.engine.config import Data, UserError
+from equipoise.engine.config import Data
+from equipoise.engine.errors import UserError
 
 # Keys of image, mask and the attributes that changed names: the documented release, what the authors' code reads, the first
 # release, and Harvard-FairDomain.

@@ -7,8 +7,9 @@ import pathlib
 import nibabel as nib
 import numpy as np
 import pytest
+
 from equipoise.data_builders.simba import anatomy as simba_anatomy
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 
 SHAPE = (24, 28, 20)
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])  # the first axis runs to the left

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+
 from equipoise.data_builders.base.catalogue import find_builder
 from equipoise.data_builders.simba.builder import Simba
 from equipoise.data_builders.simba.config import SCENARIOS
@@ -13,7 +14,6 @@ from equipoise.data_builders.simba.velocity import Modes
 from equipoise.engine import data
 from equipoise.engine.explain import regions
 from equipoise.engine.transforms.masks import decode_mask
-
 from tests.data_builders.simba.test_anatomy import write_pair
 
 SMALL = {"resolution": 8, "subjects": 60}

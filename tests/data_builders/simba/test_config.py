@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from equipoise.data_builders.simba.builder import Simba
-from equipoise.engine.config import UserError
 
+from equipoise.data_builders.simba.builder import Simba
+from equipoise.engine.errors import UserError
 from tests.data_builders.simba.test_anatomy import write_pair
 
 

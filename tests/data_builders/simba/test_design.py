@@ -4,10 +4,11 @@ import collections
 
 import numpy as np
 import pytest
-from equipoise.data_builders.simba.builder import Simba
-from equipoise.data_builders.simba.design import FRACTIONS, design_subjects
 from scipy import stats
 from sklearn import metrics
+
+from equipoise.data_builders.simba.builder import Simba
+from equipoise.data_builders.simba.design import FRACTIONS, design_subjects
 
 
 def design(base="near_4mm", **options):

@@ -5,10 +5,10 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
+
 from equipoise.data_builders.simba.anatomy import Grid
 from equipoise.data_builders.simba.fields import list_fields, resampler
-from equipoise.engine.config import UserError
-
+from equipoise.engine.errors import UserError
 from tests.data_builders.simba.velocity_fields import LPS, opened, write_field, write_fields
 
 SHAPE = (5, 6, 4)

@@ -6,6 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import linalg, ndimage
+
 from equipoise.data_builders.base.catalogue import find_builder
 from equipoise.data_builders.simba import pca as simba_pca
 from equipoise.data_builders.simba.anatomy import Anatomy, load_mni152, template_grid
@@ -17,9 +19,7 @@ from equipoise.data_builders.simba.render import Renderer, Request
 from equipoise.data_builders.simba.velocity import GaussianProcess, Pairing
 from equipoise.data_builders.simba.volume import Shell
 from equipoise.engine import data
-from equipoise.engine.config import UserError
-from scipy import linalg, ndimage
-
+from equipoise.engine.errors import UserError
 from tests.data_builders.simba.test_anatomy import AFFINE, SHAPE, ball, write_pair
 from tests.data_builders.simba.velocity_fields import opened, write_fields
 

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from equipoise.data_builders.simba.anatomy import load_mni152
 from equipoise.data_builders.simba.builder import Simba
 from equipoise.data_builders.simba.design import design_subjects
 from equipoise.data_builders.simba.render import Renderer, Request, _patches
 from equipoise.data_builders.simba.velocity import GaussianProcess, Modes
 from equipoise.engine.transforms import deformation
-from scipy import ndimage
 
 
 def requests(base="near_4mm", shown=(), count=4, **options):

@@ -6,6 +6,8 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from equipoise.data_builders.simba import scanner as simba_scanner
 from equipoise.data_builders.simba import sites as simba_sites
 from equipoise.data_builders.simba.anatomy import load_mni152
@@ -14,7 +16,6 @@ from equipoise.data_builders.simba.design import design_subjects
 from equipoise.data_builders.simba.render import Renderer, Request
 from equipoise.data_builders.simba.velocity import GaussianProcess
 from equipoise.engine.rng import generator
-from scipy import ndimage
 
 SEEDS = (0, 1, 2024)
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import linalg, ndimage
+
 from equipoise.data_builders.simba import anatomy as simba_anatomy
 from equipoise.data_builders.simba.render import CONTROL_MM
 from equipoise.data_builders.simba.velocity import GaussianProcess, bounding_box
 from equipoise.engine.transforms import deformation
-from scipy import linalg, ndimage
 
 exponential = jax.jit(deformation.exponential)
 

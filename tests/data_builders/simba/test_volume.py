@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
+
 from equipoise.data_builders.simba.anatomy import load_mni152
 from equipoise.data_builders.simba.builder import Simba
 from equipoise.data_builders.simba.design import design_subjects
@@ -15,7 +17,6 @@ from equipoise.data_builders.simba.render import Renderer, Request
 from equipoise.data_builders.simba.velocity import GaussianProcess, Pairing, growth
 from equipoise.data_builders.simba.volume import Control, Shell, find_amplitudes, signed_distance
 from equipoise.engine.transforms import deformation
-from scipy import special
 
 ORIGIN = (0, 0, 0)
 find = jax.jit(find_amplitudes, static_argnames="origin")

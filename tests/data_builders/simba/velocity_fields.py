@@ -2,6 +2,7 @@
 
 import nibabel as nib
 import numpy as np
+
 from equipoise.data_builders.simba.anatomy import Grid
 from equipoise.data_builders.simba.fields import VelocityFields, list_fields
 

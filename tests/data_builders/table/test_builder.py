@@ -8,14 +8,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+
 from equipoise.data_builders.base import catalogue
 from equipoise.data_builders.base.readers import UnreadableScan
 from equipoise.data_builders.table import images as table_images
 from equipoise.data_builders.table.schema import read_schema
 from equipoise.engine import data
-from equipoise.engine.config import UserError
-from PIL import Image
-
+from equipoise.engine.errors import UserError
 from tests import launching
 
 COLUMNS = {"image": "path", "label": ["y"], "subject": "pid", "attributes": ["sex", "age"]}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equipoise.engine.explain import gradients as saliency
 
 SHAPE = (4, 3, 5, 2, 2)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.explain import probes
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.explain import probes
 
 
 def planted(rng, n=240, width=300, strength=2.0):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from equipoise.engine.explain import regions
 from equipoise.engine.transforms.masks import decode_labels, encode_labels
-
 from tests import oracles
 
 NAN = np.nan

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equipoise.engine import config as run_config
-from equipoise.engine.config import Run, UserError
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods import febs
 from equipoise.engine.update import losses
 from equipoise.tasks.kinds.classification import Classification

@@ -6,9 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data, mesh, models, validation
-from equipoise.engine.config import Run, UserError
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods import federated
 from equipoise.engine.training import loop, population
@@ -16,7 +18,6 @@ from equipoise.engine.training.step import init_state, make_train_step
 from equipoise.engine.update import optim
 from equipoise.tasks import make_task
 from equipoise.tasks.kinds.classification import Classification
-
 from tests import oracles, tiny_runs
 from tests.engine.methods.test_methods import Rows
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data, mesh, models, validation
-from equipoise.engine.config import Run, UserError
+from equipoise.engine.config import Run
 from equipoise.engine.data import shuffled
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods import groups
 from equipoise.engine.training import loop
@@ -20,7 +22,6 @@ from equipoise.engine.training.step import TrainState, init_state, make_predict_
 from equipoise.engine.update import optim
 from equipoise.tasks import make_task
 from equipoise.tasks.kinds.classification import Classification
-
 from tests import tiny_runs
 
 SHAPE, BATCH = (8, 8, 1), 12

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from equipoise.engine.metrics.formulas import registry
 
+from equipoise.engine.metrics.formulas import registry
 from tests import population, simulation
 
 

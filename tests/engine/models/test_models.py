@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equipoise.engine import models
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.models import cnn, sfcn, transunet
 
 KEY = jax.random.key(0)

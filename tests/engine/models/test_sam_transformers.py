@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equipoise.engine import models
 from equipoise.engine.models.published import load as weights
-
 from tests.engine.models.test_sam import TINY, _close
 
 SIZE = 64

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equipoise.engine import models
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 
 KEY = jax.random.key(0)
 FEATURES = (4, 6, 8)

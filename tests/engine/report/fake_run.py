@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pandas as pd
+
 from equipoise.engine import config
 from equipoise.engine.metrics.table.table import Schema, write_table
 from equipoise.engine.training import program as evaluate

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+
 from equipoise.engine import config
 from equipoise.engine.metrics.table.table import Schema, write_table
 from equipoise.engine.training import program as evaluate

@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine.metrics.table import reader, thresholds
 from equipoise.engine.report.single import audit
 

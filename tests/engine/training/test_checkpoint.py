@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equipoise.engine import mesh
-from equipoise.engine.config import Run, UserError
+from equipoise.engine.config import Run
+from equipoise.engine.errors import UserError
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged, checksums
 from equipoise.engine.training.step import TrainState
 

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data, mesh
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table import table
 from equipoise.engine.training import loop, population
 from equipoise.engine.training import program as evaluate
 from equipoise.tasks import make_task
-
 from tests import launching, tiny_runs
 from tests.engine.methods.test_methods import SETTINGS
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+
 from equipoise.engine import mesh, models
 from equipoise.engine.config import Run
 from equipoise.engine.training.step import init_state, make_train_step

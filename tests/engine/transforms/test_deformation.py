@@ -1,9 +1,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import linalg, ndimage
+
 from equipoise.engine.transforms import deformation
 from equipoise.engine.transforms.masks import decode_mask, encode_mask
-from scipy import linalg, ndimage
 
 SHAPE = (16, 18, 14)
 GRID = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij")).astype(np.float32)

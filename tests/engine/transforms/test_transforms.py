@@ -2,11 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from equipoise.engine import rng as streams
 from equipoise.engine import transforms
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.transforms import intensity, spatial
-from scipy import ndimage
 
 
 def keys(n, seed=0):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from equipoise.engine.update import losses
 
 LN2 = np.log(2)

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from equipoise.engine import models
-from equipoise.engine.config import Model, Optimizer, Run, UserError, replaced
+from equipoise.engine.config import Model, Optimizer, Run, replaced
+from equipoise.engine.errors import UserError
 from equipoise.engine.training.step import init_state, make_train_step
 from equipoise.engine.update import optim
 from equipoise.tasks.kinds.classification import Classification

@@ -6,13 +6,13 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine import config
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table.table import Schema, write_table
 from equipoise.engine.training import program as evaluate
 from equipoise.tasks.fairseg import gradients, study, summary
 from equipoise.tasks.fairseg.gradients import Kept
-
 from tests import launching
 from tests.data_builders.harvard import test_fairseg as test_harvard
 

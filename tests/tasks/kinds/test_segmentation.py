@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine import config as run_config
 from equipoise.engine import data, validation
 from equipoise.engine import predicted_masks as segments
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table.table import read_table
@@ -23,7 +24,6 @@ from equipoise.engine.training.checkpoint import checksums
 from equipoise.engine.transforms import spatial
 from equipoise.tasks import make_task
 from equipoise.tasks.kinds.segmentation import Segmentation
-
 from tests import tiny_runs
 
 STRUCTURES = {"rim": (1,), "cup": (2,), "disc": (1, 2)}

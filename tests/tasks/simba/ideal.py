@@ -4,11 +4,11 @@ import itertools
 import pathlib
 
 import numpy as np
+
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.table.table import Schema, Table
 from equipoise.engine.report.page.page import Context
 from equipoise.tasks.simba import renderings
-
 from tests import oracles
 
 WITH, WITHOUT = "with", "without"

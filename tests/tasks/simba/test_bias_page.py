@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine import config
-from equipoise.engine.config import UserError
+from equipoise.engine.errors import UserError
 from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.table.table import Schema, write_table

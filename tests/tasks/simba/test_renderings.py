@@ -2,10 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
-from equipoise.data_builders.simba import config as simba_config
-from equipoise.engine.config import UserError
-from equipoise.tasks.simba import renderings, theory
 
+from equipoise.data_builders.simba import config as simba_config
+from equipoise.engine.errors import UserError
+from equipoise.tasks.simba import renderings, theory
 from tests.engine.report import fake_run
 from tests.tasks.simba import ideal
 from tests.tasks.simba.ideal import WITH, WITHOUT

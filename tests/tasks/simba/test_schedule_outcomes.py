@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine import config
 from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import intervals

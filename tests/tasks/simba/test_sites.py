@@ -5,13 +5,13 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates.intervals import wilson_limits
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.table.table import Schema, Table
 from equipoise.engine.report.page.page import Context
 from equipoise.tasks.simba import analysis, sites
-
 from tests.tasks.simba import ideal
 
 COHORT = "simba/sites_8mm"

@@ -2,9 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from equipoise.tasks.simba import theory
 from scipy import stats
 
+from equipoise.tasks.simba import theory
 from tests import oracles
 from tests.tasks.simba import ideal
 from tests.tasks.simba.ideal import WITH, WITHOUT

@@ -1,7 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import hypotheses
 from equipoise.engine.metrics.estimates import comparisons, multiplicity
 from equipoise.engine.metrics.estimates.mcnemar import mcnemar
@@ -10,7 +11,6 @@ from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.frame.cells import Rows
 from equipoise.engine.metrics.resampling import permutation
 from equipoise.engine.metrics.table.table import Schema, Table, validate
-
 from tests.engine.metrics.resampling.test_permutation import slow_statistic
 
 SITES = ("a", "b", "c", "d")

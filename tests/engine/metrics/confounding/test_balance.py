@@ -3,13 +3,14 @@ import itertools
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.confounding import balance
-from equipoise.engine.metrics.confounding.balance import Confounders, Matching, Standardization, Weighting
-from equipoise.engine.metrics.estimates import logistic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.confounding import balance
+from equipoise.engine.metrics.confounding.balance import Confounders, Matching, Standardization, Weighting
+from equipoise.engine.metrics.estimates import logistic
 
 
 def test_logistic_regression_is_that_of_statsmodels_and_scikit_learn(rng):

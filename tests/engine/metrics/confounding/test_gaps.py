@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+from scipy import stats
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.confounding.balance import Matching, Standardization, Weighting
 from equipoise.engine.metrics.confounding.contrast import Contrast
 from equipoise.engine.metrics.confounding.gaps import evaluate
@@ -9,7 +11,6 @@ from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.table import Schema, Table, validate
-from scipy import stats
 
 ATTRIBUTES = {"sex": ["F", "M", "unknown"], "view": ["AP", "PA", "unknown"], "age": None}
 SCHEMA = Schema("classification", "disease", ("absent", "present"), "present", ATTRIBUTES)

@@ -2,13 +2,13 @@ import math
 
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
+from scipy import stats
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.decisions import acceptance
 from equipoise.engine.metrics.decisions.acceptance import equivalence, every, minimum_rate, non_inferiority
 from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
 from equipoise.engine.metrics.frame import evaluate as frame
-from scipy import stats
-
 from tests.engine.metrics.frame.test_evaluate import CELLS, METRICS, SCHEMA, table
 
 

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
+from statsmodels.stats.power import NormalIndPower
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.decisions import planning
 from equipoise.engine.metrics.decisions.planning import Design
 from equipoise.engine.metrics.estimates import comparisons, intervals
-from statsmodels.stats.power import NormalIndPower
 
 
 def test_textbook_sample_size():

@@ -2,11 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.decisions import policy
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.table.table import Schema, Table, validate
-
 from tests.engine.report import fake_run
 
 

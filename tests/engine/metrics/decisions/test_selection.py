@@ -4,7 +4,8 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.decisions import selection
 from equipoise.engine.metrics.decisions.selection import Candidate, select
 from equipoise.engine.metrics.frame import evaluate as frame

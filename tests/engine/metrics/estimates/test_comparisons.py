@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
 from scipy import stats
 
+from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
 from tests import oracles
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.estimates import delong
 from sklearn.datasets import load_breast_cancer
 
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.estimates import delong
 from tests import oracles
 
 TOY_TRUTH = np.array([1] * 6 + [0] * 7, bool)

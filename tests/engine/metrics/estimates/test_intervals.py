@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
-from equipoise.engine.metrics.resampling import bootstrap as resample
 from scipy import stats
 from sklearn.datasets import load_breast_cancer
 
+from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
+from equipoise.engine.metrics.resampling import bootstrap as resample
 from tests import oracles
 
 Z = float(stats.norm.ppf(0.975))

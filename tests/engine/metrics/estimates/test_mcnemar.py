@@ -2,8 +2,9 @@ import itertools
 
 import numpy as np
 import pytest
-from equipoise.engine.metrics.estimates.mcnemar import mcnemar
 from statsmodels.stats.contingency_tables import mcnemar as peer
+
+from equipoise.engine.metrics.estimates.mcnemar import mcnemar
 
 
 def calls(both, first, second, neither):

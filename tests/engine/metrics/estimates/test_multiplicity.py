@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from equipoise.engine.metrics.estimates import multiplicity
 from statsmodels.stats.multitest import multipletests
+
+from equipoise.engine.metrics.estimates import multiplicity
 
 
 def test_holm_by_hand():

@@ -2,11 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from scipy import special, stats
+from statsmodels.stats.anova import anova_lm
+
 from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.resampling import bootstrap as resample
-from scipy import special, stats
-from statsmodels.stats.anova import anova_lm
 
 
 def mean_of(values, code=None):

@@ -3,11 +3,11 @@ import math
 import jax
 import numpy as np
 import pytest
-from equipoise.engine.metrics.estimates import intervals
-from equipoise.engine.metrics.formulas import calibration, registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.formulas import calibration, registry
 from tests import oracles
 
 WEIGHTED = (

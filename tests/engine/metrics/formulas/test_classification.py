@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.formulas import registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
 
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.formulas import registry
 from tests import oracles
 
 # Threshold 0.5: TP 3 (0.9, 0.8, 0.5), FN 1 (0.4), FP 2 (0.6, 0.7), TN 2 (0.1, 0.2).

@@ -2,16 +2,16 @@ import fairlearn.metrics as peer
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.formulas import fairness, registry
 from equipoise.engine.metrics.frame import disparities
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.table import Schema, Table, validate
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests import oracles
 
 # Level -> (TP, FN, FP, TN), and what follows from it by hand.

@@ -4,11 +4,12 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.formulas import multiclass, registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.formulas import multiclass, registry
 
 CLASSES = ("cat", "dog", "emu")
 # Called 0 0 1 1 1 2: cat 2 of 3 found, dog 1 of 2, emu 1 of 1.

@@ -3,11 +3,12 @@ import math
 import jax
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.formulas import net_benefit as decision
-from equipoise.engine.metrics.formulas import registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.formulas import net_benefit as decision
+from equipoise.engine.metrics.formulas import registry
 
 TRUTH = np.array([1, 1, 0, 0, 0], bool)
 SCORE = np.array([0.9, 0.1, 0.2, 0.4, 0.05])

@@ -3,7 +3,8 @@ import math
 
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 
 BINARY = {

@@ -2,10 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from equipoise.engine.metrics.formulas import registry, regression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
+
+from equipoise.engine.metrics.formulas import registry, regression
 
 NUMBERS = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))
 

@@ -4,15 +4,15 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.estimates import intervals
-from equipoise.engine.metrics.formulas import registry, segmentation
-from equipoise.engine.metrics.frame import evaluate as metric_frame
-from equipoise.engine.metrics.table.table import Schema, Table, validate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.formulas import registry, segmentation
+from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.table.table import Schema, Table, validate
 from tests import oracles
 
 SPACINGS = {2: (1.0, 0.5), 3: (0.7, 1.0, 3.0)}

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.frame import evaluate as frame

@@ -1,14 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.frame import evaluate as frame
-from equipoise.engine.metrics.postprocessing import parity
-from equipoise.engine.metrics.postprocessing.parity import Mixture
 from fairlearn.postprocessing import ThresholdOptimizer
 from scipy import special
 from sklearn.base import BaseEstimator
 
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.postprocessing import parity
+from equipoise.engine.metrics.postprocessing.parity import Mixture
 from tests.engine.metrics.postprocessing.test_recalibration import table
 
 

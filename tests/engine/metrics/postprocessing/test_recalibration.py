@@ -1,13 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
-from equipoise.engine.metrics.frame import evaluate as frame
-from equipoise.engine.metrics.postprocessing import recalibration
-from equipoise.engine.metrics.table.table import Schema, Table, validate
 from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+
+from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.postprocessing import recalibration
+from equipoise.engine.metrics.table.table import Schema, Table, validate
 
 SCHEMA = Schema(
     "classification", "disease", ("absent", "present"), "present", {"sex": ["F", "M", "unknown"], "age": None}

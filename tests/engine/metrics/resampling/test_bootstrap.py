@@ -1,13 +1,13 @@
 import jax
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
+from scipy import stats
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import percentiles
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.resampling import weighing
-from scipy import stats
-
 from tests import oracles
 
 METRICS = ("sensitivity", "accuracy", "f1", "brier", "auroc", "auprc")

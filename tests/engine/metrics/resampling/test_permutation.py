@@ -2,13 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
+from scipy import special, stats
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals, multiplicity
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.resampling import permutation
 from equipoise.engine.metrics.resampling.permutation import Units
-from scipy import special, stats
-
 from tests import oracles
 
 LEVELS = 4

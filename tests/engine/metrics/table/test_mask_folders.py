@@ -3,12 +3,13 @@ import math
 import nibabel
 import numpy as np
 import pytest
-from equipoise.engine.config import UserError
+from PIL import Image
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table import mask_folders as masks
 from equipoise.engine.metrics.table import reader
-from equipoise.engine.metrics.table.table import UNKNOWN
-from PIL import Image
+from equipoise.engine.vocabulary import UNKNOWN
 
 SPACING = (0.5, 1.0, 2.0)
 AFFINE = np.diag([*SPACING, 1.0])

@@ -1,10 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table import reader, thresholds
 from equipoise.engine.metrics.table.reader import Roles, cut, read
-from equipoise.engine.metrics.table.table import UNKNOWN
+from equipoise.engine.vocabulary import UNKNOWN
 
 BINARY = Roles("binary", ("y",), {"m": ("p",)}, attributes=("sex",))
 

@@ -3,10 +3,11 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.metrics.table.suppression import EVERYONE, hidden_cells, row_levels
-from equipoise.engine.metrics.table.table import Schema, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from equipoise.engine.metrics.table.suppression import EVERYONE, hidden_cells, row_levels
+from equipoise.engine.metrics.table.table import Schema, Table
 
 
 def table(truth=None, subject=None, **attributes):

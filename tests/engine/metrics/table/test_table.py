@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table.table import Schema, read_table, write_table
 
 SCHEMA = Schema(

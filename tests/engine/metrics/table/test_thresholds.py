@@ -1,13 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.table import thresholds
 from equipoise.engine.metrics.table.table import Schema, Table
 from equipoise.engine.metrics.table.thresholds import Threshold, choose
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 TRUTH = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
 SCORE = np.array([0.9, 0.8, 0.5, 0.4, 0.6, 0.7, 0.1, 0.2])

@@ -1,7 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from equipoise.engine.config import UserError
+
+from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table.writer import PredictionWriter
 
 

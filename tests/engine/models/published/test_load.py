@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equipoise.engine import models
-from equipoise.engine.config import Model, Run, UserError
+from equipoise.engine.config import Model, Run
+from equipoise.engine.errors import UserError
 from equipoise.engine.models.published import load as weights
 from equipoise.engine.training.step import init_state
 from equipoise.engine.update import optim

@@ -5,6 +5,7 @@ import pathlib
 import jsonschema
 import numpy as np
 import pytest
+
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.table.table import Table, validate
 from equipoise.engine.report.figures import slices
@@ -12,7 +13,6 @@ from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page import page
 from equipoise.engine.report.single import findings, regions, run
 from equipoise.engine.transforms.masks import decode_labels, encode_labels
-
 from tests.engine.report import fake_run
 
 SCHEMA = json.loads((pathlib.Path(page.__file__).parent / "metrics.schema.json").read_text())

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+
 from equipoise.engine.metrics.decisions.policy import Rule
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.table import suppression
