@@ -10,7 +10,7 @@ from equipoise.engine import config as run_config
 from equipoise.engine import data, rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
-from equipoise.engine.metrics.comparing.methods import Contrast, Method
+from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
 from equipoise.engine.metrics.estimates import comparisons
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.table.table import Table, read_table
@@ -69,7 +69,7 @@ class Model:
     name: str
     group: str
     structures: Sequence[str]
-    methods: Mapping[str, Mapping[str, Method]]
+    methods: Mapping[str, Mapping[str, MethodScores]]
     contrasts: Mapping[str, Sequence[Contrast]]
     erm: pathlib.Path
 

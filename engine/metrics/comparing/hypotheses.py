@@ -24,7 +24,7 @@ from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table
 
 Against = Literal["reference", "rest"]
-Method = Literal["mover", "permutation"]
+TestedBy = Literal["mover", "permutation"]
 Adjust = Literal["holm", "bh", "max_t"]
 _OF_P = {"holm": multiplicity.holm, "bh": multiplicity.benjamini_hochberg}
 _TITLES = {"holm": "Holm", "bh": "Benjamini-Hochberg", "max_t": "max-T, step-down"}
@@ -53,7 +53,7 @@ def compare_groups(
     group: str,
     *,
     against: Against = "reference",
-    method: Method = "mover",
+    method: TestedBy = "mover",
     adjust: Adjust = "holm",
     reference: str | None = None,
     draws: int = 2000,
@@ -95,7 +95,7 @@ def compare_groups(
     found = frame.evaluate(
         table, metrics=metrics, groups=[group], reference=wanted, resamples=draws, seed=seed, rest=against == "rest", model=model
     )  # fmt: skip
-    pairs = _pairs(found, group, against)
+    pairs = _tested_pairs(found, group, against)
     if not pairs:
         raise UserError(
             f"attribute {group!r} has fewer than two levels with images: there is nothing to compare"
@@ -119,7 +119,7 @@ def compare_groups(
     return _by_permutation(tested, permuted, adjust)
 
 
-def _pairs(found: Frame, group: str, against: str) -> list[tuple[str, str]]:
+def _tested_pairs(found: Frame, group: str, against: str) -> list[tuple[str, str]]:
     """(level, what it is compared with) of the levels that have images."""
     filled, reference = list(found.rests[group]), found.references.get(group)
     if against == "reference" or len(filled) == 2:

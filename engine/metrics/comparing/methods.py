@@ -22,16 +22,14 @@ from equipoise.engine.metrics.formulas.registry import Metric
 from equipoise.engine.metrics.frame import summary
 from equipoise.engine.metrics.frame.disparities import Disparity
 from equipoise.engine.metrics.frame.evaluate import Frame
-from equipoise.engine.metrics.table.groupings import JOIN
-from equipoise.engine.vocabulary import UNKNOWN
+from equipoise.engine.metrics.table import groupings
 
-_NAN = float("nan")
 SCHEMA_VERSION = 1
 TEST = "t of the mean over paired seeds, patients' sampling included"
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread(Disparity):
+class DisparityOverSeeds(Disparity):
     """A comparison among groups over the runs of a method.
 
     Attributes:
@@ -41,14 +39,14 @@ class Spread(Disparity):
       num_runs: of the method.
     """
 
-    seed_sd: float = _NAN
-    sample_sd: float = _NAN
-    mean_of_runs: float = _NAN
+    seed_sd: float = math.nan
+    sample_sd: float = math.nan
+    mean_of_runs: float = math.nan
     num_runs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast(Spread):
+class Contrast(DisparityOverSeeds):
     """A score of one method minus that of another, over the seeds that both have.
 
     Attributes:
@@ -69,7 +67,7 @@ class Contrast(Spread):
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class MethodScores:
     """Scores of one method.
 
     Attributes:
@@ -82,7 +80,7 @@ class Method:
     runs: Mapping[str, Frame]
     overall: dict[str, OverSeeds]
     groups: dict[str, dict[str, dict[str, OverSeeds]]]
-    disparities: dict[str, dict[str, Spread]]
+    disparities: dict[str, dict[str, DisparityOverSeeds]]
 
 
 def entry(metric: str) -> Metric:
@@ -98,7 +96,7 @@ def known_levels(frame: Frame, attribute: str) -> list[str]:
     return [
         name
         for name, found in levels.items()
-        if UNKNOWN not in name.split(JOIN) and any(e.n for e in found.values())
+        if groupings.is_known(name) and any(e.n for e in found.values())
     ]
 
 
@@ -106,7 +104,7 @@ def _over(runs: Sequence[Estimate], metric: str) -> OverSeeds:
     return seeds.over_seeds(runs, (entry(metric).low, entry(metric).high))
 
 
-def method(runs: Mapping[str, Frame]) -> Method:
+def method(runs: Mapping[str, Frame]) -> MethodScores:
     """Scores of one method over its runs.
 
     Args:
@@ -123,7 +121,7 @@ def method(runs: Mapping[str, Frame]) -> Method:
         for a, levels in first.groups.items()
     }
     disparities = {a: _gaps(frames, a) | _extremes(frames, groups, a) for a in first.groups}
-    return Method(runs, overall, groups, disparities)
+    return MethodScores(runs, overall, groups, disparities)
 
 
 def _apart(
@@ -142,33 +140,26 @@ def _spread(found: OverSeeds, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gaps(frames: Sequence[Frame], attribute: str) -> dict[str, Spread]:
+def _gaps(frames: Sequence[Frame], attribute: str) -> dict[str, DisparityOverSeeds]:
     """Signed differences from the reference group, Holm over the levels of one metric."""
     reference = frames[0].references.get(attribute)
-    gaps: dict[str, Spread] = {}
+    gaps: dict[str, DisparityOverSeeds] = {}
     for metric in frames[0].overall if reference else ():
         found = {}
         for level in known_levels(frames[0], attribute):
             if level != reference:
                 mean = seeds.over_seeds(_apart(frames, attribute, level, reference, metric))
                 null = f"{metric} is equal in {level} and {reference}"
-                found[f"difference:{metric}:{level}-{reference}"] = Spread(
+                found[f"difference:{metric}:{level}-{reference}"] = DisparityOverSeeds(
                     **_spread(mean, p=mean.p, test=TEST, null=null, levels=(level, reference))
                 )
-        gaps |= _holm(found)
+        gaps |= multiplicity.with_adjusted(found)
     return gaps
-
-
-def _holm(found: Mapping[Any, Spread]) -> dict[Any, Any]:
-    adjusted = multiplicity.holm([d.p for d in found.values()])
-    return {
-        k: dataclasses.replace(d, p_adjusted=p) for (k, d), p in zip(found.items(), adjusted, strict=True)
-    }
 
 
 def _extremes(
     frames: Sequence[Frame], groups: Mapping[str, Mapping[str, Mapping[str, OverSeeds]]], attribute: str
-) -> dict[str, Spread]:
+) -> dict[str, DisparityOverSeeds]:
     """Worst group and range of the groups' means over runs; each run's own beside."""
     found = {}
     for metric in frames[0].overall:
@@ -179,8 +170,12 @@ def _extremes(
         left_out = sorted(set(known_levels(frames[0], attribute)) - set(known))
         reason = f"undefined in {', '.join(left_out)}" if left_out else None
         if len(known) < 2:
-            nothing = Spread(
-                _NAN, _NAN, _NAN, reason=f"{reason or 'one group'}: nothing to compare", num_runs=len(frames)
+            nothing = DisparityOverSeeds(
+                math.nan,
+                math.nan,
+                math.nan,
+                reason=f"{reason or 'one group'}: nothing to compare",
+                num_runs=len(frames),
             )
             found |= {f"{kind}:{metric}": nothing for kind in ("worst_group", "max_min")}
             continue
@@ -200,15 +195,15 @@ def _extremes(
 
 def _extreme(
     limits: tuple[float, float, float], own: Sequence[float], levels: tuple[str, ...], reason: str | None
-) -> Spread:
-    sd = float(np.std(own, ddof=1)) if len(own) > 1 else _NAN
-    return Spread(
+) -> DisparityOverSeeds:
+    sd = float(np.std(own, ddof=1)) if len(own) > 1 else math.nan
+    return DisparityOverSeeds(
         *limits, levels=levels, reason=reason, seed_sd=sd, mean_of_runs=float(np.mean(own)), num_runs=len(own)
     )
 
 
 def contrasts(
-    methods: Mapping[str, Method], progress: Callable[[int, int], None] | None = None
+    methods: Mapping[str, MethodScores], progress: Callable[[int, int], None] | None = None
 ) -> list[Contrast]:
     """Every pair of methods in every score: overall, by group, gaps between groups, worst group; Holm over the pairs.
 
@@ -228,11 +223,15 @@ def contrasts(
     families: dict[tuple[str, str, str], dict[int, Contrast]] = {}
     for place, one in enumerate(found):
         families.setdefault((one.attribute, one.level, one.score), {})[place] = one
-    adjusted = {place: one for family in families.values() for place, one in _holm(family).items()}
+    adjusted = {
+        place: one
+        for family in families.values()
+        for place, one in multiplicity.with_adjusted(family).items()
+    }
     return [adjusted[place] for place in range(len(found))]
 
 
-def _contrasts(first: str, a: Method, second: str, b: Method) -> Iterator[Contrast]:
+def _contrasts(first: str, a: MethodScores, second: str, b: MethodScores) -> Iterator[Contrast]:
     shared = [s for s in a.runs if s in b.runs]
     unpaired = (
         *(f"{s} ({first})" for s in a.runs if s not in shared),
@@ -244,7 +243,7 @@ def _contrasts(first: str, a: Method, second: str, b: Method) -> Iterator[Contra
     if not shared:
         why = {"reason": "the two methods have no seed in common: train both with the same seeds"}
         for metric in some.overall:
-            yield Contrast(_NAN, _NAN, _NAN, score=metric, **names, **why)
+            yield Contrast(math.nan, math.nan, math.nan, score=metric, **names, **why)
         return
 
     def between(pick: Callable[[Frame], Estimate]) -> OverSeeds:
@@ -277,7 +276,7 @@ def _contrasts(first: str, a: Method, second: str, b: Method) -> Iterator[Contra
 
 
 def _worst(
-    a: Method, b: Method, apart: Mapping[str, OverSeeds], attribute: str, metric: str, shared: Sequence[str], names: Mapping[str, Any]
+    a: MethodScores, b: MethodScores, apart: Mapping[str, OverSeeds], attribute: str, metric: str, shared: Sequence[str], names: Mapping[str, Any]
 ) -> Contrast:  # fmt: skip
     """Worst group of one method against that of the other, over the shared seeds."""
     about, where = entry(metric), {"attribute": attribute, "score": f"worst_group:{metric}"}
@@ -288,7 +287,7 @@ def _worst(
             if about.target is None
             else "a score with an ideal value has no ordered worst group"
         )
-        return Contrast(_NAN, _NAN, _NAN, reason=why, **where, **names)
+        return Contrast(math.nan, math.nan, math.nan, reason=why, **where, **names)
     sides = [[[m.runs[s].groups[attribute][k][metric].value for k in known] for s in shared] for m in (a, b)]
     worst = np.min if about.higher_is_better else np.max
     value = float(worst(np.mean(sides[0], axis=0)) - worst(np.mean(sides[1], axis=0)))
@@ -297,9 +296,9 @@ def _worst(
     ps, signs = [o.p for o in known.values()], {o.estimate.value > 0 for o in known.values()}
     p = min(1.0, len(ps) * max(ps)) if len(signs) == 1 else 1.0
     return Contrast(
-        value, low, high, p if math.isfinite(low) else _NAN, test="Bonferroni over the groups' differences",
+        value, low, high, p if math.isfinite(low) else math.nan, test="Bonferroni over the groups' differences",
         null=f"the worst group's {metric} is equal in both methods", reason=seeds.ONE_SEED if len(own) == 1 else None,
-        seed_sd=float(np.std(own, ddof=1)) if len(own) > 1 else _NAN, mean_of_runs=float(own.mean()), num_runs=len(own),
+        seed_sd=float(np.std(own, ddof=1)) if len(own) > 1 else math.nan, mean_of_runs=float(own.mean()), num_runs=len(own),
         **where, **names,
     )  # fmt: skip
 
@@ -312,7 +311,7 @@ def _cell(found: OverSeeds) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def to_json(methods: Mapping[str, Method], found: Sequence[Contrast], **more: Any) -> dict[str, Any]:
+def to_json(methods: Mapping[str, MethodScores], found: Sequence[Contrast], **more: Any) -> dict[str, Any]:
     """What ``metrics.json`` of many runs holds: each method as in a report of one run, and their contrasts.
 
     Args:

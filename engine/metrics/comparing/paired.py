@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,9 @@ from equipoise.engine.metrics.estimates import comparisons, delong, multiplicity
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame.evaluate import Frame
 from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
-from equipoise.engine.metrics.table.groupings import GIVEN
+from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
-from equipoise.engine.vocabulary import UNKNOWN
 
 OVERALL, GROUP, GAP = "overall", "group", "gap"
 
@@ -59,7 +58,7 @@ class Change:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """Two models compared.
 
     Attributes:
@@ -127,7 +126,7 @@ def _area_difference(
 
 def compare(
     table: Table, frames: Mapping[str, Frame], models: Sequence[str], metrics: Sequence[str]
-) -> Comparison:
+) -> ModelComparison:
     """The second model minus the first: overall, in every known group, and in the gaps to the reference group.
 
     Args:
@@ -140,7 +139,7 @@ def compare(
     found = list(_overall(table, frames, models, metrics))
     for attribute in frames[models[0]].groups:
         found += _by_group(table, frames, models, metrics, attribute)
-    return Comparison(*models, tuple(found))
+    return ModelComparison(*models, tuple(found))
 
 
 def _one(
@@ -163,9 +162,9 @@ def _change(
     return Change(kind, metric, *place, *values, estimate.value, low, high, p, math.nan, test, null, reason)
 
 
-def _adjusted(found: Sequence[Change]) -> Iterator[Change]:
-    for change, p in zip(found, multiplicity.holm([c.p for c in found]), strict=True):
-        yield dataclasses.replace(change, p_adjusted=p)
+def _adjusted(changes: Sequence[Change]) -> Iterable[Change]:
+    """The changes as one family of tests."""
+    return multiplicity.with_adjusted(dict(enumerate(changes))).values()
 
 
 def _overall(
@@ -185,7 +184,7 @@ def _by_group(
 ) -> Iterator[Change]:
     """Of the groups of an attribute, then of its gaps."""
     of_row, inside = row_levels(table.frame, attribute), [frames[m].groups[attribute] for m in models]
-    levels = [v for v in inside[0] if UNKNOWN not in v.replace(GIVEN, "*").split("*")]
+    levels = list(filter(groupings.is_known, inside[0]))
     changed, groups, gaps = {}, [], []
     for metric in metrics:
         for level in levels:
@@ -194,7 +193,7 @@ def _by_group(
             changed[metric, level] = one[0]
             null = f"{metric} of {models[0]} and {models[1]} is equal in {level}"
             groups.append(_change(GROUP, metric, (attribute, (level,)), [e.value for e in cells], one, null))
-        for level, reference in _pairs(frames[models[0]], attribute, metric):
+        for level, reference in pairs_of(frames[models[0]], attribute, metric):
             pair = changed[metric, level], changed[metric, reference]
             null = f"the difference in {metric} between {level} and {reference} is equal in {models[0]} and {models[1]}"
             values = [found[level][metric].value - found[reference][metric].value for found in inside]
@@ -204,7 +203,7 @@ def _by_group(
     yield from _adjusted(gaps)
 
 
-def _pairs(frame: Frame, attribute: str, metric: str) -> list[tuple[str, ...]]:
+def pairs_of(frame: Frame, attribute: str, metric: str) -> list[tuple[str, ...]]:
     """Levels that a frame compares, with their reference."""
     found = frame.disparities.get(attribute, {}).items()
     return [d.levels for key, d in found if key == f"difference:{metric}:{'-'.join(d.levels)}"]

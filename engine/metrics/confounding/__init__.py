@@ -1,1 +1,5 @@
-"""confounding."""
+"""Gaps between groups once their confounders are alike, beside the raw gaps.
+
+``gaps`` is the place to begin; ``balance`` holds the ways to weight or match rows, and ``pair`` the scores of two groups under any
+weights.
+"""

@@ -27,7 +27,7 @@ Balanced = tuple[Float[np.ndarray, "n b"], Float[np.ndarray, " b"]]
 Balancing = Callable[[Float[np.ndarray, "n b"], Sequence[int]], Balanced]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Confounders:
     """What is to be made alike.
 
@@ -38,6 +38,10 @@ class Confounders:
 
     numbers: Mapping[str, Float[np.ndarray, " n"]]
     levels: Mapping[str, tuple[Int[np.ndarray, " n"], Sequence[str]]]
+
+    def __repr__(self) -> str:
+        """Names the confounders."""
+        return f"Confounders(numbers: {', '.join(self.numbers) or 'none'}; levels: {', '.join(self.levels) or 'none'})"
 
     def take(self, rows: Int[np.ndarray, " m"]) -> "Confounders":
         """Some rows."""
@@ -70,7 +74,7 @@ class Confounders:
         return np.stack(columns, axis=1)
 
 
-class Method(Protocol):
+class Balancer(Protocol):
     """A way to balance."""
 
     def prepare(
@@ -111,7 +115,7 @@ class Standardization:
     def prepare(
         self, confounders: Confounders, member: Bool[np.ndarray, " n"], target: str, seed: int
     ) -> Balancing:
-        """See :class:`Method`."""
+        """See :class:`Balancer`."""
         bins = self.bins
         if isinstance(bins, int):
             bins = {name: quantile_edges(x, bins) for name, x in confounders.numbers.items()}
@@ -151,7 +155,7 @@ class Weighting:
     def prepare(
         self, confounders: Confounders, member: Bool[np.ndarray, " n"], target: str, seed: int
     ) -> Balancing:
-        """See :class:`Method`."""
+        """See :class:`Balancer`."""
         design = confounders.design(self.powers)
 
         def balance(counts: Float[np.ndarray, "n b"], numbers: Sequence[int]) -> Balanced:
@@ -195,7 +199,7 @@ class Matching:
     def prepare(
         self, confounders: Confounders, member: Bool[np.ndarray, " n"], target: str, seed: int
     ) -> Balancing:
-        """See :class:`Method`."""
+        """See :class:`Balancer`."""
         if target == "pooled":
             raise UserError(
                 "pairs are of one group: match towards the reference or the group, not both pooled"

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.confounding import balance
-from equipoise.engine.metrics.confounding.balance import Confounders, Method
-from equipoise.engine.metrics.confounding.contrast import Contrast
+from equipoise.engine.metrics.confounding.balance import Balancer, Confounders
+from equipoise.engine.metrics.confounding.pair import GroupPair
 from equipoise.engine.metrics.estimates import multiplicity, percentiles
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
@@ -105,7 +105,7 @@ def evaluate(
     group: str,
     confounders: Sequence[str],
     target: str,
-    method: Method = DEFAULT,
+    method: Balancer = DEFAULT,
     metrics: Sequence[str] | None = None,
     reference: str | None = None,
     same_prevalence: bool = False,
@@ -168,7 +168,7 @@ def evaluate(
             if not (known & (levels.code == place)).any():
                 raise UserError(f"{group!r}: no image of {level!r} has a known {' and '.join(confounders)}")
         part = dataclasses.replace(table, frame=table.frame[inside & known].reset_index(drop=True))
-        pair = Contrast(part, group, words, model, _metrics(table, metrics))
+        pair = GroupPair(part, group, words, model, _metrics(table, metrics))
         made = _confounders(pair.table, confounders)
         weigh = _weighing(pair, made, method, target, same_prevalence, seed)
         adjusted = _compare(pair, made, weigh, least_overlap, resamples, seed)
@@ -180,7 +180,7 @@ def evaluate(
             *words, _TARGETS[target].format(*words), alike, {m: raw[_gap(m, words)] for m in pair.entries}, *adjusted,
             int((inside & ~known).sum()),
         )  # fmt: skip
-    return _holm(found)
+    return _adjust_p(found)
 
 
 def _metrics(table: Table, wanted: Sequence[str] | None) -> dict[str, Metric]:
@@ -220,13 +220,13 @@ def _gap(metric: str, levels: tuple[str, str]) -> str:
     return f"difference:{metric}:{levels[0]}-{levels[1]}"
 
 
-def _holm(found: dict[str, Adjusted]) -> dict[str, Adjusted]:
-    """P values adjusted over the levels of each metric."""
-    for metric in next(iter(found.values())).gaps:
-        adjusted = multiplicity.holm([one.gaps[metric].p for one in found.values()])
-        for one, p in zip(found.values(), adjusted, strict=True):
-            one.gaps[metric] = dataclasses.replace(one.gaps[metric], p_adjusted=p)
-    return found
+def _adjust_p(gaps_of: dict[str, Adjusted]) -> dict[str, Adjusted]:
+    """Sets the adjusted p values over the levels of each metric."""
+    for metric in next(iter(gaps_of.values())).gaps:
+        family = {level: adjusted.gaps[metric] for level, adjusted in gaps_of.items()}
+        for level, gap in multiplicity.with_adjusted(family).items():
+            gaps_of[level].gaps[metric] = gap
+    return gaps_of
 
 
 Weighing = Callable[
@@ -236,9 +236,9 @@ Weighing = Callable[
 
 
 def _weighing(
-    pair: Contrast,
+    pair: GroupPair,
     made: Confounders,
-    method: Method,
+    method: Balancer,
     target: str,
     same_prevalence: bool,
     seed: int,
@@ -273,7 +273,7 @@ def _weighing(
 
 
 def _support(
-    pair: Contrast,
+    pair: GroupPair,
     rows: Int[np.ndarray, " i"],
     made: Confounders,
     weights: Float[np.ndarray, " n"],
@@ -316,7 +316,7 @@ def _thin(levels: Sequence[str], outcomes: Sequence[str], support: Mapping[str, 
 
 
 def _compare(
-    pair: Contrast, made: Confounders, weigh: Weighing, least_overlap: float, resamples: int, seed: int
+    pair: GroupPair, made: Confounders, weigh: Weighing, least_overlap: float, resamples: int, seed: int
 ) -> tuple[dict, dict, dict, dict[str, Support]]:
     """(gaps, explained, estimates, support): as of :class:`Adjusted`."""
     one = np.ones((len(pair.code), 1))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 
 from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.comparing import paired
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
@@ -24,7 +25,7 @@ EQUIVALENCE_ALPHA = 0.05  # of each of the two tests
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class ClaimTest:
     """Whether a claim is shown.
 
     Attributes:
@@ -75,7 +76,7 @@ def _missing(*estimates: Estimate) -> str | None:
 
 def equivalence(
     a: Estimate, b: Estimate, margin: float, alpha: float = EQUIVALENCE_ALPHA, level: str = "a", comparator: str = "b", metric: str = "score"
-) -> Verdict:  # fmt: skip
+) -> ClaimTest:  # fmt: skip
     """Two one-sided tests (TOST): |a − b| is below the margin.
 
     Args:
@@ -90,7 +91,7 @@ def equivalence(
     _check(alpha, margin)
     value, low, high = comparisons.difference(a, b, 1 - 2 * alpha)
     p = max(comparisons.tail(a, b, -margin, above=True), comparisons.tail(a, b, margin, above=False))
-    return Verdict(
+    return ClaimTest(
         f"{metric} in {level} is within {margin:g} of {comparator}", -margin < low and high < margin, value, low, high, p, alpha,
         margin, comparator, level, "two one-sided tests", f"{metric} in {level} and {comparator} differ by {margin:g} or more",
         _missing(a, b),
@@ -100,14 +101,14 @@ def equivalence(
 def non_inferiority(
     a: Estimate, b: Estimate, margin: float, alpha: float = ALPHA, *, higher_is_better: bool = True, level: str = "a",
     comparator: str = "b", metric: str = "score",
-) -> Verdict:  # fmt: skip
+) -> ClaimTest:  # fmt: skip
     """That a is worse than b by less than the margin: arguments as of :func:`equivalence`."""
     _check(alpha, margin)
     value, low, high = comparisons.difference(a, b, 1 - 2 * alpha)
     bound = -margin if higher_is_better else margin
     p = comparisons.tail(a, b, bound, above=higher_is_better)
     side = "below" if higher_is_better else "above"
-    return Verdict(
+    return ClaimTest(
         f"{metric} in {level} is less than {margin:g} {side} {comparator}", low > bound if higher_is_better else high < bound, value,
         low, high, p, alpha, margin, comparator, level, "one-sided, non-inferiority",
         f"{metric} in {level} is {margin:g} or more {side} {comparator}", _missing(a, b),
@@ -116,19 +117,19 @@ def non_inferiority(
 
 def minimum_rate(
     a: Estimate, bound: float, alpha: float = ALPHA, *, higher_is_better: bool = True, level: str = "a", metric: str = "score"
-) -> Verdict:  # fmt: skip
+) -> ClaimTest:  # fmt: skip
     """That a score is above a bound, or below it where less is better: arguments as of :func:`equivalence`."""
     _check(alpha)
     low, high = a.limits(1 - 2 * alpha)
     p = comparisons.tail(a, intervals.constant(bound), 0.0, above=higher_is_better)
     side, other = ("above", "at most") if higher_is_better else ("below", "at least")
-    return Verdict(
+    return ClaimTest(
         f"{metric} in {level} is {side} {bound:g}", low > bound if higher_is_better else high < bound, a.value, low, high, p, alpha,
         bound, f"{bound:g}", level, "one-sided", f"{metric} in {level} is {other} {bound:g}", _missing(a),
     )  # fmt: skip
 
 
-def every(verdicts: Mapping[str, Verdict]) -> Verdict:
+def every(verdicts: Mapping[str, ClaimTest]) -> ClaimTest:
     """That all claims hold: an intersection-union test, whose p is the largest of all.
 
     Args:
@@ -140,7 +141,7 @@ def every(verdicts: Mapping[str, Verdict]) -> Verdict:
     """
     if not verdicts:
         nan, reason = math.nan, "no group to judge"
-        return Verdict(
+        return ClaimTest(
             "every group passes", False, nan, nan, nan, nan, nan, nan, "", "every group", "none", "", reason
         )
     failed = [level for level, one in verdicts.items() if not one.shown]
@@ -154,7 +155,7 @@ def every(verdicts: Mapping[str, Verdict]) -> Verdict:
 
 def groups_equivalent(
     frame: Frame, attribute: str, metric: str, margin: float, comparator: str | float = "reference", alpha: float = EQUIVALENCE_ALPHA
-) -> dict[str, Verdict]:  # fmt: skip
+) -> dict[str, ClaimTest]:  # fmt: skip
     """Equivalence of each group to a comparator.
 
     Args:
@@ -173,31 +174,31 @@ def groups_equivalent(
     """
     return {
         level: equivalence(*pair, margin, alpha, level, name, metric)
-        for level, (pair, name) in _pairs(frame, attribute, metric, comparator).items()
+        for level, (pair, name) in _compared(frame, attribute, metric, comparator).items()
     }
 
 
 def groups_non_inferior(
     frame: Frame, attribute: str, metric: str, margin: float, comparator: str | float = "reference", alpha: float = ALPHA
-) -> dict[str, Verdict]:  # fmt: skip
+) -> dict[str, ClaimTest]:  # fmt: skip
     """Non-inferiority of each group to a comparator; arguments and errors as of :func:`groups_equivalent`."""
     better = _direction(metric)
     return {
         level: non_inferiority(
             *pair, margin, alpha, higher_is_better=better, level=level, comparator=name, metric=metric
         )
-        for level, (pair, name) in _pairs(frame, attribute, metric, comparator).items()
+        for level, (pair, name) in _compared(frame, attribute, metric, comparator).items()
     }
 
 
 def groups_reach(
     frame: Frame, attribute: str, metric: str, bound: float, alpha: float = ALPHA
-) -> dict[str, Verdict]:
+) -> dict[str, ClaimTest]:
     """That each group's score is above a bound (below it where less is better); as :func:`groups_equivalent`."""
     better = _direction(metric)
     return {
         level: minimum_rate(pair[0], bound, alpha, higher_is_better=better, level=level, metric=metric)
-        for level, (pair, _) in _pairs(frame, attribute, metric, bound).items()
+        for level, (pair, _) in _compared(frame, attribute, metric, bound).items()
     }
 
 
@@ -213,7 +214,7 @@ def _direction(metric: str) -> bool:
     return _entry(metric).higher_is_better
 
 
-def _pairs(
+def _compared(
     frame: Frame, attribute: str, metric: str, comparator: str | float
 ) -> dict[str, tuple[tuple[Estimate, Estimate], str]]:
     """Level -> ((estimate, comparator), name of the comparator), of all known levels, those without images too."""
@@ -222,10 +223,8 @@ def _pairs(
             raise UserError(f"the frame has no {what} {name!r}; it has: {', '.join(known)}")
     groups, found = frame.groups[attribute], {}
     if comparator == "reference":
-        for name, one in frame.disparities[attribute].items():
-            if len(one.levels) == 2 and name == f"difference:{metric}:{'-'.join(one.levels)}":
-                pair = tuple(groups[level][metric] for level in one.levels)
-                found[one.levels[0]] = pair, f"reference {one.levels[1]}"
+        for level, reference in paired.pairs_of(frame, attribute, metric):
+            found[level] = (groups[level][metric], groups[reference][metric]), f"reference {reference}"
         return found
     if isinstance(comparator, str) and comparator != "rest":
         raise UserError(f"comparator {comparator!r}: it must be 'reference', 'rest' or a number")

@@ -24,52 +24,21 @@ interval of the gap.
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
-
-import yaml
+from typing import Any
 
 from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.metrics.decisions.rules import OVERALL, PAIRED, Rule, read
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.formulas import fairness, registry
 from equipoise.engine.metrics.frame.disparities import Disparity
 from equipoise.engine.metrics.frame.evaluate import Frame
 from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
+from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.groupings import GIVEN
-from equipoise.engine.vocabulary import UNKNOWN
 
-OVERALL = "overall"
-_PAIRED = ("difference", "ratio", "to_overall", "to_rest", "xauc_disparity")
-_EXTREME = ("worst_group", "max_min", "max_over_min", "sd")
-_KEYS = ("metric", "score", "groups", "min", "max", "on", "model")
-_ENDS = ("estimate", "lower", "upper")
+__all__ = ["OVERALL", "WORDS", "Rule", "Verdict", "judge", "read", "to_json"]
+
 WORDS = {"estimate": "estimate", "lower": "lower limit", "upper": "upper limit"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """One bound or two on one score.
-
-    Attributes:
-      name: of the metric, or of the score over groups.
-      is_metric: which of the two it is.
-      groups: (``overall``, an attribute or an intersection; its levels, or None for all); None for all that the report has.
-      low: smallest value allowed, or None.
-      high: largest value allowed, or None.
-      on: what is held against the bounds; None: the end of the interval that is nearest to breaking each.
-      model: whose score; None for every model's.
-      where: file and line, for messages.
-    """
-
-    name: str
-    is_metric: bool
-    groups: tuple[tuple[str, tuple[str, ...] | None], ...] | None
-    low: float | None
-    high: float | None
-    on: Literal["estimate", "lower", "upper"] | None
-    model: str | None
-    where: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,142 +91,6 @@ class Verdict:
         )
 
 
-class _File:
-    """A YAML file whose every mistake is told with its line."""
-
-    def __init__(self, path: pathlib.Path):
-        self._name = path.name
-        try:
-            self.root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except FileNotFoundError as error:
-            raise UserError(f"no policy file {path}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"policy file {path} cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            raise UserError(
-                f"{self._name}{line}: no valid YAML: {getattr(error, 'problem', error)}"
-            ) from error
-        if self.root is None:
-            raise UserError(f"{self._name}: the file is empty; write rules: and a list below it")
-
-    def where(self, node: yaml.Node) -> str:
-        return f"{self._name}:{node.start_mark.line + 1}"
-
-    def refuse(self, node: yaml.Node, problem: str) -> None:
-        raise UserError(f"{self.where(node)}: {problem}")
-
-    def mapping(self, node: yaml.Node, known: Sequence[str], what: str) -> dict[str, yaml.Node]:
-        """Its values by key; of ``known`` keys only, where there are any."""
-        if not isinstance(node, yaml.MappingNode):
-            self.refuse(node, f"{what} must be a mapping, KEY: VALUE")
-        found: dict[str, yaml.Node] = {}
-        for key, value in node.value:
-            name = self.text(key, "a key")
-            if known and name not in known:
-                self.refuse(
-                    key, f"unknown key {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
-                )
-            if name in found:
-                self.refuse(key, f"key {name!r} stands twice")
-            found[name] = value
-        return found
-
-    def text(self, node: yaml.Node, what: str) -> str:
-        """As it is written: a level may look like a number or like a truth value."""
-        if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null" or not node.value:
-            self.refuse(node, f"{what} must be text")
-        return node.value
-
-    def number(self, node: yaml.Node, what: str) -> float:
-        """A finite number, written without quotes."""
-        try:
-            value = (
-                float(node.value) if isinstance(node, yaml.ScalarNode) and node.style is None else math.nan
-            )
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            self.refuse(node, f"{what} must be a finite number, such as 0.8")
-        return value
-
-    def items(self, node: yaml.Node) -> list[yaml.Node]:
-        """Of a list; what is no list stands for itself."""
-        return node.value if isinstance(node, yaml.SequenceNode) else [node]
-
-
-def read(path: pathlib.Path) -> tuple[Rule, ...]:
-    """The rules of a file.
-
-    Raises:
-      UserError: with file and line: for a file that is missing or no YAML, an unknown key, metric or score, a value of the wrong
-        type, or a rule without a bound.
-    """
-    file = _File(pathlib.Path(path))
-    top = file.mapping(file.root, ("rules",), "a policy")
-    nodes = file.items(top["rules"]) if "rules" in top else []
-    if not nodes:
-        file.refuse(file.root, "no rule: write rules: and a list below it")
-    return tuple(_rule(file, node) for node in nodes)
-
-
-def _rule(file: _File, node: yaml.Node) -> Rule:
-    found = file.mapping(node, _KEYS, "a rule")
-    named = [key for key in ("metric", "score") if key in found]
-    if len(named) != 1:
-        file.refuse(node, "a rule names either a metric or a score over groups")
-    name = file.text(found[named[0]], named[0])
-    problem = _unknown(name, named[0] == "metric")
-    if problem:
-        file.refuse(found[named[0]], problem)
-    low, high = (file.number(found[k], k) if k in found else None for k in ("min", "max"))
-    if low is None and high is None:
-        file.refuse(node, "a rule needs a bound: min, max or both")
-    if low is not None and high is not None and low > high:
-        file.refuse(found["min"], f"min {low:g} is above max {high:g}: nothing can keep both")
-    on = file.text(found["on"], "on") if "on" in found else None
-    if on is not None and on not in _ENDS:
-        file.refuse(found["on"], f"on: {on!r} is none of {', '.join(_ENDS)}.{did_you_mean(on, _ENDS)}")
-    groups = tuple(_groups(file, found["groups"])) if "groups" in found else None
-    model = file.text(found["model"], "model") if "model" in found else None
-    return Rule(name, named[0] == "metric", groups, low, high, on, model, file.where(node))
-
-
-def _groups(file: _File, node: yaml.Node) -> Iterator[tuple[str, tuple[str, ...] | None]]:
-    """``race``; ``[overall, race*sex]``; ``{race: [Black, White]}``; any of these in a list."""
-    for item in file.items(node):
-        if not isinstance(item, yaml.MappingNode):
-            yield file.text(item, "a group"), None
-            continue
-        for attribute, levels in file.mapping(item, (), "groups").items():
-            named = tuple(file.text(level, "a level") for level in file.items(levels))
-            if not named or attribute == OVERALL:
-                file.refuse(levels, f"{attribute}: name its levels in a list, or write {attribute} alone")
-            yield attribute, named
-
-
-def _unknown(name: str, is_metric: bool) -> str | None:
-    """What is wrong with the name of a metric or score, or None."""
-    kind, _, rest = name.partition(":")
-    is_score = (
-        kind in (*_PAIRED, *_EXTREME) or kind.removeprefix("conditional_") in fairness.SCORES or kind.startswith("equity_scaled")
-    )  # fmt: skip
-    if is_metric and is_score:
-        return f"{name!r} is a score over groups: write score: {name}"
-    if not is_metric and not is_score:
-        known = (*_PAIRED, *_EXTREME, *fairness.SCORES)
-        return f"no score over groups {name!r}.{did_you_mean(kind, known)} There are: {', '.join(known)}"
-    try:
-        if is_metric or kind in (*_PAIRED, *_EXTREME):
-            registry.get(kind if is_metric else rest.partition(":")[0])
-        else:
-            fairness.get(name.removeprefix("conditional_"))
-    except UserError as error:
-        return str(error)
-    return None
-
-
 def judge(rules: Sequence[Rule], frames: Mapping[str, Frame]) -> tuple[Verdict, ...]:
     """Every bound of every rule in every cell that it is about.
 
@@ -288,7 +121,7 @@ def _every_group(rule: Rule, frame: Frame) -> list[tuple[str, None]]:
     """Everyone and all groupings; of a score those that have it, or that have nobody to compare."""
     if rule.is_metric:
         return [(OVERALL, None), *((a, None) for a in frame.groups)]
-    is_pair = rule.name.partition(":")[0] in _PAIRED
+    is_pair = rule.name.partition(":")[0] in PAIRED
     having = [
         a for a, found in frame.disparities.items() if is_pair or not found or list(_keys(rule, frame, a))
     ]
@@ -320,17 +153,12 @@ def _metric_cells(
     _find(rule, attribute, [*frame.groups, OVERALL], "group", "; others with --group")
     cells = frame.groups[attribute]
     if levels is None:
-        levels = tuple(level for level in cells if _is_known(level))
+        levels = tuple(level for level in cells if groupings.is_known(level))
         if not levels:
             raise UserError(f"{rule.where}: group {attribute!r} has no level: name what it is about")
     for level in levels:
         _find(rule, level, cells, f"level of {attribute}")
         yield (level,), cells[level][rule.name]
-
-
-def _is_known(level: str) -> bool:
-    """Whether all parts of an intersection or stratum are: people of unknown group are no group."""
-    return UNKNOWN not in level.replace(GIVEN, "*").split("*")
 
 
 def _keys(rule: Rule, frame: Frame, attribute: str) -> Iterator[tuple[str, Place, Disparity]]:
@@ -340,7 +168,7 @@ def _keys(rule: Rule, frame: Frame, attribute: str) -> Iterator[tuple[str, Place
     )
     for key, found in frame.disparities.get(attribute, {}).items():
         kind = key.partition(":")[0]
-        if kind in _PAIRED:
+        if kind in PAIRED:
             pair = ("/" if kind == "ratio" else "-").join(found.levels)
             if key == f"{rule.name}:{pair}":
                 yield key, found.levels, found
@@ -361,7 +189,7 @@ def _score_cells(
         yield (), Disparity(nan, nan, nan, reason="no two groups are compared")
         return
     cells = {place: found for _, place, found in _keys(rule, frame, attribute)}
-    if rule.name.partition(":")[0] in _PAIRED:
+    if rule.name.partition(":")[0] in PAIRED:
         _find(rule, rule.name.partition(":")[2], frame.overall, "metric")
         yield from _pair_cells(rule, frame, attribute, levels, cells)
         return
@@ -382,7 +210,7 @@ def _pair_cells(
     base = {place[-1] for place in cells if len(place) > 1}
     if not rule.name.startswith(("to_overall", "to_rest")):
         base |= {level for level, plain in plain_of.items() if plain == frame.references.get(attribute)}
-    wanted = [level for level in plain_of if _is_known(level) and level not in base]
+    wanted = [level for level in plain_of if groupings.is_known(level) and level not in base]
     for level in wanted if levels is None else levels:
         _find(rule, level, wanted, f"{rule.name} of {attribute}:")
         mine = [(place, found) for place, found in cells.items() if place[0] == level]

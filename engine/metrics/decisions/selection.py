@@ -125,7 +125,7 @@ def select(
       candidates: with predictions of the same images.
       metric: of the registry; of one with an ideal value the nearest to it is best.
       attribute: whose groups; people of unknown group are left out of them.
-      utopia: level -> best value, for the DTO; there is none by default. :func:`best_of_each` gives one.
+      utopia: level -> best value, for the DTO; there is none by default.
 
     Raises:
       UserError: for candidates of different images or splits, of a test split, of equal names, or a utopia point that lacks a group.
@@ -165,16 +165,6 @@ def select(
             f"the least distance of the groups' {metric} to the utopia point ({point})", _best(-scores["dto"])
         )
     return Selection(scores, choices, metric, attribute, split)
-
-
-def best_of_each(candidates: Sequence[Candidate], metric: str, attribute: str) -> dict[str, float]:
-    """Level -> the best value that any candidate has in it: a utopia point, which changes with the candidates."""
-    found: dict[str, float] = {}
-    for one in candidates:
-        for level, value in frame.group_values(one.table.frame, metric, attribute, one.table.schema).items():
-            if level not in found or frame.goodness(metric, value) > frame.goodness(metric, found[level]):
-                found[level] = value
-    return found
 
 
 def _split(candidates: Sequence[Candidate]) -> str:

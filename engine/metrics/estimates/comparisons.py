@@ -6,16 +6,15 @@ extreme does not cover.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, special
+from scipy import optimize, sparse, special
 
 from equipoise.engine.metrics.estimates import intervals, percentiles
-from equipoise.engine.metrics.estimates.intervals import SMALLEST_P, Estimate, correlation, mover
-
-_NAN = (float("nan"), float("nan"))
+from equipoise.engine.metrics.estimates.intervals import NO_LIMITS, SMALLEST_P, Estimate, correlation, mover
 
 
 def _bootstrapped(a: Estimate, b: Estimate) -> bool:
@@ -35,7 +34,7 @@ def difference(
     """
     value = a.value - b.value
     if not np.isfinite(value):
-        return float("nan"), *_NAN
+        return math.nan, *NO_LIMITS
     if _bootstrapped(a, b):
         left_out = None
         if a.left_out and b.left_out:
@@ -58,16 +57,16 @@ def ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, fl
     Returns:
       NaN where the denominator is 0 or a value is undefined.
     """
-    value = a.value / b.value if b.value else float("nan")
+    value = a.value / b.value if b.value else math.nan
     if not np.isfinite(value):
-        return float("nan"), *_NAN
+        return math.nan, *NO_LIMITS
     if _bootstrapped(a, b):
         below = np.where(b.replicates != 0, b.replicates, np.nan)
         freedom = min(a.freedom, b.freedom)
         return value, *percentiles.limits_of(value, a.replicates / below, confidence, freedom=freedom)
     limits = np.array([a.limits(confidence), b.limits(confidence)])
     if not np.isfinite(limits).all():
-        return value, *_NAN
+        return value, *NO_LIMITS
     low, high = _ratio_limits(np.float64(a.value), np.float64(b.value), *limits, correlation(a, b))
     return value, float(low), float(high)
 
@@ -90,16 +89,6 @@ def _ratio_limits(
     return low, np.divide(top, square, out=np.full_like(top, np.inf), where=square > 0)
 
 
-def log_ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(a / b, low, high) on the logarithmic scale by the delta method (Katz et al., Biometrics 1978;34:469); NaN at 0."""
-    if not (a.value > 0 and b.value > 0):
-        return float("nan"), *_NAN
-    x, y = a.se / a.value, b.se / b.value
-    spread = np.sqrt(max(x * x + y * y - 2 * correlation(a, b) * x * y, 0.0))
-    half, centre = special.ndtri(0.5 + confidence / 2) * spread, np.log(a.value / b.value)
-    return float(np.exp(centre)), float(np.exp(centre - half)), float(np.exp(centre + half))
-
-
 def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
     """(two-sided p of a = b, name of the test): the level at which :func:`difference`'s interval just reaches 0."""
     if _bootstrapped(a, b):
@@ -109,7 +98,7 @@ def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
     test = "inverted MOVER interval"
     value = difference(a, b)[0]
     if not np.isfinite(value):
-        return float("nan"), test
+        return math.nan, test
     return 2 * tail(a, b, 0.0, value > 0), test
 
 
@@ -118,7 +107,7 @@ def standard_error(a: Estimate, b: Estimate) -> float:
     if _bootstrapped(a, b):
         gaps = a.replicates - b.replicates
         gaps = gaps[np.isfinite(gaps)]
-        return float(gaps.std(ddof=1)) if len(gaps) > 1 else float("nan")
+        return float(gaps.std(ddof=1)) if len(gaps) > 1 else math.nan
     return float(np.sqrt(max(a.se**2 + b.se**2 - 2 * correlation(a, b) * a.se * b.se, 0.0)))
 
 
@@ -170,7 +159,7 @@ def tail(a: Estimate, b: Estimate, bound: float, above: bool) -> float:
     """
     value = difference(a, b)[0]
     if not np.isfinite([value, *difference(a, b)[1:]]).all():
-        return float("nan")
+        return math.nan
     if value == bound:
         return 0.5
     is_claimed, shared = (value > bound) == above, correlation(a, b)
@@ -209,8 +198,20 @@ def worst_group(
 
 
 def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
-    """Of estimates through the patients they share, or from replicates that were drawn together."""
-    correlated = intervals.correlations(estimates)
+    """Correlations of estimates: of their replicates where all were drawn together, else through the patients they share.
+
+    A pair that shares no patient, or has no influence values, has exactly 0.
+    """
+    owners = [e.influence[0] if e.influence else np.zeros(0, np.int64) for e in estimates]
+    values = [e.influence[1] if e.influence else np.zeros(0) for e in estimates]
+    starts = np.cumsum([0, *map(len, owners)])
+    who = np.concatenate(owners)
+    shape = (len(estimates), int(who.max(initial=0)) + 1)
+    matrix = sparse.csr_array((np.concatenate(values), who, starts), shape=shape)
+    products = (matrix @ matrix.T).toarray()
+    size = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+    correlated = np.divide(products, size, out=np.zeros_like(products), where=size > 0)
+    np.fill_diagonal(correlated, 1)
     if all(e.replicates is not None for e in estimates):
         replicates = np.stack([e.replicates for e in estimates])
         replicates = replicates[:, np.isfinite(replicates).all(axis=0)]
@@ -219,7 +220,7 @@ def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
     return correlated
 
 
-def _pairs(
+def _for_all_pairs(
     estimates: Sequence[Estimate], confidence: float
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 2"], Float[np.ndarray, "k k"]]:
     """(values, limits for all pairs together, correlations) of groups.
@@ -234,14 +235,16 @@ def _pairs(
 
 def max_min(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[float, float, float]:
     """(largest − smallest value, low, high): MOVER of all pairs with Bonferroni's level: [max(0, max L), max |U|]."""
-    values, limits, correlated = _pairs(estimates, confidence)
+    values, limits, correlated = _for_all_pairs(estimates, confidence)
     down, up = values - limits[:, 0], limits[:, 1] - values
     square = down[:, None] ** 2 + up**2 - 2 * correlated * down[:, None] * up
     low = values[:, None] - values - np.sqrt(np.maximum(square, 0))  # of each ordered pair's difference
     np.fill_diagonal(low, 0)
     spread = float(values.max() - values.min())
     return (
-        (spread, float(max(0.0, low.max())), float(-low.min())) if np.isfinite(low).all() else (spread, *_NAN)
+        (spread, float(max(0.0, low.max())), float(-low.min()))
+        if np.isfinite(low).all()
+        else (spread, *NO_LIMITS)
     )
 
 
@@ -251,12 +254,12 @@ def min_over_max(estimates: Sequence[Estimate], confidence: float = 0.95) -> tup
     Returns:
       NaN where the largest is 0; no limits where a group has none.
     """
-    values, limits, correlated = _pairs(estimates, confidence)
+    values, limits, correlated = _for_all_pairs(estimates, confidence)
     if not (values >= 0).all() or not values.max() > 0:
-        return float("nan"), *_NAN
+        return math.nan, *NO_LIMITS
     found = float(values.min() / values.max())
     if not np.isfinite(limits).all():
-        return found, *_NAN
+        return found, *NO_LIMITS
     low, high = _ratio_limits(values[:, None], values, limits[:, None], limits, correlated)
     apart = ~np.eye(len(values), dtype=bool)
     return found, float(low[apart].min(initial=1)), float(high[apart].min(initial=1))
@@ -303,7 +306,7 @@ def equity_scaled_sum(
     each = 1 - (1 - confidence) / (len(estimates) + 1)
     (low, high), ends = overall.limits(each), np.array([e.limits(each) for e in estimates])
     if not np.isfinite([low, high, *ends.ravel()]).all():
-        return value, *_NAN
+        return value, *NO_LIMITS
     widest = lambda m: abs(m - ends).max(axis=1).sum()  # noqa: E731
     narrowest = lambda m: np.maximum(np.maximum(ends[:, 0] - m, m - ends[:, 1]), 0).sum()  # noqa: E731
     return value, *_scaled_limits(low, high, narrowest, widest, [*ends.ravel(), *ends.mean(axis=1)])
@@ -357,7 +360,7 @@ def by_chance(draws: Float[np.ndarray, " b"]) -> tuple[float, float, float]:
     """(mean, 5th, 95th percentile) of what replicates of equal groups read; those that leave a group undefined do not count."""
     draws = draws[np.isfinite(draws)]
     if not len(draws):
-        return float("nan"), *_NAN
+        return math.nan, *NO_LIMITS
     return float(draws.mean()), *map(float, np.quantile(draws, [0.05, 0.95]))
 
 
@@ -366,4 +369,4 @@ def range_p(values: Sequence[float], draws: Float[np.ndarray, "g b"]) -> float:
     ranges = np.ptp(draws, axis=0)
     ranges = ranges[np.isfinite(ranges)]
     observed = max(values) - min(values)
-    return float((1 + (ranges >= observed).sum()) / (len(ranges) + 1)) if len(ranges) else float("nan")
+    return float((1 + (ranges >= observed).sum()) / (len(ranges) + 1)) if len(ranges) else math.nan

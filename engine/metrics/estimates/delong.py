@@ -4,6 +4,7 @@ DeLong, DeLong and Clarke-Pearson, Biometrics 1988;44:837; images of one patient
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -41,11 +42,11 @@ class AreaTest:
 def _area_test(
     p: intervals.Placements, q: intervals.Placements, shared: float, confidence: float
 ) -> AreaTest:
-    variances = [intervals.area_covariance(x, x) if x.m and x.n else float("nan") for x in (p, q)]
+    variances = [intervals.area_covariance(x, x) if x.m and x.n else math.nan for x in (p, q)]
     covariance = np.array([[variances[0], shared], [shared, variances[1]]])
     value = p.value - q.value
     square = variances[0] + variances[1] - 2 * shared
-    se = float(np.sqrt(square)) if square > 0 else float("nan")
+    se = float(np.sqrt(square)) if square > 0 else math.nan
     half = special.ndtri(0.5 + confidence / 2) * se
     two_sided = float(2 * special.ndtr(-abs(value / se)))
     return AreaTest(value, value - half, value + half, p.value, q.value, covariance, value / se, two_sided)
@@ -69,7 +70,7 @@ def paired(
     """
     code, number = intervals.subject_codes(np.arange(len(truth)) if subject is None else subject)
     p, q = (intervals.placements(truth, score, code, number) for score in (first, second))
-    shared = intervals.area_covariance(p, q) if p.m and p.n else float("nan")
+    shared = intervals.area_covariance(p, q) if p.m and p.n else math.nan
     return _area_test(p, q, shared, confidence)
 
 

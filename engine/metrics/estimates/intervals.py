@@ -7,18 +7,19 @@ Newcombe's paired score interval. README.md beside this file says which stands f
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import sparse, special
+from scipy import special
 
-_NAN = (float("nan"), float("nan"))
+NO_LIMITS = (math.nan, math.nan)
 SMALLEST_P = 1e-12
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Estimate:
     """A score of one set of images, able to give limits at any confidence.
 
@@ -50,6 +51,15 @@ class Estimate:
     reason: str | None = None
     freedom: float = float("inf")
 
+    def __repr__(self) -> str:
+        """Reads ``0.466 (0.380 to 0.554), n=133``; without limits ``0.466, n=133``; without a value the reason instead."""
+        n = "" if self.n is None else f", n={self.n}"  # None: suppressed
+        if math.isnan(self.value):
+            return f"undefined ({self.reason}){n}" if self.reason else f"undefined{n}"
+        low, high = self.limits(0.95)
+        limits = "" if math.isnan(low) or math.isnan(high) else f" ({low:.3f} to {high:.3f})"
+        return f"{self.value:.3f}{limits}{n}"
+
     @property
     def b_valid(self) -> int | None:
         """Resamples in which the score exists; None without a bootstrap."""
@@ -58,7 +68,7 @@ class Estimate:
 
 def undefined(reason: str, n: int = 0, n_subjects: int = 0, events: int = 0) -> Estimate:
     """The estimate of what does not exist: NaN, with its n and the reason."""
-    return Estimate(float("nan"), n, n_subjects, events, float("nan"), "none", lambda _: _NAN, reason=reason)
+    return Estimate(math.nan, n, n_subjects, events, math.nan, "none", lambda _: NO_LIMITS, reason=reason)
 
 
 def constant(value: float) -> Estimate:
@@ -160,12 +170,12 @@ class Placements:
     """
 
     value: float
-    a: Float[np.ndarray, " i"]
-    b: Float[np.ndarray, " i"]
+    a: Float[np.ndarray, " i"] = dataclasses.field(repr=False)
+    b: Float[np.ndarray, " i"] = dataclasses.field(repr=False)
     m: int
     n: int
-    positive: Bool[np.ndarray, " i"]
-    negative: Bool[np.ndarray, " i"]
+    positive: Bool[np.ndarray, " i"] = dataclasses.field(repr=False)
+    negative: Bool[np.ndarray, " i"] = dataclasses.field(repr=False)
 
 
 def placements(
@@ -180,7 +190,7 @@ def placements(
     m, n = int(truth.sum()), int((~truth).sum())
     if not m or not n:
         nothing = np.zeros(num_subjects)
-        return Placements(float("nan"), nothing, nothing, m, n, *has)
+        return Placements(math.nan, nothing, nothing, m, n, *has)
     positive, negative = np.sort(score[truth]), np.sort(score[~truth])
     below = lambda x, y: (np.searchsorted(x, y, "left") + np.searchsorted(x, y, "right")) / (2 * len(x))  # noqa: E731
     v10, v01 = below(negative, score[truth]), 1 - below(positive, score[~truth])
@@ -200,7 +210,7 @@ def area_covariance(p: Placements, q: Placements) -> float:
     i10, i01 = int((p.positive | q.positive).sum()), int((p.negative | q.negative).sum())
     patients = int((p.positive | q.positive | p.negative | q.negative).sum())
     if min(i10, i01) < 2:
-        return float("nan")
+        return math.nan
     same = i10 / (i10 - 1) * (p.a * q.a).sum() / (p.m * q.m) + i01 / (i01 - 1) * (p.b * q.b).sum() / (
         p.n * q.n
     )
@@ -241,23 +251,8 @@ def area(
     return Estimate(value, m + n, patients, m, se, method, limits, influence, freedom=freedom)
 
 
-def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
-    """Of estimates through the patients they share: exactly 0 between those that share none or have no influence values."""
-    owners = [e.influence[0] if e.influence else np.zeros(0, np.int64) for e in estimates]
-    values = [e.influence[1] if e.influence else np.zeros(0) for e in estimates]
-    starts = np.cumsum([0, *map(len, owners)])
-    who = np.concatenate(owners)
-    shape = (len(estimates), int(who.max(initial=0)) + 1)
-    matrix = sparse.csr_array((np.concatenate(values), who, starts), shape=shape)
-    products = (matrix @ matrix.T).toarray()
-    size = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
-    found = np.divide(products, size, out=np.zeros_like(products), where=size > 0)
-    np.fill_diagonal(found, 1)
-    return found
-
-
 def correlation(a: Estimate, b: Estimate) -> float:
-    """Of two estimates, as in :func:`correlations`."""
+    """Correlation of two estimates through the patients they share; 0 where they share none or have no influence values."""
     if a.influence is None or b.influence is None:
         return 0.0
     (first, x), (second, y) = a.influence, b.influence
@@ -338,7 +333,7 @@ def paired_change(
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     n = len(first)
     if not n:
-        return PairedChange(float("nan"), *_NAN, 0, float("nan"), float("nan"), 0, 0)
+        return PairedChange(math.nan, *NO_LIMITS, 0, math.nan, math.nan, 0, 0)
     both, gained = int((first & second).sum()), int((~first & second).sum())
     lost, neither = int((first & ~second).sum()), int((~first & ~second).sum())
     p, q = second.mean(), first.mean()

@@ -1,6 +1,7 @@
 """Do two models differ on the same images? McNemar's test where images of one patient agree with each other."""
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -52,11 +53,10 @@ def mcnemar(
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     code, patients = intervals.subject_codes(np.arange(len(first)) if subject is None else subject)
     if not patients:
-        nan = float("nan")
-        return McNemar(nan, 0, 0, 0, 0, nan, nan, nan)
+        return McNemar(math.nan, 0, 0, 0, 0, math.nan, math.nan, math.nan)
     change = np.bincount(code, second.astype(np.int64) - first, patients).astype(np.int64)
     total, square = int(change.sum()), int((change**2).sum())
-    statistic = total**2 / (patients / (patients - 1) * square) if square and patients > 1 else float("nan")
+    statistic = total**2 / (patients / (patients - 1) * square) if square and patients > 1 else math.nan
     p_asymptotic = 1.0 if not square else float(special.chdtrc(1, statistic))
     value = (gained - lost) / len(first)
     return McNemar(

@@ -4,7 +4,9 @@ Holm and max-T hold the chance of any false claim, Benjamini and Hochberg the ex
 intersection-union test ("every group passes", :mod:`equipoise.engine.metrics.decisions.acceptance`) needs none.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +34,22 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     factors = len(order) / (len(order) - np.arange(len(order)))
     adjusted[order] = np.minimum(1, np.minimum.accumulate(p[order] * factors))
     return adjusted.tolist()
+
+
+def with_adjusted(
+    tests: Mapping[Hashable, Any], adjust: Callable[[Sequence[float]], Sequence[float]] = holm
+) -> dict[Hashable, Any]:
+    """The same tests with ``p_adjusted`` set, all of them being one family.
+
+    Args:
+      tests: name -> dataclass with the fields ``p`` and ``p_adjusted``.
+      adjust: :func:`holm` or :func:`benjamini_hochberg`.
+    """
+    adjusted = adjust([test.p for test in tests.values()])
+    return {
+        name: dataclasses.replace(test, p_adjusted=float(p))
+        for (name, test), p in zip(tests.items(), adjusted, strict=True)
+    }
 
 
 def reached(observed: Float[np.ndarray, "#m"], permuted: Float[np.ndarray, "m b"]) -> Float[np.ndarray, " m"]:

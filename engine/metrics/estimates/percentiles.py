@@ -1,15 +1,15 @@
 """Limits and p values from the replicates of a bootstrap: percentiles, expanded for few patients, or BCa."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Num
 from scipy import special
 
-from equipoise.engine.metrics.estimates.intervals import SMALLEST_P, Estimate, undefined
+from equipoise.engine.metrics.estimates.intervals import NO_LIMITS, SMALLEST_P, Estimate, undefined
 
-_NAN = (float("nan"), float("nan"))
 _MIN_VALID = 0.8  # share of resamples in which a score must exist for its limits to be shown
 _MIN_TAIL = 5  # resamples beyond a limit
 
@@ -43,7 +43,7 @@ def limits_of(
     """
     finite = replicates[np.isfinite(replicates)]
     if not len(finite) or len(finite) < _MIN_VALID * len(replicates) or freedom < 1:
-        return _NAN
+        return NO_LIMITS
     bound = special.ndtri(0.5 + confidence / 2)
     if np.isfinite(freedom):
         bound = special.stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt((freedom + 1) / freedom)
@@ -59,11 +59,11 @@ def limits_of(
         skew = (count * deviations**3).sum() / (6 * spread**1.5) if spread else 0.0
         shift = special.ndtri(((finite < value).mean() + (finite <= value).mean()) / 2)
         if not np.isfinite(shift):  # every replicate on one side of the value
-            return _NAN
+            return NO_LIMITS
         z = shift + bounds
         tails = special.ndtr(shift + z / (1 - skew * z))
     if not np.isfinite(tails).all():
-        return _NAN
+        return NO_LIMITS
     low, high = np.quantile(finite, tails)
     return float(low), float(high)
 
@@ -78,7 +78,7 @@ def p_value(value: float, replicates: Float[np.ndarray, " b"], freedom: float = 
     """
     finite = replicates[np.isfinite(replicates)]
     if not len(finite) or len(finite) < _MIN_VALID * len(replicates) or freedom < 1:
-        return float("nan")
+        return math.nan
     beyond = int(min((finite <= 0).sum(), (finite >= 0).sum()))
     bound = -special.ndtri(min((1 + max(beyond, _MIN_TAIL - 1)) / (len(finite) + 1), 0.5))
     if beyond < _MIN_TAIL:
@@ -132,7 +132,7 @@ def bootstrap(
         return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
 
     valid = replicates[np.isfinite(replicates)]
-    se = float(valid.std(ddof=1)) if len(valid) > 1 else float("nan")
+    se = float(valid.std(ddof=1)) if len(valid) > 1 else math.nan
     method = f"{'BCa' if left_out else 'percentile'} bootstrap by patient"
     return Estimate(
         value,

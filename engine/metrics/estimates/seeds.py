@@ -18,6 +18,7 @@ Donner, Stat Med 2008;27:1693). A percentile bootstrap that draws seeds and pati
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,9 +26,8 @@ from jaxtyping import Float
 from scipy import special
 
 from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
-from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.estimates.intervals import NO_LIMITS, Estimate
 
-_NAN = float("nan")
 _NORMAL = 1e6  # degrees of freedom from which t is the normal distribution
 ONE_SEED = "one run: nothing is known of the spread between seeds"
 FEW = 5  # runs below this give limits that cover less than they say where seeds matter more than patients
@@ -114,10 +114,10 @@ class OverSeeds:
     values: tuple[float, ...]
     seed_sd: float
     sample_sd: float
-    freedom: float = _NAN
-    variance_seed: float = _NAN
-    variance_patients: float = _NAN
-    variance_both: float = _NAN
+    freedom: float = math.nan
+    variance_seed: float = math.nan
+    variance_patients: float = math.nan
+    variance_both: float = math.nan
 
     @property
     def p(self) -> float:
@@ -125,7 +125,7 @@ class OverSeeds:
         value, (low, high) = self.estimate.value, self.estimate.limits(0.95)
         side = value - low if value > 0 else high - value
         if np.isnan(side) or side == 0:
-            return _NAN if np.isnan(side) else float(value == 0)
+            return math.nan if np.isnan(side) else float(value == 0)
         t = abs(value) / side * _quantile(self.freedom, 0.975)
         return float(2 * (special.stdtr(self.freedom, -t) if self.freedom < _NORMAL else special.ndtr(-t)))
 
@@ -147,8 +147,8 @@ def over_seeds(runs: Sequence[Estimate], bounds: tuple[float, float] = (-np.inf,
     variances = np.array([e.se for e in runs]) ** 2
     sample_sd = _root(variances.mean())
     if number < 2:
-        estimate = dataclasses.replace(sample, limits=lambda _: (_NAN, _NAN), reason=ONE_SEED)
-        return OverSeeds(estimate, sample, tuple(values), _NAN, sample_sd)
+        estimate = dataclasses.replace(sample, limits=lambda _: NO_LIMITS, reason=ONE_SEED)
+        return OverSeeds(estimate, sample, tuple(values), math.nan, sample_sd)
     between = float(values.var(ddof=1))
     # The variance of a mean is the mean of all K² covariances, of which K are variances.
     together = float((number * sample.se**2 - variances.mean()) / (number - 1))
@@ -203,7 +203,7 @@ def largest_difference(
             highs += [high, -low]
     spread = float(max(means) - min(means))
     if not np.isfinite(lows + highs).all():
-        return spread, _NAN, _NAN
+        return spread, *NO_LIMITS
     return spread, max(0.0, *lows), max(highs)
 
 
@@ -219,4 +219,4 @@ def shared_limits(apart: Sequence[OverSeeds], confidence: float = 0.95) -> tuple
     """
     each = 1 - (1 - confidence) / len(apart)
     ends = np.array([o.estimate.limits(each) for o in apart])
-    return (float(ends[:, 0].min()), float(ends[:, 1].max())) if np.isfinite(ends).all() else (_NAN, _NAN)
+    return (float(ends[:, 0].min()), float(ends[:, 1].max())) if np.isfinite(ends).all() else NO_LIMITS

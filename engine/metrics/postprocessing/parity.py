@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.formulas.classification import SLACK
-from equipoise.engine.metrics.postprocessing import tuning as postprocessing
+from equipoise.engine.metrics.postprocessing import tuning
 from equipoise.engine.metrics.postprocessing.tuning import EVERYONE
 from equipoise.engine.metrics.table import thresholds
 from equipoise.engine.metrics.table.table import Table
@@ -57,7 +57,7 @@ def uniform(subject: Sequence[str]) -> Float[np.ndarray, " n"]:
     return ((np.frombuffer(digests, ">u8") >> 11) / 2.0**53)[place]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Hull:
     """The upper convex hull of an ROC curve, from (0, 0) to (1, 1).
 
@@ -70,6 +70,10 @@ class Hull:
     fpr: Float[np.ndarray, " v"]
     tpr: Float[np.ndarray, " v"]
     threshold: Float[np.ndarray, " v"]
+
+    def __repr__(self) -> str:
+        """Says how many vertices there are."""
+        return f"Hull({len(self.fpr)} vertices)"
 
     def sensitivity(self, fpr: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
         """The largest at these false-positive rates."""
@@ -139,7 +143,7 @@ class GroupThresholds:
         Raises:
           UserError: for a table of the split that these were chosen on.
         """
-        level, levels = postprocessing.levels_of(table, self.by)
+        level, levels = tuning.group_of_rows(table, self.by)
         base = table.models[0] if self.model is None else self.model
         score, number = table.columns(base)["score"], uniform(table.frame["subject_id"])
         found = self.mixtures[EVERYONE].of(number)
@@ -148,15 +152,15 @@ class GroupThresholds:
             found[rows] = mixture.of(number[rows])
         if self.only_lower:
             found = np.minimum(found, table.threshold(table.schema.models[base][0]))
-        notes = postprocessing.strangers(levels, self.mixtures, self.fallbacks, self.split)
-        return postprocessing.extended(
+        notes = tuning.strangers(levels, self.mixtures, self.fallbacks, self.split)
+        return tuning.extended(
             table, self.model, f"{self.rule} by {self.by}", score, found, self.split, notes
         )
 
 
 def equalize(
     table: Table, constraint: str, *, by: str, objective: str = "balanced_accuracy", model: str | None = None,
-    least: int = postprocessing.LEAST,
+    least: int = tuning.LEAST,
 ) -> GroupThresholds:  # fmt: skip
     """Thresholds under which groups have equal rates, the best such.
 
@@ -174,7 +178,7 @@ def equalize(
     for name, known in ((constraint, CONSTRAINTS), (objective, OBJECTIVES)):
         if name not in known:
             raise UserError(f"no {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
-    rows = postprocessing.tuning(table, by, model)
+    rows = tuning.tuning_rows(table, by, model)
     groups, fallbacks = rows.groups(least)
     if len(groups) < 2:
         raise UserError(
@@ -231,7 +235,7 @@ def _below(one: Hull, fpr: float, tpr: float) -> Mixture:
 
 
 def level_up(
-    table: Table, floor: float, *, by: str, model: str | None = None, least: int = postprocessing.LEAST
+    table: Table, floor: float, *, by: str, model: str | None = None, least: int = tuning.LEAST
 ) -> GroupThresholds:
     """Lowers each group's threshold until its sensitivity reaches a floor; no threshold is raised (Mittelstadt et al., arXiv:2302.02404).
 
@@ -247,7 +251,7 @@ def level_up(
     """
     if not 0 < floor <= 1:
         raise UserError(f"a floor of {floor} is no share: give a number above 0 and at most 1, such as 0.9")
-    rows = postprocessing.tuning(table, by, model)
+    rows = tuning.tuning_rows(table, by, model)
     groups, fallbacks = rows.groups(least)
     own = table.threshold(table.schema.models[table.models[0] if model is None else model][0])
     mixtures, reached = {}, {}

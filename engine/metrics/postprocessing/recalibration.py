@@ -17,7 +17,7 @@ from scipy import optimize, special
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates import logistic
 from equipoise.engine.metrics.formulas.calibration import LIMIT
-from equipoise.engine.metrics.postprocessing import tuning as postprocessing
+from equipoise.engine.metrics.postprocessing import tuning
 from equipoise.engine.metrics.postprocessing.tuning import EVERYONE
 from equipoise.engine.metrics.table import thresholds
 from equipoise.engine.metrics.table.table import Table
@@ -117,12 +117,12 @@ class Recalibration:
         Raises:
           UserError: for a table of the split that this was fitted on.
         """
-        level, levels = postprocessing.levels_of(table, self.by)
+        level, levels = tuning.group_of_rows(table, self.by)
         score = _mapped(self.maps, level, table.columns(self.model)["score"])
         suffix = self.method + (f" by {self.by}" if self.by else "")
-        notes = postprocessing.strangers(levels, self.maps, self.fallbacks, self.split)
+        notes = tuning.strangers(levels, self.maps, self.fallbacks, self.split)
         threshold = np.full(len(score), self.threshold)
-        return postprocessing.extended(table, self.model, suffix, score, threshold, self.split, notes)
+        return tuning.extended(table, self.model, suffix, score, threshold, self.split, notes)
 
 
 def _mapped(
@@ -142,7 +142,7 @@ def fit(
     rule: str,
     by: str | None = None,
     model: str | None = None,
-    least: int = postprocessing.LEAST,
+    least: int = tuning.LEAST,
 ) -> Recalibration:
     """Fits a recalibration.
 
@@ -161,7 +161,7 @@ def fit(
         raise UserError(
             f"no recalibration {method!r}.{did_you_mean(method, METHODS)} There are: {', '.join(METHODS)}"
         )
-    rows = postprocessing.tuning(table, by, model)
+    rows = tuning.tuning_rows(table, by, model)
     groups, fallbacks = rows.groups(least)
     maps = {EVERYONE: METHODS[method](rows.truth, rows.score)}
     maps |= {level: METHODS[method](rows.truth[own], rows.score[own]) for level, own in groups.items()}

@@ -22,7 +22,7 @@ LEAST = 20  # positives, and negatives, that a group needs for a choice of its o
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
+class TuningRows:
     """Scores on which a choice is made.
 
     Attributes:
@@ -33,10 +33,10 @@ class Tuning:
       levels: of the attribute that has images here, people of unknown group aside.
     """
 
-    truth: Bool[np.ndarray, " n"]
-    score: Float[np.ndarray, " n"]
+    truth: Bool[np.ndarray, " n"] = dataclasses.field(repr=False)
+    score: Float[np.ndarray, " n"] = dataclasses.field(repr=False)
     split: str
-    level: np.ndarray
+    level: np.ndarray = dataclasses.field(repr=False)
     levels: tuple[str, ...]
 
     def groups(self, least: int) -> tuple[dict[str, Bool[np.ndarray, " n"]], dict[str, str]]:
@@ -55,7 +55,7 @@ class Tuning:
         return found, fallbacks
 
 
-def tuning(table: Table, by: str | None, model: str | None) -> Tuning:
+def tuning_rows(table: Table, by: str | None, model: str | None) -> TuningRows:
     """The rows of one split that a choice is made on.
 
     Args:
@@ -81,11 +81,11 @@ def tuning(table: Table, by: str | None, model: str | None) -> Tuning:
     truth = columns["truth"]
     if truth.all() or not truth.any():
         raise UserError(f"split {splits[0]!r} has {len(truth)} images of one class: a choice needs both")
-    level, levels = levels_of(table, by)
-    return Tuning(truth, columns["score"], splits[0], level, levels)
+    level, levels = group_of_rows(table, by)
+    return TuningRows(truth, columns["score"], splits[0], level, levels)
 
 
-def levels_of(table: Table, by: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def group_of_rows(table: Table, by: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """([n] level of each image, known levels that have images)."""
     if by is None:
         return np.full(len(table.frame), EVERYONE), ()

@@ -1,1 +1,5 @@
-"""table."""
+"""The prediction table, with one row per image: how it is checked, read from other files, written, grouped and made shareable.
+
+The table stands between the models and the statistics. It imports :mod:`equipoise.engine.metrics.estimates` and
+:mod:`equipoise.engine.metrics.formulas` at most, and never a frame.
+"""

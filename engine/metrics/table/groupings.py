@@ -46,9 +46,9 @@ class Grouping:
     group: str
     levels: list[str]
     plain: list[str]
-    code: Int[np.ndarray, " n"]
+    code: Int[np.ndarray, " n"] = dataclasses.field(repr=False)
     compared: dict[str, list[int]]
-    filled: Bool[np.ndarray, " levels"]
+    filled: Bool[np.ndarray, " levels"] = dataclasses.field(repr=False)
     first: int = 0
 
 

@@ -49,7 +49,7 @@ class Mask:
       affine: voxel to world in the unit of the file, or None for pixels.
     """
 
-    codes: Int[np.ndarray, "..."]
+    codes: Int[np.ndarray, "..."] = dataclasses.field(repr=False)
     spacing: Float[np.ndarray, " d"]
     affine: Float[np.ndarray, "4 4"] | None
 
@@ -163,7 +163,7 @@ def name_structures(words: Sequence[str]) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Case:
+class _ComparedCase:
     """What one case says: code -> values, the codes of each mask, and whether lengths are in mm."""
 
     values: dict[int, dict[str, float]]
@@ -174,7 +174,7 @@ class _Case:
 
 def _evaluate(
     case: str, paths: tuple[pathlib.Path, pathlib.Path], codes: Sequence[int], tolerance: float
-) -> _Case:
+) -> _ComparedCase:
     prediction, reference = map(read_mask, paths)
     _check_grid(prediction, reference, case)
     predicted, referred = ({*map(int, np.unique(m.codes[m.codes != 0]))} for m in (prediction, reference))
@@ -185,7 +185,7 @@ def _evaluate(
         )
     except UserError as error:
         raise UserError(f"case {case}: {error}") from error
-    return _Case(found, predicted, referred, reference.affine is not None)
+    return _ComparedCase(found, predicted, referred, reference.affine is not None)
 
 
 def _evaluate_all(
@@ -194,7 +194,7 @@ def _evaluate_all(
     codes: Sequence[int],
     tolerance: float,
     workers: int | None,
-) -> list[_Case]:
+) -> list[_ComparedCase]:
     """Cases in order, on several threads: reading and distances both leave Python's lock."""
     pool = concurrent.futures.ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8))
     jobs = [pool.submit(_evaluate, case, pairs[case], codes, tolerance) for case in cases]
@@ -301,7 +301,7 @@ def _with_values(
     return Table(validate(frame, schema, cohort), schema, (*people.notes, *notes))
 
 
-def _notes(found: Sequence[_Case], codes: Mapping[str, int], tolerance: float) -> list[str]:
+def _notes(found: Sequence[_ComparedCase], codes: Mapping[str, int], tolerance: float) -> list[str]:
     """What a reader must know of how masks were compared.
 
     Raises:

@@ -22,7 +22,7 @@ from equipoise.engine.metrics.table.table import Table
 
 Cell = tuple[str, str]
 EVERYONE: Cell = ("", "")
-_NEAR = 1e-7
+_ROUNDING = 1e-7  # of a least-squares fit: residuals and weights below it are 0
 
 
 def row_levels(frame: pd.DataFrame, attribute: str) -> np.ndarray:
@@ -64,7 +64,7 @@ def _classes(table: Table, model: str | None) -> Iterator[Bool[np.ndarray, " n"]
             yield from (value == 1, value == 0)
 
 
-class _Cells:
+class _Partition:
     """The cells of all groupings over the finest parts of the people."""
 
     def __init__(self, table: Table, attributes: Sequence[str], min_cell: int, model: str | None):
@@ -127,9 +127,9 @@ def _exposing(
 ) -> list[Int[np.ndarray, " used"]]:
     """For each wanted vector the shown ones that sum to it with some signs; empty where none do."""
     weights = np.linalg.lstsq(shown, wanted, rcond=None)[0]
-    is_exact = np.abs(shown @ weights - wanted).max(axis=0) < _NEAR
+    is_exact = np.abs(shown @ weights - wanted).max(axis=0) < _ROUNDING
     return [
-        np.flatnonzero(np.abs(w) > _NEAR) if exact else np.array([], int)
+        np.flatnonzero(np.abs(w) > _ROUNDING) if exact else np.array([], int)
         for w, exact in zip(weights.T, is_exact, strict=True)
     ]
 
@@ -148,7 +148,7 @@ def hidden_cells(
     Returns:
       (attribute, level) of each, of levels without anyone too; all of them and ``EVERYONE`` when the whole table is too small.
     """
-    cells = _Cells(table, attributes, min_cell, model)
+    cells = _Partition(table, attributes, min_cell, model)
     hidden = np.array([cells.is_small(members) for members in cells.of])
     while not hidden.all():
         protected = list(cells.protected(hidden))

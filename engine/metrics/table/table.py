@@ -98,7 +98,7 @@ class Schema:
         return cls(**values, **lists, models=models)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Table:
     """A checked frame and its schema.
 
@@ -111,6 +111,14 @@ class Table:
     frame: pd.DataFrame
     schema: Schema
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Says how much the table holds; never a row of it."""
+        schema, patients = self.schema, self.frame["subject_id"].nunique()
+        return (
+            f"Table({len(self.frame)} images of {patients} patients, {schema.kind} {schema.label!r}, "
+            f"models: {', '.join(self.models)}; attributes: {', '.join(schema.attributes) or 'none'})"
+        )
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.engine.gather import Gathered
-from equipoise.engine.metrics.comparing.methods import Contrast, Method
+from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
 from equipoise.engine.metrics.estimates.seeds import ONE_SEED, OverSeeds
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.report.page.page import interval, short_title
@@ -27,7 +27,7 @@ class Comparison:
     """
 
     gathered: Gathered
-    methods: Mapping[str, Method]
+    methods: Mapping[str, MethodScores]
     contrasts: Sequence[Contrast]
     settings: Mapping[str, Any]
     made_by: str = ""

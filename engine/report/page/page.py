@@ -14,7 +14,7 @@ import pandas as pd
 
 from equipoise.engine.explain import regions
 from equipoise.engine.metrics.comparing.methods import entry
-from equipoise.engine.metrics.comparing.paired import Comparison
+from equipoise.engine.metrics.comparing.paired import ModelComparison
 from equipoise.engine.metrics.confounding.gaps import Adjusted
 from equipoise.engine.metrics.decisions.policy import Verdict
 from equipoise.engine.metrics.frame.evaluate import Frame
@@ -184,7 +184,7 @@ class Context:
     min_cell: int | None = None
     made_by: str = ""
     verdicts: Sequence[Verdict] | None = None
-    comparison: Comparison | None = None
+    comparison: ModelComparison | None = None
     adjusted: Mapping[str, Mapping[str, Adjusted]] | None = None
     adjusted_by: str = ""
 

@@ -87,7 +87,7 @@ def added(
     return dataclasses.replace(context, adjusted=found, adjusted_by=method)
 
 
-def _method(name: str, table: Table, confounders: Sequence[str]) -> balance.Method:
+def _method(name: str, table: Table, confounders: Sequence[str]) -> balance.Balancer:
     """Pairs are exact in levels; where a number is among the confounders they are of like propensity."""
     if name == "matching":
         has_number = any(table.schema.attributes.get(c, ()) is None for c in confounders)

@@ -5,8 +5,8 @@ from scipy import stats
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.confounding.balance import Matching, Standardization, Weighting
-from equipoise.engine.metrics.confounding.contrast import Contrast
 from equipoise.engine.metrics.confounding.gaps import evaluate
+from equipoise.engine.metrics.confounding.pair import GroupPair
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.frame import evaluate as frame
 from equipoise.engine.metrics.resampling import bootstrap as resample
@@ -227,7 +227,7 @@ SMOOTH = [name for name in registry.names("binary") if registry.get(name).smooth
 )
 def test_replicates_are_of_the_metrics_own_formula(names, rng):
     whole = patients(rng, 150)
-    pair = Contrast(whole, "sex", ("M", "F"), None, {name: registry.get(name) for name in names})
+    pair = GroupPair(whole, "sex", ("M", "F"), None, {name: registry.get(name) for name in names})
     weights = rng.random((len(whole.frame), 2)) + 0.1
     replicates = pair.replicates(weights)
     for lane in range(2):
@@ -241,7 +241,7 @@ def test_weights_are_estimated_again_in_every_replicate(rng):
         {"group": "sex", "confounders": ("age", "view"), "target": "pooled", "metrics": ("sensitivity",)},
     )
     found = evaluate(whole, **how, resamples=3, seed=4)["M"].estimates["sensitivity"]
-    pair = Contrast(whole, "sex", ("M", "F"), None, {"sensitivity": registry.get("sensitivity")})
+    pair = GroupPair(whole, "sex", ("M", "F"), None, {"sensitivity": registry.get("sensitivity")})
     drawn = resample.draw(pair.num_subjects, 0, 3, 4)[pair.code]
     for lane in range(3):
         again = pair.table.frame.loc[np.repeat(np.arange(len(drawn)), drawn[:, lane])]

@@ -139,15 +139,6 @@ def test_ratio_edges():
     value, low, high = comparisons.ratio(some, proportion(np.arange(4) < 1))
     assert value == 1.6 and 0 < low < value < high < np.inf
     assert comparisons.ratio(all_, all_)[0] == 1
-    assert np.isnan(comparisons.log_ratio(none, some)).all()
-
-
-def test_log_ratio_equals_scipy():
-    first, second = proportion(np.arange(70) < 56), proportion(np.arange(80) < 48)
-    # Katz: independent groups.
-    peer = stats.contingency.relative_risk(56, 70, 48, 80).confidence_interval(0.95)
-    independent = [intervals.dataclasses.replace(e, influence=None) for e in (first, second)]
-    assert comparisons.log_ratio(*independent)[1:] == pytest.approx((peer.low, peer.high), rel=1e-9)
 
 
 def test_areas_of_groups_that_share_patients(rng):

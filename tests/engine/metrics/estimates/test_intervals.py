@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -31,6 +34,17 @@ def test_wilson_by_hand():
     for p, n in ((0.0, 10), (1.0, 10)):
         low, high = intervals.wilson_limits(p, n)
         assert (low == 0 and high > 0.2) if p == 0 else (high == 1 and low < 0.8)
+
+
+def test_an_estimate_reads_as_one_line():
+    success = np.arange(133) < 62
+    assert repr(proportion(success)) == "0.466 (0.384 to 0.551), n=133"
+    assert repr(proportion([])) == "undefined (no image), n=0"
+    alone = area([1, 0], [0.9, 0.1])
+    assert repr(alone) == "1.000, n=2" and alone.reason  # a class of one patient has no interval
+    hidden = dataclasses.replace(alone, value=math.nan, n=None, reason="suppressed")
+    assert repr(hidden) == "undefined (suppressed)"
+    assert repr([intervals.constant(0.8)]) == "[0.800 (0.800 to 0.800), n=0]"
 
 
 def test_clustered_wilson_equals_its_twin(rng):

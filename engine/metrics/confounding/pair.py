@@ -15,7 +15,7 @@ from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table
 
 
-class Contrast:
+class GroupPair:
     """Two groups.
 
     Attributes:

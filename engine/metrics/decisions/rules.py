@@ -1,0 +1,179 @@
+"""Rules of a policy, read from a YAML file whose every mistake is reported with its line."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import yaml
+
+from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.metrics.formulas import fairness, registry
+
+OVERALL = "overall"
+PAIRED = ("difference", "ratio", "to_overall", "to_rest", "xauc_disparity")
+_EXTREME = ("worst_group", "max_min", "max_over_min", "sd")
+_KEYS = ("metric", "score", "groups", "min", "max", "on", "model")
+_ENDS = ("estimate", "lower", "upper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One bound or two on one score.
+
+    Attributes:
+      name: of the metric, or of the score over groups.
+      is_metric: which of the two it is.
+      groups: (``overall``, an attribute or an intersection; its levels, or None for all); None for all that the report has.
+      low: smallest value allowed, or None.
+      high: largest value allowed, or None.
+      on: what is held against the bounds; None: the end of the interval that is nearest to breaking each.
+      model: whose score; None for every model's.
+      where: file and line, for messages.
+    """
+
+    name: str
+    is_metric: bool
+    groups: tuple[tuple[str, tuple[str, ...] | None], ...] | None
+    low: float | None
+    high: float | None
+    on: Literal["estimate", "lower", "upper"] | None
+    model: str | None
+    where: str
+
+
+class _YamlFile:
+    """A YAML file whose every mistake is told with its line."""
+
+    def __init__(self, path: pathlib.Path):
+        self._name = path.name
+        try:
+            self.root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except FileNotFoundError as error:
+            raise UserError(f"no policy file {path}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"policy file {path} cannot be read: {error}") from error
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            raise UserError(
+                f"{self._name}{line}: no valid YAML: {getattr(error, 'problem', error)}"
+            ) from error
+        if self.root is None:
+            raise UserError(f"{self._name}: the file is empty; write rules: and a list below it")
+
+    def where(self, node: yaml.Node) -> str:
+        return f"{self._name}:{node.start_mark.line + 1}"
+
+    def refuse(self, node: yaml.Node, problem: str) -> None:
+        raise UserError(f"{self.where(node)}: {problem}")
+
+    def mapping(self, node: yaml.Node, known: Sequence[str], what: str) -> dict[str, yaml.Node]:
+        """Its values by key; of ``known`` keys only, where there are any."""
+        if not isinstance(node, yaml.MappingNode):
+            self.refuse(node, f"{what} must be a mapping, KEY: VALUE")
+        found: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            name = self.text(key, "a key")
+            if known and name not in known:
+                self.refuse(
+                    key, f"unknown key {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
+                )
+            if name in found:
+                self.refuse(key, f"key {name!r} stands twice")
+            found[name] = value
+        return found
+
+    def text(self, node: yaml.Node, what: str) -> str:
+        """As it is written: a level may look like a number or like a truth value."""
+        if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null" or not node.value:
+            self.refuse(node, f"{what} must be text")
+        return node.value
+
+    def number(self, node: yaml.Node, what: str) -> float:
+        """A finite number, written without quotes."""
+        try:
+            value = (
+                float(node.value) if isinstance(node, yaml.ScalarNode) and node.style is None else math.nan
+            )
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            self.refuse(node, f"{what} must be a finite number, such as 0.8")
+        return value
+
+    def items(self, node: yaml.Node) -> list[yaml.Node]:
+        """Of a list; what is no list stands for itself."""
+        return node.value if isinstance(node, yaml.SequenceNode) else [node]
+
+
+def read(path: pathlib.Path) -> tuple[Rule, ...]:
+    """The rules of a file.
+
+    Raises:
+      UserError: with file and line: for a file that is missing or no YAML, an unknown key, metric or score, a value of the wrong
+        type, or a rule without a bound.
+    """
+    file = _YamlFile(pathlib.Path(path))
+    top = file.mapping(file.root, ("rules",), "a policy")
+    nodes = file.items(top["rules"]) if "rules" in top else []
+    if not nodes:
+        file.refuse(file.root, "no rule: write rules: and a list below it")
+    return tuple(_rule(file, node) for node in nodes)
+
+
+def _rule(file: _YamlFile, node: yaml.Node) -> Rule:
+    found = file.mapping(node, _KEYS, "a rule")
+    named = [key for key in ("metric", "score") if key in found]
+    if len(named) != 1:
+        file.refuse(node, "a rule names either a metric or a score over groups")
+    name = file.text(found[named[0]], named[0])
+    problem = _unknown(name, named[0] == "metric")
+    if problem:
+        file.refuse(found[named[0]], problem)
+    low, high = (file.number(found[k], k) if k in found else None for k in ("min", "max"))
+    if low is None and high is None:
+        file.refuse(node, "a rule needs a bound: min, max or both")
+    if low is not None and high is not None and low > high:
+        file.refuse(found["min"], f"min {low:g} is above max {high:g}: nothing can keep both")
+    on = file.text(found["on"], "on") if "on" in found else None
+    if on is not None and on not in _ENDS:
+        file.refuse(found["on"], f"on: {on!r} is none of {', '.join(_ENDS)}.{did_you_mean(on, _ENDS)}")
+    groups = tuple(_groups(file, found["groups"])) if "groups" in found else None
+    model = file.text(found["model"], "model") if "model" in found else None
+    return Rule(name, named[0] == "metric", groups, low, high, on, model, file.where(node))
+
+
+def _groups(file: _YamlFile, node: yaml.Node) -> Iterator[tuple[str, tuple[str, ...] | None]]:
+    """``race``; ``[overall, race*sex]``; ``{race: [Black, White]}``; any of these in a list."""
+    for item in file.items(node):
+        if not isinstance(item, yaml.MappingNode):
+            yield file.text(item, "a group"), None
+            continue
+        for attribute, levels in file.mapping(item, (), "groups").items():
+            named = tuple(file.text(level, "a level") for level in file.items(levels))
+            if not named or attribute == OVERALL:
+                file.refuse(levels, f"{attribute}: name its levels in a list, or write {attribute} alone")
+            yield attribute, named
+
+
+def _unknown(name: str, is_metric: bool) -> str | None:
+    """What is wrong with the name of a metric or score, or None."""
+    kind, _, rest = name.partition(":")
+    is_score = (
+        kind in (*PAIRED, *_EXTREME) or kind.removeprefix("conditional_") in fairness.SCORES or kind.startswith("equity_scaled")
+    )  # fmt: skip
+    if is_metric and is_score:
+        return f"{name!r} is a score over groups: write score: {name}"
+    if not is_metric and not is_score:
+        known = (*PAIRED, *_EXTREME, *fairness.SCORES)
+        return f"no score over groups {name!r}.{did_you_mean(kind, known)} There are: {', '.join(known)}"
+    try:
+        if is_metric or kind in (*PAIRED, *_EXTREME):
+            registry.get(kind if is_metric else rest.partition(":")[0])
+        else:
+            fairness.get(name.removeprefix("conditional_"))
+    except UserError as error:
+        return str(error)
+    return None
