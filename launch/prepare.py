@@ -83,7 +83,7 @@ _TABLE_FLAGS = (
 def main() -> None:
     """Prepares, or lists."""
     from equipoise.data_builders.base import catalogue
-    from equipoise.data_builders.table.builder import Table
+    from equipoise.data_builders.table.builder import TableCohort
     from equipoise.engine.errors import UserError
 
     if _LIST.value:
@@ -99,7 +99,7 @@ def main() -> None:
     source = pathlib.Path(_SOURCE_DIR.value).expanduser() if _SOURCE_DIR.value else None
     name = f"{_COHORT.value}/{_NAME.value}" if _NAME.value else _COHORT.value
     builder = catalogue.find_builder(name, data_dir=program.data_dir(), source_dir=source, **options)
-    if isinstance(builder, Table) and builder.is_proposal:
+    if isinstance(builder, TableCohort) and builder.is_proposal:
         print(builder.propose())
         builder.check()
         if not _YES.value:

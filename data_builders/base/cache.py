@@ -23,6 +23,7 @@ from equipoise.data_builders.base.readers import Pixels, UnreadableScan
 from equipoise.engine import files
 
 Item = TypeVar("Item")
+_FORM = 2  # of entries; 1 had no affine. Entries of another form are never met, and made anew
 
 
 class _Speed(rich.progress.ProgressColumn):
@@ -87,7 +88,7 @@ class DecodedCache:
             except OSError as error:
                 raise UnreadableScan("file is missing") from error
             identity.append([str(found), state.st_size, state.st_mtime_ns])
-        digest = hashlib.sha256(json.dumps([identity, self._settings]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([_FORM, identity, self._settings]).encode()).hexdigest()
         return self.folder / f"{digest[:40]}.npz"
 
     def get(self, files: Sequence[pathlib.Path], decode: Callable[[], Pixels]) -> Pixels:
@@ -171,8 +172,9 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: pathlib.Path, pixels: Pixels) -> None:
-    mask = {} if pixels.mask is None else {"mask": pixels.mask}
-    write_arrays(path, image=pixels.image, spacing=pixels.spacing, scale=np.asarray(pixels.scale), **mask)
+    optional = {"mask": pixels.mask, "affine": pixels.affine}
+    given = {name: values for name, values in optional.items() if values is not None}
+    write_arrays(path, image=pixels.image, spacing=pixels.spacing, scale=np.asarray(pixels.scale), **given)
 
 
 def _read(path: pathlib.Path) -> Pixels | None:
@@ -180,4 +182,6 @@ def _read(path: pathlib.Path) -> Pixels | None:
     if found is None or not {"image", "spacing", "scale"} <= found.keys():
         return None
     slope, intercept = found["scale"].tolist()
-    return Pixels(found["image"], found["spacing"], (slope, intercept), found.get("mask"))
+    return Pixels(
+        found["image"], found["spacing"], (slope, intercept), found.get("mask"), found.get("affine")
+    )

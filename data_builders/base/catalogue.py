@@ -12,18 +12,26 @@ COHORTS = {
     "fundus_phantom": "equipoise.data_builders.fundus_phantom.builder:FundusPhantom",
     "harvard_fairseg": "equipoise.data_builders.harvard.fairseg:HarvardFairseg",
     "simba": "equipoise.data_builders.simba.builder:Simba",
-    "table": "equipoise.data_builders.table.builder:Table",
+    "table": "equipoise.data_builders.table.builder:TableCohort",
 }
 """Name of every cohort that ships -> its builder, ``module:Class``."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
-    """One line of ``equipoise prepare --list``."""
+class Entry:
+    """What ``equipoise prepare --list`` says of one cohort.
+
+    Attributes:
+      name: of the cohort.
+      description: the first line of its builder's docstring; empty where the builder cannot be imported.
+      configs: names of its configurations.
+      problem: why its builder cannot be imported; empty where it can.
+    """
 
     name: str
-    description: str
-    configs: tuple[str, ...]
+    description: str = ""
+    configs: tuple[str, ...] = ()
+    problem: str = ""
 
 
 def _import(builder: str) -> type[Cohort]:
@@ -32,14 +40,19 @@ def _import(builder: str) -> type[Cohort]:
     return getattr(importlib.import_module(module), name)
 
 
-def list_cohorts() -> list[Listed]:
-    """Every cohort that ships, with its configurations."""
-    listed = []
+def list_cohorts() -> list[Entry]:
+    """Lists every cohort that ships; one whose builder cannot be imported is listed with the reason."""
+    entries = []
     for name, builder in COHORTS.items():
-        cls = _import(builder)
-        summary = (cls.__doc__ or "").strip().splitlines()[0]
-        listed.append(Listed(name, summary, tuple(c.name for c in cls.BUILDER_CONFIGS)))
-    return listed
+        try:
+            cls = _import(builder)
+        except Exception as error:  # a package that is missing or broken must not hide the other cohorts
+            reason = " ".join(str(error).split())
+            entries.append(Entry(name, problem=f"{type(error).__name__}: {reason}"))
+            continue
+        description = (cls.__doc__ or "").strip().partition("\n")[0]
+        entries.append(Entry(name, description, tuple(config.name for config in cls.BUILDER_CONFIGS)))
+    return entries
 
 
 def find_builder(
@@ -67,7 +80,10 @@ def find_builder(
                 f"--cohort={name}: the class is not a subclass of equipoise.data_builders.base.cohort.Cohort"
             )
     elif base in COHORTS:
-        cls = _import(COHORTS[base])
+        try:
+            cls = _import(COHORTS[base])
+        except ImportError as error:
+            raise UserError(f"cohort {base!r} cannot be imported: {error}") from error
     else:
         raise UserError(f"no cohort {base!r}.{did_you_mean(base, COHORTS)} See `equipoise prepare --list`.")
     known = [c.name for c in cls.BUILDER_CONFIGS]

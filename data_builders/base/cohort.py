@@ -6,9 +6,7 @@ ArrayRecord through TFDS (no TensorFlow needed) and leaves ``cohort_report.json`
 """
 
 import collections
-import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,75 +14,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from equipoise.data_builders.base import cache, splits
+from equipoise.data_builders.base import cache, report, splits
+from equipoise.data_builders.base import schema as schemas
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
-from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.engine.vocabulary import UNKNOWN
-
-
-@dataclasses.dataclass(frozen=True)
-class Schema:
-    """What the examples of a cohort hold.
-
-    Attributes:
-      image_shape: [*spatial, channel]; None where scans differ.
-      dtype: of stored pixels.
-      labels: name -> classes, or None for a number.
-      attributes: name -> levels (``unknown`` is added), or None for a number (NaN: unknown).
-      positive: label -> its positive class.
-      has_mask: whether examples hold a mask [*spatial] of codes.
-      metadata: JSON values that an analysis must know of the cohort. Reports read three, each of which any cohort may
-        give: ``regions``, name -> mask of :func:`equipoise.engine.transforms.masks.encode_mask`, outlined on saliency maps;
-        ``region_names``, the same names -> words; ``label_map``, for scores of every region: ``labels`` of
-        :func:`equipoise.engine.transforms.masks.encode_labels` on the images' grid, ``names``, label (as text) -> words, and
-        ``marked``, name -> label of those that are pointed out. Of masks: ``mask_classes``, the name of every code, the
-        background first; ``structures``, name -> classes whose union is scored, by default each class but the first;
-        ``ratios``, name -> ``{"kind": "area" or "extent", "of": structure, "to": structure}`` and of an extent ``axis``,
-        such as the vertical cup-to-disc ratio.
-    """
-
-    image_shape: tuple[int | None, ...]
-    dtype: Any
-    labels: Mapping[str, Sequence[str] | None]
-    attributes: Mapping[str, Sequence[str] | None]
-    positive: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    has_mask: bool = False
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def mask_classes(self) -> tuple[str, ...]:
-        """Names of the codes of masks; where they have none, as many as a byte can hold."""
-        return tuple(self.metadata.get("mask_classes", map(str, range(256))))
-
-    @property
-    def structures(self) -> dict[str, list[int]]:
-        """Scored structure -> codes of the classes that make it up; empty where masks have no named classes."""
-        if not self.has_mask or "mask_classes" not in self.metadata:
-            return {}
-        classes = list(self.mask_classes)
-        united = self.metadata.get("structures", {name: [name] for name in classes[1:]})
-        return {name: [classes.index(part) for part in parts] for name, parts in united.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """One image to be, before its pixels are read.
-
-    Attributes:
-      scan_id: unique in the cohort; never a path.
-      subject_id: of the person; all scans of a person land in one split.
-      labels: name -> class or number; None where missing (the scan is then skipped).
-      attributes: name -> level or number; None where missing (then ``unknown`` or NaN).
-      stratum: cell within which splits are balanced.
-      payload: whatever :meth:`Cohort.load` needs, e.g. a path; never stored.
-    """
-
-    scan_id: str
-    subject_id: str
-    labels: Mapping[str, Any]
-    attributes: Mapping[str, Any]
-    stratum: str = ""
-    payload: Any = None
+from equipoise.data_builders.base.schema import Scan, Schema
+from equipoise.engine.errors import UserError
 
 
 class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -178,7 +112,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "image": tfds.features.Tensor(shape=schema.image_shape, dtype=schema.dtype, encoding="zlib"),
             "labels": {name: feature(classes) for name, classes in schema.labels.items()},
             "attributes": {
-                name: feature(_with_unknown(levels)) for name, levels in schema.attributes.items()
+                name: feature(schemas.with_unknown(levels)) for name, levels in schema.attributes.items()
             },
             "subject_id": tfds.features.Text(),
             "scan_id": tfds.features.Text(),
@@ -189,6 +123,8 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features["mask"] = tfds.features.Tensor(
                 shape=schema.image_shape[:-1], dtype=np.uint8, encoding="zlib"
             )
+        if schema.has_affine:
+            features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
         metadata = {
             "cohort": self.name,
             "config": self.builder_config.name if self.builder_config else None,
@@ -229,11 +165,11 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         schema = self.schema()
         kept = []
         for scan in scans:
-            missing = [name for name in schema.labels if _is_missing(scan.labels.get(name))]
+            missing = [name for name in schema.labels if schemas.is_absent(scan.labels.get(name))]
             if missing:
                 self._skip(scan, f"label {missing[0]!r} is missing")
             else:
-                kept.append(self._checked(scan, schema))
+                kept.append(schemas.complete(scan, schema))
         if not kept:
             raise self._nothing_left(f"all {len(scans)} scans")
         self._assigned = self.assign_splits(kept)
@@ -242,42 +178,6 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             by_split.setdefault(self._assigned[scan.subject_id], []).append(scan)
         splits.check_disjoint({name: {s.subject_id for s in members} for name, members in by_split.items()})
         return {name: self._generate_examples(name, members) for name, members in by_split.items() if members}
-
-    def _checked(self, scan: Scan, schema: Schema) -> Scan:
-        """The scan with missing attributes made explicit.
-
-        Raises:
-          UserError: for a value outside the vocabulary, naming scan, column and what is allowed.
-        """
-        vocabularies = [
-            ("label", schema.labels, scan.labels),
-            ("attribute", {k: _with_unknown(v) for k, v in schema.attributes.items()}, scan.attributes),
-        ]
-        checked: list[dict[str, Any]] = []
-        for kind, known, given in vocabularies:
-            extra = set(given) - set(known)
-            if extra:
-                raise UserError(f"scan {scan.scan_id!r}: {kind} {min(extra)!r} is not in the schema")
-            values = {}
-            for name, levels in known.items():
-                value = given.get(name)
-                if _is_missing(value):
-                    value = math.nan if levels is None else UNKNOWN
-                if levels is not None and value not in levels:
-                    raise UserError(
-                        f"scan {scan.scan_id!r}, {kind} {name!r}: {value!r} is not one of {list(levels)}."
-                        f"{did_you_mean(str(value), levels)} Map it in the cohort's builder, or leave it missing."
-                    )
-                if levels is None:
-                    try:
-                        value = float(value)
-                    except (TypeError, ValueError):
-                        raise UserError(
-                            f"scan {scan.scan_id!r}, {kind} {name!r}: {value!r} is not a number"
-                        ) from None
-                values[name] = value
-            checked.append(values)
-        return dataclasses.replace(scan, labels=checked[0], attributes=checked[1])
 
     def _skip(self, scan: Scan, reason: str) -> None:
         self._skipped.append({"scan_id": scan.scan_id, "reason": reason})
@@ -293,7 +193,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         empty: collections.Counter[str] = collections.Counter()
         loaded = cache.tracked(self.load_all(scans), f"{self.name}: {split}", len(scans))
         for scan, pixels in loaded:
-            reason = pixels if isinstance(pixels, UnreadableScan) else _misfit(pixels, schema)
+            reason = pixels if isinstance(pixels, UnreadableScan) else schemas.misfit(pixels, schema)
             if reason:
                 self._skip(scan, str(reason))
                 continue
@@ -307,6 +207,8 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 "spacing": np.asarray(pixels.spacing, np.float32),
                 "scale": np.asarray(pixels.scale, np.float32),
             }
+            if schema.has_affine:
+                example["affine"] = np.asarray(pixels.affine, np.float64)
             if schema.has_mask:
                 example["mask"] = pixels.mask
                 empty.update(
@@ -318,7 +220,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield scan.scan_id, example
         if not kept:
             raise self._nothing_left(f"all {len(scans)} scans of split {split!r}")
-        self._counts[split] = _count(kept, schema)
+        self._counts[split] = report.count(kept, schema)
         if schema.structures:
             self._counts[split]["scans_without"] = {name: empty[name] for name in schema.structures}
 
@@ -350,7 +252,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # that looks complete but lacks its report.
         super()._download_and_prepare(*args, **kwargs)
         folder = pathlib.Path(self.data_path)
-        report = {
+        content = {
             "cohort": self.name,
             "config": self.builder_config.name if self.builder_config else None,
             "version": str(self.version),
@@ -360,56 +262,5 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "skipped": sorted(self._skipped, key=lambda s: s["scan_id"]),
             "built": {"tensorflow_datasets": tfds.__version__, "numpy": np.__version__},
         }
-        for name, content in (("splits.json", self._assigned), ("cohort_report.json", report)):
-            (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def _with_unknown(levels: Sequence[str] | None) -> list[str] | None:
-    return None if levels is None else [*(v for v in levels if v != UNKNOWN), UNKNOWN]
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _misfit(pixels: Pixels, schema: Schema) -> str | None:
-    """Why pixels do not fit the schema, or None."""
-    shape = pixels.image.shape
-    wanted = schema.image_shape
-    if len(shape) != len(wanted) or any(w is not None and w != s for s, w in zip(shape, wanted, strict=True)):
-        return f"shape {'x'.join(map(str, shape))}, expected {'x'.join('?' if w is None else str(w) for w in wanted)}"
-    if pixels.image.dtype != np.dtype(schema.dtype):
-        return f"stored as {pixels.image.dtype}, expected {np.dtype(schema.dtype)}"
-    if schema.has_mask and (pixels.mask is None or pixels.mask.shape != shape[:-1]):
-        return "mask is missing or of another shape than the image"
-    if schema.has_mask and pixels.mask.max(initial=0) >= len(schema.mask_classes):
-        return f"mask holds codes beyond those of its {len(schema.mask_classes)} classes"
-    return None
-
-
-def _count(scans: Sequence[Scan], schema: Schema) -> dict[str, Any]:
-    """Scans and subjects by level, and how many subjects carry two known levels of one label or attribute."""
-
-    def levels(names: Iterable[str], field: str) -> dict[str, dict[str, int]]:
-        return {
-            k: dict(sorted(collections.Counter(str(getattr(s, field)[k]) for s in scans).items()))
-            for k in names
-        }
-
-    words = [k for k, v in schema.attributes.items() if v is not None]
-    classes = [k for k, v in schema.labels.items() if v is not None]
-    inconsistent = {}
-    for field, name in [*(("labels", k) for k in classes), *(("attributes", k) for k in words)]:
-        seen: dict[str, set[str]] = collections.defaultdict(set)
-        for scan in scans:
-            value = getattr(scan, field)[name]
-            if value != UNKNOWN:
-                seen[scan.subject_id].add(value)
-        inconsistent[f"{field}/{name}"] = sum(len(v) > 1 for v in seen.values())
-    return {
-        "scans": len(scans),
-        "subjects": len({s.subject_id for s in scans}),
-        "labels": levels(classes, "labels"),
-        "attributes": levels(words, "attributes"),
-        "subjects_with_two_levels": {k: n for k, n in inconsistent.items() if n},
-    }
+        for name, values in (("splits.json", self._assigned), ("cohort_report.json", content)):
+            (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")

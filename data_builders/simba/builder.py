@@ -43,8 +43,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.data_builders.base.schema import Scan, Schema
 from equipoise.data_builders.simba import sites as simba_sites
 from equipoise.data_builders.simba.anatomy import Anatomy
 from equipoise.data_builders.simba.config import (
