@@ -18,7 +18,7 @@ from equipoise.engine.config import Run, fingerprint, replaced
 from equipoise.engine.errors import UserError
 from equipoise.engine.explain import gradients as saliency
 from equipoise.engine.methods import catalogue as methods
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged
 from equipoise.engine.training.step import (
     TaskKind,
@@ -346,7 +346,7 @@ def best_step(workdir: pathlib.Path, config: Run, available: list[int]) -> int:
       UserError: when none of them was evaluated.
     """
     metric = config.checkpoint.best_metric
-    sign = 1 if metric_frame.higher_is_better(metric) else -1
+    sign = 1 if ranking.higher_is_better(metric) else -1
     rows = [
         r
         for r in read_rows(workdir / "metrics.jsonl")

@@ -33,9 +33,9 @@ import yaml
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness, registry
-from equipoise.engine.metrics.frame.disparities import Disparity
-from equipoise.engine.metrics.frame.evaluate import Frame
-from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.export import CONFIDENCE, clean
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table.groupings import GIVEN
 from equipoise.engine.vocabulary import UNKNOWN
 
