@@ -175,7 +175,7 @@ def _many() -> None:
 
     from equipoise.engine import gather as runs
     from equipoise.engine.metrics.comparing import methods as over_runs
-    from equipoise.engine.metrics.frame import evaluate as frame
+    from equipoise.engine.metrics.frames import frame
     from equipoise.engine.report.many import context as runs_context
     from equipoise.engine.report.many import sections as page
     from equipoise.engine.report.single import audit, findings

@@ -4,7 +4,7 @@ import pathlib
 
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.writers import read_rows
@@ -20,7 +20,7 @@ def best_step(workdir: pathlib.Path, config: Run, available: list[int]) -> int:
       UserError: when none of them was evaluated.
     """
     metric = config.checkpoint.best_metric
-    sign = 1 if metric_frame.higher_is_better(metric) else -1
+    sign = 1 if ranking.higher_is_better(metric) else -1
     rows = [
         r
         for r in read_rows(workdir / "metrics.jsonl")

@@ -20,7 +20,7 @@ from equipoise.engine.config import Checkpoint, Evaluation, Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import write_table
 from equipoise.engine.rundir import stamp, validation_path
 from equipoise.engine.training import population, writers
@@ -63,7 +63,7 @@ class _Record:
         run_config.claim(workdir, config, write=mesh.is_main())
         mesh.wait_for_hosts("claimed")
         self.config, self.workdir = config, workdir
-        higher = metric_frame.higher_is_better(config.checkpoint.best_metric)
+        higher = ranking.higher_is_better(config.checkpoint.best_metric)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
         self._best: float | None = None
         self.last_good: int | None = None
@@ -123,7 +123,7 @@ class _Record:
         values = {"loss": loss} | task.metrics(frame)
         best = config.checkpoint.best_metric
         if best not in values:
-            values[best] = metric_frame.select_value(frame, best, described)[0]
+            values[best] = ranking.select_value(frame, best, described)[0]
         self._best = values[best] if step > config.method.starts_after else None
         self.writer.write(step, "validation", values | cost)
         return values

@@ -12,7 +12,7 @@ from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
 from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
 from equipoise.engine.metrics.estimates import comparisons
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.page import files, page

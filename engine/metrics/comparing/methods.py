@@ -18,10 +18,10 @@ from equipoise.engine.metrics.estimates import comparisons, multiplicity, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.formulas import registry, segmentation
-from equipoise.engine.metrics.formulas.registry import Metric
-from equipoise.engine.metrics.frame import summary
-from equipoise.engine.metrics.frame.disparities import Disparity
-from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.formulas.metric import Metric
+from equipoise.engine.metrics.frames import export
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings
 
 SCHEMA_VERSION = 1
@@ -133,7 +133,7 @@ def _apart(
 
 
 def _spread(found: OverSeeds, **more: Any) -> dict[str, Any]:
-    low, high = found.estimate.limits(summary.CONFIDENCE)
+    low, high = found.estimate.limits(export.CONFIDENCE)
     return {
         "value": found.estimate.value, "low": low, "high": high, "reason": found.estimate.reason, "seed_sd": found.seed_sd,
         "sample_sd": found.sample_sd, "mean_of_runs": found.estimate.value, "num_runs": len(found.values), **more,
@@ -304,8 +304,8 @@ def _worst(
 
 
 def _cell(found: OverSeeds) -> dict[str, Any]:
-    low, high = found.sample.limits(summary.CONFIDENCE)
-    return summary.cell(found.estimate) | {
+    low, high = found.sample.limits(export.CONFIDENCE)
+    return export.cell(found.estimate) | {
         "num_runs": len(found.values), "seed_sd": found.seed_sd, "sample_sd": found.sample_sd, "sample_low": low, "sample_high": high,
         "variance_seed": found.variance_seed, "variance_patients": found.variance_patients, "variance_both": found.variance_both,
     }  # fmt: skip
@@ -327,10 +327,10 @@ def to_json(methods: Mapping[str, MethodScores], found: Sequence[Contrast], **mo
                 for a, levels in one.groups.items()
             },
             "disparities": {
-                a: {k: summary.comparison(d) for k, d in gaps.items()} for a, gaps in one.disparities.items()
+                a: {k: export.comparison(d) for k, d in gaps.items()} for a, gaps in one.disparities.items()
             },
         }
         for name, one in methods.items()
     }
-    contrasted = [summary.comparison(one) for one in found]
-    return summary.clean({"schema_version": SCHEMA_VERSION, "methods": each, "contrasts": contrasted, **more})
+    contrasted = [export.comparison(one) for one in found]
+    return export.clean({"schema_version": SCHEMA_VERSION, "methods": each, "contrasts": contrasted, **more})

@@ -16,8 +16,8 @@ from equipoise.engine.metrics.comparing import paired
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.registry import Metric
-from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.formulas.metric import Metric
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings
 
 ALPHA = 0.025  # one-sided
@@ -159,7 +159,7 @@ def groups_equivalent(
     """Equivalence of each group to a comparator.
 
     Args:
-      frame: of one model, from :func:`equipoise.engine.metrics.frame.evaluate.evaluate`.
+      frame: of one model, from :func:`equipoise.engine.metrics.frames.frame.evaluate`.
       attribute: of the frame.
       metric: of the frame.
       margin: largest difference that does not matter, in the unit of the metric.

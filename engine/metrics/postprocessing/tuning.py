@@ -2,7 +2,7 @@
 
 A choice (:mod:`equipoise.engine.metrics.postprocessing.recalibration`, :mod:`equipoise.engine.metrics.postprocessing.parity`) is made on a table of the validation split and carries that
 split's name. Applied to a table of another split it gives the same table with one more model, so that
-:func:`equipoise.engine.metrics.frame.evaluate.evaluate_models` judges before and after from the same resamples.
+:func:`equipoise.engine.metrics.frames.frame.evaluate_models` judges before and after from the same resamples.
 """
 
 import dataclasses
