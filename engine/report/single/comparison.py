@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.metrics.comparing import paired
-from equipoise.engine.metrics.comparing.paired import GAP, GROUP, OVERALL, Change, Comparison
+from equipoise.engine.metrics.comparing.paired import GAP, GROUP, OVERALL, Change, ModelComparison
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
@@ -52,7 +52,7 @@ def _is_established(change: Change) -> bool:
     return change.p_adjusted < 1 - CONFIDENCE
 
 
-def _sentence(found: Comparison, change: Change) -> str:
+def _sentence(found: ModelComparison, change: Change) -> str:
     signed = change.kind == GAP
     first, second = (number(x, 3, signed) for x in (change.first, change.second))
     what = (
@@ -64,7 +64,7 @@ def _sentence(found: Comparison, change: Change) -> str:
     return f"{sentence(what)} is {first} with “{found.first}” and {second} with “{found.second}” ({around})"
 
 
-def _statements(found: Comparison) -> list[str]:
+def _statements(found: ModelComparison) -> list[str]:
     """In words; of groups and gaps only the established ones are named, the rest counted."""
     said = []
     for change in (c for c in found.changes if c.kind == OVERALL and math.isfinite(c.low)):
@@ -83,14 +83,14 @@ def _statements(found: Comparison) -> list[str]:
     return said
 
 
-def _headline(found: Comparison) -> str:
+def _headline(found: ModelComparison) -> str:
     sure = [c for c in found.changes if c.kind == GAP and _is_established(c)]
     if sure:
         return _sentence(found, min(sure, key=lambda c: c.p_adjusted)) + "."
     return f"No gap between groups is shown to differ between “{found.first}” and “{found.second}” on the same people."
 
 
-def _grid(found: Comparison, kind: str) -> Grid:
+def _grid(found: ModelComparison, kind: str) -> Grid:
     rows = []
     for change in (c for c in found.changes if c.kind == kind):
         signed = kind == GAP
@@ -111,7 +111,7 @@ def _grid(found: Comparison, kind: str) -> Grid:
     return Grid(header, rows, _CAPTIONS[kind], kind != OVERALL)
 
 
-def figure(found: Comparison, metrics: Sequence[str], attributes: Sequence[str]) -> Figure:
+def figure(found: ModelComparison, metrics: Sequence[str], attributes: Sequence[str]) -> Figure:
     """Paired differences with their intervals around 0, of everyone and of groups; one panel for each metric.
 
     Args:

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.table.table import Schema, read_table, write_table
+from equipoise.engine.metrics.table.table import Schema, Table, read_table, write_table
 
 SCHEMA = Schema(
     "classification", "disease", ("absent", "present"), "present", {"sex": ["F", "M", "unknown"], "age": None}
@@ -26,6 +26,11 @@ def frame(**changes):
         "age": [50.0, float("nan"), 61.0],
     }
     return pd.DataFrame(values | changes)
+
+
+def test_a_table_prints_what_it_holds_and_no_row():
+    text = repr(Table(frame(), SCHEMA))
+    assert text == "Table(3 images of 2 patients, binary 'disease', models: model; attributes: sex, age)"
 
 
 def test_a_table_reads_back_as_written(tmp_path):
