@@ -124,7 +124,8 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 shape=schema.image_shape[:-1], dtype=np.uint8, encoding="zlib"
             )
         if schema.has_affine:
-            features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
+            # As bytes: TFDS would store the numbers themselves in single precision.
+            features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64, encoding="bytes")
         metadata = {
             "cohort": self.name,
             "config": self.builder_config.name if self.builder_config else None,
