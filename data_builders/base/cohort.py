@@ -232,11 +232,11 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           UserError: when the folder holds a dataset without its report, or when the raw cohort does not fit.
         """
         folder = pathlib.Path(self.data_path)
-        if (folder / "cohort_report.json").exists():
+        if (folder / report.FILE).exists():
             return
         if folder.exists():
             raise UserError(
-                f"{folder} has no cohort_report.json: it was not built by `equipoise prepare`. Remove the folder, then prepare again."
+                f"{folder} has no {report.FILE}: it was not built by `equipoise prepare`. Remove the folder, then prepare again."
             )
         self._skipped, self._counts, self._findings, self._assigned = [], {}, {}, {}
         tfds.disable_progress_bar()
@@ -263,5 +263,5 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "skipped": sorted(self._skipped, key=lambda s: s["scan_id"]),
             "built": {"tensorflow_datasets": tfds.__version__, "numpy": np.__version__},
         }
-        for name, values in (("splits.json", self._assigned), ("cohort_report.json", content)):
+        for name, values in (("splits.json", self._assigned), (report.FILE, content)):
             (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
