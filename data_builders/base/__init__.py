@@ -1,6 +1,6 @@
-"""What every cohort is made of: the base builder, its schema, splits, readers of files, and the catalogue of cohorts.
+"""The parts that all cohorts share.
 
-``cohort`` has the base builder, ``schema`` what examples hold, ``report`` the counts of a prepared cohort, ``splits`` the
-assignment of subjects, ``readers`` the readers of image files, ``cache`` decoded scans on disk, ``settings`` the checks of
-configurations, and ``catalogue`` the table of cohorts. :mod:`equipoise.data_builders` lists what a builder needs.
+``cohort`` has the base builder, ``schema`` describes what examples hold, ``report`` counts what was kept, ``splits``
+assigns subjects to splits, ``readers`` read image files, ``cache`` keeps decoded scans on disk, ``settings`` checks
+configurations, and ``catalogue`` lists the cohorts. :mod:`equipoise.data_builders` names what a builder of your own needs.
 """

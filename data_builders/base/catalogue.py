@@ -1,4 +1,4 @@
-"""Which cohorts there are, and how a name becomes a builder."""
+"""The cohorts that ship, and the way from the name of a cohort to its builder."""
 
 import dataclasses
 import importlib
@@ -14,12 +14,12 @@ COHORTS = {
     "simba": "equipoise.data_builders.simba.builder:Simba",
     "table": "equipoise.data_builders.table.builder:TableCohort",
 }
-"""Name of every cohort that ships -> its builder, ``module:Class``."""
+"""Name of a cohort -> its builder, ``module:Class``. Every builder of the package that is no base class stands here."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What ``equipoise prepare --list`` says of one cohort.
+    """The lines of one cohort in ``equipoise prepare --list``.
 
     Attributes:
       name: of the cohort.
@@ -35,7 +35,7 @@ class Entry:
 
 
 def _import(builder: str) -> type[Cohort]:
-    """The class that ``module:Class`` names."""
+    """Imports the class that ``module:Class`` names."""
     module, _, name = builder.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -58,16 +58,16 @@ def list_cohorts() -> list[Entry]:
 def find_builder(
     name: str, *, data_dir: pathlib.Path, source_dir: pathlib.Path | None = None, **options: Any
 ) -> Cohort:
-    """The builder of ``simba/near_4mm`` or of ``my_pkg.module:Builder[/config]``.
+    """Finds the builder of a cohort, such as ``simba/near_4mm`` or ``my_pkg.module:Builder[/config]``.
 
     Args:
-      name: of the cohort, with its configuration if it has any.
-      data_dir: where it is or will be prepared.
-      source_dir: folder of the raw cohort.
+      name: of the cohort, with its configuration where it has some.
+      data_dir: folder of prepared cohorts.
+      source_dir: folder of the cohort's raw files.
       **options: settings, for cohorts that have some.
 
     Raises:
-      UserError: for a name, configuration or setting that does not exist.
+      UserError: for a name, configuration or setting that does not exist, and for a builder that cannot be imported.
     """
     base, _, config = name.partition("/")
     if ":" in base:
@@ -76,9 +76,7 @@ def find_builder(
         except (ImportError, AttributeError) as error:
             raise UserError(f"--cohort={name}: {error}") from error
         if not (isinstance(cls, type) and issubclass(cls, Cohort)):
-            raise UserError(
-                f"--cohort={name}: the class is not a subclass of equipoise.data_builders.base.cohort.Cohort"
-            )
+            raise UserError(f"--cohort={name}: the class is not a subclass of equipoise.data_builders.Cohort")
     elif base in COHORTS:
         try:
             cls = _import(COHORTS[base])

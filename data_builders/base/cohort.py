@@ -1,8 +1,8 @@
-"""The base of every cohort: one canonical example, splits by subject, and a report of what was kept and what was not.
+"""The base of every cohort: examples of one form, splits by subject, and a report of what was kept and what was skipped.
 
-A cohort is a subclass of :class:`Cohort` that says what its scans are (:meth:`Cohort.scans`), how one is read
-(:meth:`Cohort.load`) and what they may hold (:meth:`Cohort.schema`). The base checks vocabularies, assigns splits, writes
-ArrayRecord through TFDS (no TensorFlow needed) and leaves ``cohort_report.json`` and ``splits.json`` beside the data.
+A cohort is a subclass of :class:`Cohort` that lists its scans (:meth:`Cohort.scans`), reads one (:meth:`Cohort.load`) and
+says what examples hold (:meth:`Cohort.schema`). The base checks labels and attributes, assigns splits, writes ArrayRecord
+files through TFDS (without TensorFlow), and leaves ``cohort_report.json`` and ``splits.json`` beside them.
 """
 
 import collections
@@ -22,7 +22,13 @@ from equipoise.engine.errors import UserError
 
 
 class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base builder. Subclasses define ``VERSION``, :meth:`schema`, :meth:`scans` and :meth:`load`."""
+    """The base builder. Subclasses define ``VERSION``, :meth:`schema`, :meth:`scans` and :meth:`load`.
+
+    Attributes:
+      FRACTIONS: split -> share of the subjects.
+      SPLIT_SEED: seed of the assignment to splits; another seed gives another assignment.
+      NUM_THREADS: threads that read scans.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     FRACTIONS: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -33,8 +39,8 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Opens the builder.
 
         Args:
-          source_dir: folder of the raw cohort, where there is one.
-          **kwargs: of TFDS builders: ``data_dir``, ``config``.
+          source_dir: folder of the raw files, for cohorts that have some.
+          **kwargs: arguments of TFDS builders: ``data_dir``, ``config``.
         """
         self.source_dir = source_dir
         self._skipped: list[dict[str, str]] = []
@@ -44,17 +50,18 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**{"file_format": "array_record"} | kwargs)
 
     def schema(self) -> Schema:
-        """What the examples hold."""
+        """Describes what the examples hold."""
         raise NotImplementedError(f"{type(self).__name__} must define schema()")
 
     def scans(self) -> Iterable[Scan]:
-        """Every scan of the cohort, without reading pixels.
+        """Lists every scan of the cohort, without reading pixels.
 
-        What is found out of the cohort as a whole, such as the unit of a number, goes into ``self._findings``, JSON values
-        that the report and the metadata then hold; what cannot be used goes to :meth:`_skip`.
+        A subclass writes what it learns about the cohort as a whole, such as the unit of a number, into
+        ``self._findings``: JSON values that the report and the metadata then hold. It passes scans that cannot be used to
+        :meth:`_skip`.
 
         Raises:
-          UserError: when ``source_dir`` is not this cohort's layout.
+          UserError: when ``source_dir`` does not have the layout of this cohort.
         """
         raise NotImplementedError(f"{type(self).__name__} must define scans()")
 
@@ -67,7 +74,7 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError(f"{type(self).__name__} must define load()")
 
     def load_all(self, scans: Sequence[Scan]) -> Iterator[tuple[Scan, Pixels | UnreadableScan]]:
-        """Reads scans in order, several at a time. A synthetic cohort renders batches here instead."""
+        """Reads scans in order, several at a time. A synthetic cohort overrides this and renders batches."""
 
         def attempt(scan: Scan) -> Pixels | UnreadableScan:
             try:
@@ -78,7 +85,13 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         yield from cache.in_parallel(attempt, scans, self.NUM_THREADS)
 
     def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
-        """Subject -> split. A cohort with official splits overrides this; a subject in two strata keeps the first."""
+        """Assigns every subject to a split; a subject whose scans are in two strata counts in the first.
+
+        A cohort with official splits overrides this.
+
+        Returns:
+          Subject -> split.
+        """
         strata: dict[str, str] = {}
         for scan in scans:
             strata.setdefault(scan.subject_id, scan.stratum)
@@ -86,13 +99,17 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def configure(cls, config: str, **options: Any) -> Any:
-        """The builder config for ``prepare --options``; cohorts that have settings override this."""
+        """Makes the builder config for ``prepare --options``; cohorts that have settings override this.
+
+        Raises:
+          UserError: for a setting that does not exist, or a value that it may not have.
+        """
         raise UserError(
             f"cohort {config or cls.name!r} has no settings: leave out --options={','.join(options)}"
         )
 
     def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
-        """Takes a configuration that :meth:`configure` made, whether or not one of its name is listed."""
+        """Accepts a configuration that :meth:`configure` made, whether or not its name is listed."""
         if isinstance(builder_config, tfds.core.BuilderConfig):
             return builder_config
         return super()._create_builder_config(builder_config, version)
@@ -124,7 +141,8 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 shape=schema.image_shape[:-1], dtype=np.uint8, encoding="zlib"
             )
         if schema.has_affine:
-            features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64)
+            # As bytes: TFDS would store the numbers themselves in single precision.
+            features["affine"] = tfds.features.Tensor(shape=(4, 4), dtype=np.float64, encoding="bytes")
         metadata = {
             "cohort": self.name,
             "config": self.builder_config.name if self.builder_config else None,
@@ -225,31 +243,31 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._counts[split]["scans_without"] = {name: empty[name] for name in schema.structures}
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the cohort, unless it is there, with its ``splits.json`` and ``cohort_report.json``.
+        """Builds the cohort with its ``splits.json`` and ``cohort_report.json``, unless it is built already.
 
         Raises:
-          UserError: when the folder holds a dataset without its report, or when the raw cohort does not fit.
+          UserError: when the folder holds a dataset without its report, or when the raw files do not fit the schema.
         """
         folder = pathlib.Path(self.data_path)
-        if (folder / "cohort_report.json").exists():
+        if (folder / report.FILE).exists():
             return
         if folder.exists():
             raise UserError(
-                f"{folder} has no cohort_report.json: it was not built by `equipoise prepare`. Remove the folder, then prepare again."
+                f"{folder} has no {report.FILE}: it was not built by `equipoise prepare`. Remove the folder, then prepare again."
             )
         self._skipped, self._counts, self._findings, self._assigned = [], {}, {}, {}
         tfds.disable_progress_bar()
         super().download_and_prepare(**kwargs)
 
     def _log_download_bytes(self) -> None:
-        """Keeps TFDS from announcing a download: there is none, and our own bars tell the progress."""
+        """Does nothing, so that TFDS announces no download: there is none, and our own bars show the progress."""
 
     def _log_download_done(self) -> None:
-        """As above; the program says where the cohort is."""
+        """Does nothing: the program says where the cohort is."""
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        # TFDS calls this on a temporary folder that it renames when all is there: a build cut short leaves nothing
-        # that looks complete but lacks its report.
+        # TFDS calls this on a temporary folder, which it renames at the end. So a build that was stopped leaves nothing
+        # that looks complete but has no report.
         super()._download_and_prepare(*args, **kwargs)
         folder = pathlib.Path(self.data_path)
         content = {
@@ -262,5 +280,5 @@ class Cohort(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "skipped": sorted(self._skipped, key=lambda s: s["scan_id"]),
             "built": {"tensorflow_datasets": tfds.__version__, "numpy": np.__version__},
         }
-        for name, values in (("splits.json", self._assigned), ("cohort_report.json", content)):
+        for name, values in (("splits.json", self._assigned), (report.FILE, content)):
             (folder / name).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")

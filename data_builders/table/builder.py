@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from equipoise.data_builders.base import cache
+from equipoise.data_builders.base import cache, report
 from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
 from equipoise.data_builders.base.schema import Scan, Schema
@@ -233,7 +233,7 @@ class TableCohort(Cohort):
           UserError: as :meth:`Cohort.download_and_prepare`, and when the cohort there was made by another schema.
         """
         folder = pathlib.Path(self.data_path)
-        if (folder / "cohort_report.json").exists():
+        if (folder / report.FILE).exists():
             self._check_same_schema(folder)
             return
         self.check()
@@ -252,8 +252,8 @@ class TableCohort(Cohort):
                 f"{folder} was prepared by another schema than {self.builder_config.schema_path.name}: give another --name, "
                 "or remove that folder"
             )
-        report = folder / "cohort_report.json"
-        if self.builder_config.table.path.stat().st_mtime > report.stat().st_mtime:
+        built = (folder / report.FILE).stat().st_mtime
+        if self.builder_config.table.path.stat().st_mtime > built:
             print(
                 f"note: {self.builder_config.table.path.name} was changed after the cohort was prepared; to read it "
                 f"anew give another --name, or remove {folder}"

@@ -68,7 +68,7 @@ def crop_or_pad_pixels(pixels: Pixels, shape: tuple[int, ...], value: float = 0)
     offset = [(n - m) // 2 if n > m else -((m - n) // 2) for n, m in zip(have, shape, strict=True)]
     return dataclasses.replace(
         pixels,
-        image=crop_or_pad(pixels.image, shape, value),
+        image=crop_or_pad(pixels.image, shape, float(value)),
         mask=None if pixels.mask is None else crop_or_pad(pixels.mask, shape),
         affine=regridded_affine(pixels.affine, np.ones(len(offset)), np.array(offset)),
     )

@@ -114,6 +114,7 @@ def test_voxels_read_back_are_the_files_voxels_and_the_cache_is_gone(tmp_path):
         example = found[f"p{i:03d}-001"]
         np.testing.assert_array_equal(example["image"][..., 0], raw.get_fdata())
         np.testing.assert_array_equal(example["spacing"], [1, 1, 2])
+        np.testing.assert_array_equal(example["affine"], raw.affine)
     assert not list((tmp_path / "data").rglob("*.npz"))
 
 
@@ -488,6 +489,9 @@ def test_volumes_are_resampled_then_cropped_or_padded(tmp_path):
     image = found["p002-001"]["image"][1:-1, :-1, :, 0]  # 6x7x16, padded to 8x8 and cropped to 10 planes
     np.testing.assert_allclose(image[..., 1], 0.75 * raw[..., 2] + 0.25 * raw[..., 1], atol=0.51)
     np.testing.assert_allclose(image[..., 2], 0.75 * raw[..., 2] + 0.25 * raw[..., 3], atol=0.51)
+    # So plane 2 of the image lies at 2.25 planes of the file, 4.5 mm; one row is padded before, and no column.
+    place = found["p002-001"]["affine"] @ [1, 0, 2, 1]
+    np.testing.assert_allclose(place, [0, 0, 4.5, 1], atol=1e-6)
 
 
 def test_volumes_stored_in_different_ways_become_real_units(tmp_path):
