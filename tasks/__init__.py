@@ -19,7 +19,7 @@ from equipoise.engine.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from equipoise.engine import data
     from equipoise.engine.config import Run
-    from equipoise.engine.training.step import TaskKind
+    from equipoise.engine.update.task import TaskKind
 
 KINDS = {  # name -> the function that makes it from a run and the split that it is trained on
     "classification": "equipoise.tasks.kinds.classification:make",

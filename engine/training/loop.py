@@ -22,11 +22,13 @@ from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.table.table import write_table
+from equipoise.engine.rundir import stamp, validation_path
 from equipoise.engine.training import population, writers
 from equipoise.engine.training.checkpoint import Checkpoints
+from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.population import Population
-from equipoise.engine.training.program import Program, stamp, validation_path
-from equipoise.engine.training.step import TaskKind, TrainState
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.task import TaskKind
 
 
 class Preempted(Exception):
@@ -137,7 +139,7 @@ def _mean(each: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
 
 
-def _restore(records: list[_Record], machine: Program | Population) -> tuple[int, Any]:
+def _restore(records: list[_Record], machine: Machine | Population) -> tuple[int, Any]:
     """The newest step that every member has a sound checkpoint of, and the state there; starts the records there."""
     while True:
         found = [record.checkpoints.restore_newest(machine.abstract()) for record in records]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data
+from equipoise.engine import data, rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
 from equipoise.engine.metrics.comparing.methods import Contrast, Method
@@ -27,7 +27,6 @@ from equipoise.engine.report.page.page import (
     probability,
     text_cell,
 )
-from equipoise.engine.training import program as evaluate
 from equipoise.tasks.fairseg import analysis, gradients
 from equipoise.tasks.fairseg.gradients import Kept
 from equipoise.tasks.kit.plan import run_folders
@@ -78,7 +77,7 @@ class Model:
 
 def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> Scored:
     config = run_config.load(workdir)
-    tables = evaluate.table_path(workdir, config.data.cohort, "test", 0).parent
+    tables = rundir.table_path(workdir, config.data.cohort, "test", 0).parent
     steps = sorted(int(p.stem) for p in tables.glob("*.parquet") if p.stem.isdigit())
     if not steps:
         raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
