@@ -25,7 +25,6 @@ compared are named with the reason. Take five seeds or more: fewer give interval
 
 import dataclasses
 import glob
-import importlib.util
 import json
 import pathlib
 import re
@@ -135,12 +134,11 @@ def _of_masks(config, table, path, groups):
 
 
 def _study_sections(context):
-    """What ``tasks/<first part of the cohort's name>/analysis.py`` adds, where there is one."""
-    study = context.cohort.split("/")[0]
-    known = study.isidentifier() and importlib.util.find_spec(f"equipoise.tasks.{study}")
-    if not known or not importlib.util.find_spec(f"equipoise.tasks.{study}.analysis"):
-        return []
-    return importlib.import_module(f"equipoise.tasks.{study}.analysis").sections(context)
+    """What the analysis of the run's study adds, where there is one."""
+    from equipoise.tasks import find_analysis
+
+    analysis = find_analysis(context.config.get("study", ""), context.cohort)
+    return analysis.sections(context) if analysis else []
 
 
 def _folders(pattern):

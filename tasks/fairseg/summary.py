@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -26,7 +27,7 @@ from equipoise.engine.report.page.page import (
     probability,
     text_cell,
 )
-from equipoise.tasks.fairseg import gradients
+from equipoise.tasks.fairseg import analysis, gradients
 from equipoise.tasks.fairseg.gradients import Kept
 from equipoise.tasks.kit.plan import run_folders
 
@@ -260,19 +261,10 @@ def scaling(model: Model, kept: Sequence[Kept]) -> Section:
     )
 
 
-def _difficulty(model: Model, data_dir: pathlib.Path) -> Section | None:
-    """How hard each group was drawn, of a phantom; None of any other cohort."""
+def _metadata(model: Model, data_dir: pathlib.Path) -> Mapping[str, Any]:
+    """The metadata of the cohort that a network was trained on."""
     config = run_config.load(model.erm)
-    metadata = data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
-    groups = metadata.get("design", {}).get("groups")
-    if not groups:
-        return None
-    names = list(next(iter(groups.values())))
-    rows = [(text_cell(g), *(Cell(number(values[n], 2)) for n in names)) for g, values in groups.items()]
-    text = (
-        "Images are drawn. By race alone, edges have another contrast and blur and cups another size: nothing else differs.",
-    )
-    return Section("How hard each group was made", text, (), (Grid(("group", *names), rows),))
+    return data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
 
 
 def _csv(models: Sequence[Model]) -> str:
@@ -303,7 +295,7 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     """
     models, left_out = gather(folder)
     found, keys = [], []
-    difficulty = _difficulty(models[0], data_dir)
+    difficulty = analysis.difficulty(_metadata(models[0], data_dir))
     for model in models:
         found += [served(model), scaling(model, gradients.measure(model.erm, data_dir, model.group))]
         for structure in model.structures:
