@@ -28,18 +28,24 @@ attribute that is empty, NA or unknown is shown as unknown and compared with nob
 numbers name a person. Runs on the CPU, unless JAX_PLATFORMS says otherwise.
 """
 
-import functools
+from __future__ import annotations
+
 import itertools
-import operator
 import os
 import pathlib
 import re
 import shlex
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from equipoise.launch import program
+
+if TYPE_CHECKING:
+    from equipoise.engine.metrics.table.reader import Roles
+    from equipoise.engine.metrics.table.table import Table
 
 _TABLE = flags.DEFINE_string("table", None, "CSV or Parquet file, one row per image.")
 _TARGET = flags.DEFINE_list("target", [], "Column of the truth; for several labels, one 0/1 column each.")
@@ -110,7 +116,6 @@ _RESAMPLES = flags.DEFINE_integer(
     "resamples", None, "Bootstrap resamples. Default: 2000, and fewer of tables with more than 100,000 rows.", lower_bound=100
 )  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
-_MOST, _FEWEST, _MANY = 2000, 200, 100_000  # resamples; rows from which there are fewer
 _ONCE = (
     "Numbers of two releases can be subtracted from each other: share one report of these people, not a second with other groups, cuts "
     "or rows."
@@ -118,7 +123,7 @@ _ONCE = (
 _PRIVATE = ("table", "out", "pred_dir", "ref_dir", "attributes", "policy")
 
 
-def _named(words, flag):
+def _named(words: Sequence[str], flag: str) -> dict[str, str]:
     """``resnet=p1,vit=p2`` -> {"resnet": "p1", "vit": "p2"}; a bare column is its own name."""
     from equipoise.engine.errors import UserError
 
@@ -131,7 +136,7 @@ def _named(words, flag):
     return found
 
 
-def _bins():
+def _bins() -> dict[str, tuple[float, ...]]:
     from equipoise.engine.errors import UserError
 
     found = {}
@@ -149,7 +154,7 @@ def _bins():
     return found
 
 
-def _pairs(words, flag, example):
+def _pairs(words: Sequence[str], flag: str, example: str) -> dict[str, str]:
     from equipoise.engine.errors import UserError
 
     if not all(":" in word for word in words):
@@ -157,7 +162,7 @@ def _pairs(words, flag, example):
     return dict(word.split(":", 1) for word in words)
 
 
-def _task():
+def _task() -> str:
     """The kind of task that the flags describe."""
     if _TASK.value == "segmentation" or _VALUES.value or _PRED_DIR.value:
         return "values"
@@ -167,7 +172,7 @@ def _task():
     return _TASK.value or inferred
 
 
-def _roles():
+def _roles() -> Roles:
     """Which column plays which part.
 
     Raises:
@@ -199,36 +204,7 @@ def _roles():
     )  # fmt: skip
 
 
-def _references(table):
-    """Attribute or intersection -> reference level: the one asked for, else the largest, crossed where someone is in it."""
-    from equipoise.engine.errors import UserError, did_you_mean
-    from equipoise.engine.vocabulary import UNKNOWN
-
-    found = _pairs(_REFERENCE.value, "reference", "ATTRIBUTE:LEVEL, such as race:White")
-    for name, level in found.items():
-        levels = table.schema.attributes.get(name)
-        if levels is None:
-            known = table.schema.attributes
-            raise UserError(f"--reference={name}:{level}: {name!r} is no group.{did_you_mean(name, known)}")
-        if level not in levels:
-            raise UserError(
-                f"--reference={name}:{level}: no such level.{did_you_mean(level, levels)} There are: {', '.join(levels[:20])}"
-            )
-    for name, levels in table.schema.attributes.items():
-        if levels is None:  # a number, that groups are adjusted for
-            continue
-        sizes = table.frame.loc[table.frame[name] != UNKNOWN, name].value_counts(sort=False)
-        if len(sizes):
-            found.setdefault(name, max(sorted(sizes.index), key=lambda level, n=sizes: n[level]))
-    for group in _GROUP.value:
-        parts = group.split("*")
-        if group not in found and all(name in found for name in parts):
-            is_there = functools.reduce(operator.and_, (table.frame[name] == found[name] for name in parts))
-            found |= {group: "*".join(found[name] for name in parts)} if is_there.any() else {}
-    return found
-
-
-def _read(roles):
+def _read(roles: Roles) -> Table:
     """The table, or what the masks say."""
     from equipoise.engine.metrics.table import reader
 
@@ -241,7 +217,7 @@ def _read(roles):
     return masks.read(*paths, roles, structures=structures, tolerance=_TOLERANCE.value)
 
 
-def made_by():
+def made_by() -> str:
     """The command line without the places of files, to be shown in a report."""
     shown = ["equipoise audit"]
     for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__]):
@@ -261,10 +237,6 @@ def main() -> int:
         raise UserError("no --out: name the folder to write to")
     if flags.FLAGS["min_cell"].present and not _SHARE.value:
         raise UserError("--min_cell suppresses small groups only with --share: add it")
-    if _ADJUST.value and _SHARE.value:
-        raise UserError(
-            "--adjust: the weight of every person is in an adjusted gap, which is not made with --share"
-        )
     folders = (_PRED_DIR.value, _REF_DIR.value, _ATTRIBUTES.value)
     if any(folders) and not all(folders):
         raise UserError(
@@ -274,40 +246,25 @@ def main() -> int:
         raise UserError(
             "give either --table, a CSV or Parquet file, or folders of masks: --pred_dir, --ref_dir and --attributes"
         )
-    if _CONTROL.value and all(set(re.split(r"[*|]", g)) & set(_CONTROL.value) for g in _GROUP.value):
-        raise UserError(
-            f"--control={','.join(_CONTROL.value)}: no group is left to compare within it: name another with --group"
-        )
     output = pathlib.Path(_OUT.value).expanduser()
     roles = _roles()
 
-    from equipoise.engine.metrics.comparing import paired
-    from equipoise.engine.metrics.decisions import policy as policies
+    from equipoise.engine import report
+    from equipoise.engine.metrics.decisions import policy
     from equipoise.engine.metrics.table import thresholds
-    from equipoise.engine.report.single import adjusted, audit, comparison, policy
-    from equipoise.engine.report.single import contents as content
 
-    rules = policies.read(_POLICY.value) if _POLICY.value else None
+    rules = policy.read(_POLICY.value) if _POLICY.value else None
     table = thresholds.reported(
         _read(roles), _REPORT_SPLIT.value if _SPLIT.value else "all", _THRESHOLD.value
     )
-    compared = paired.names(table, _COMPARE.value) if _COMPARE.value else None
-    resamples = _RESAMPLES.value or max(_FEWEST, min(_MOST, _MOST * _MANY // len(table.frame)))
-    context = audit.context(
-        table, groups=_GROUP.value, control=_CONTROL.value, reference=_references(table),
-        resamples=resamples, seed=_SEED.value, min_cell=_MIN_CELL.value if _SHARE.value else None,
+    context = report.audit_table(
+        table, groups=_GROUP.value, control=_CONTROL.value,
+        reference=_pairs(_REFERENCE.value, "reference", "ATTRIBUTE:LEVEL, such as race:White"), compare=_COMPARE.value,
+        adjust=report.Adjustment(_ADJUST.value, _ADJUST_TO.value, _ADJUST_BY.value) if _ADJUST.value else None,
+        rules=rules, resamples=_RESAMPLES.value, seed=_SEED.value, min_cell=_MIN_CELL.value if _SHARE.value else None,
         made_by=made_by(),
     )  # fmt: skip
-    if compared:
-        context = comparison.added(context, compared)
-    if _ADJUST.value:
-        context = adjusted.added(
-            context, confounders=_ADJUST.value, target=_ADJUST_TO.value, method=_ADJUST_BY.value,
-            resamples=min(resamples, 500), seed=_SEED.value,
-        )  # fmt: skip
-    if rules:
-        context = policy.judged(context, rules)
-    files = content.write(context, output)
+    files = report.write_report(context, output)
     print(f"{table.frame['cohort'].iloc[0]}: {len(table.frame)} cases")
     notes = [
         *table.notes,

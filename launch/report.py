@@ -23,16 +23,20 @@ patients are shown apart; intervals carry both; methods are compared seed by see
 compared are named with the reason. Take five seeds or more: fewer give intervals that hold less than they say, and one gives none.
 """
 
-import dataclasses
-import glob
-import importlib.util
-import json
-import pathlib
-import re
+from __future__ import annotations
 
-from absl import flags, logging
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
 
 from equipoise.launch import program
+
+if TYPE_CHECKING:
+    from equipoise.engine.report import Context, RunComparison
+    from equipoise.engine.report.page import Section
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _COHORT = flags.DEFINE_string(
@@ -75,65 +79,7 @@ _RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Bootstrap resamples.", low
 _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 
-def _choose_step(workdir, config, cohort, split, wanted):
-    """The evaluated step to report; where there is none, the error says which command makes it."""
-    from equipoise.engine.errors import UserError
-    from equipoise.engine.training import program as evaluate
-
-    folder = evaluate.table_path(workdir, cohort, split, 0).parent
-    there = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
-    command = f"equipoise evaluate --workdir={workdir} --cohort={cohort} --split={split}"
-    if not there:
-        raise UserError(f"{cohort} {split} has not been evaluated: run `{command}`")
-    if wanted == "best":
-        return evaluate.best_step(workdir, config, there)
-    if wanted == "last":
-        return there[-1]
-    if wanted.isdigit() and int(wanted) in there:
-        return int(wanted)
-    raise UserError(
-        f"--step={wanted}: give best, last or one of {', '.join(map(str, there))}; others after `{command} --step=N`"
-    )
-
-
-def _cohort_files(cohort):
-    """(metadata, cohort report) of a prepared cohort; both empty, with a warning, where it is not prepared here."""
-    from equipoise.engine import data
-    from equipoise.engine.errors import UserError
-
-    try:
-        builder = data.open_builder(cohort, program.data_dir())
-    except UserError as error:
-        logging.warning("the report lacks the cohort's composition and regions: %s", error)
-        return {}, {}
-    path = pathlib.Path(builder.data_path) / "cohort_report.json"
-    return dict(builder.info.metadata or {}), json.loads(path.read_text()) if path.exists() else {}
-
-
-def _of_masks(config, table, path, groups):
-    """What differs in the context of a run of masks; its worst cases only where the cohort is prepared here."""
-    if table.schema.kind != "values":
-        return {"models": {}}
-
-    from equipoise.engine import data
-    from equipoise.engine import predicted_masks as segments
-    from equipoise.engine.errors import UserError
-
-    found = {"notes": (segments.note(config.task.tolerance),)}
-    if not _WORST.value or not segments.path(path).exists():
-        return found
-    cohort, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
-    try:
-        opened = data.open_split(cohort, split, program.data_dir())
-    except UserError as error:
-        logging.warning("the report shows no worst cases: %s", error)
-        return found
-    attributes = [g for g in groups if table.schema.attributes.get(g)]
-    predicted = segments.Predicted(path)
-    return found | {"worst": segments.worst(opened, config, table.frame, predicted, attributes, _WORST.value)}
-
-
-def _study_sections(context):
+def _study_sections(context: Context) -> Sequence[Section]:
     """What ``tasks/<first part of the cohort's name>/analysis.py`` adds, where there is one."""
     study = context.cohort.split("/")[0]
     known = study.isidentifier() and importlib.util.find_spec(f"equipoise.tasks.{study}")
@@ -142,100 +88,58 @@ def _study_sections(context):
     return importlib.import_module(f"equipoise.tasks.{study}.analysis").sections(context)
 
 
-def _folders(pattern):
-    """Folders that a glob matches, in the order of their names, numbers by value; at least one of them a run."""
-    from equipoise.engine.errors import UserError
+def _compare() -> RunComparison:
+    """Compares the runs of ``--runs``, telling how far it is."""
+    import rich.console
+    import rich.progress
 
-    pattern = str(pathlib.Path(pattern).expanduser())
-    matched = [pathlib.Path(p) for p in glob.glob(pattern, recursive=True)]  # noqa: PTH207
-    if not any((p / "config.json").exists() for p in matched):
-        what = (
-            "matches nothing"
-            if not matched
-            else f"matches {len(matched)} paths, none of them a run (no config.json)"
-        )
-        raise UserError(f"--runs={pattern} {what}: quote a glob of runs' folders, such as --runs='runs/*'")
-    natural = lambda p: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", str(p))]  # noqa: E731
-    return sorted({p.resolve(): p for p in matched if p.is_dir()}.values(), key=natural)
+    from equipoise.engine import report
+
+    folders = report.find_runs(_RUNS.value)
+    with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("reading runs", total=len(folders))
+
+        def tell(stage: str, done: int, total: int) -> None:
+            progress.update(bar, description=stage, completed=done, total=total)
+
+        return report.compare_runs(
+            folders, cohort=_COHORT.value, split=_SPLIT.value, step=_STEP.value, by=_BY.value, groups=_GROUP.value,
+            resamples=_RESAMPLES.value, seed=_SEED.value, progress=tell,
+        )  # fmt: skip
+
+
+def _print_files(files: Sequence[pathlib.Path], output: pathlib.Path) -> None:
+    print("\n".join(f"  {path}" for path in files if path.parent == output) + f"\n  {output / 'figures'}/")
 
 
 def _many() -> None:
     """Reports many runs."""
+    from equipoise.engine import report
     from equipoise.engine.errors import UserError
 
     if _WORKDIR.value:
         raise UserError("--runs and --workdir exclude each other: one report is of many runs or of one")
     if not _OUTPUT.value:
         raise UserError("no --out: name a folder for the report of the runs")
-    folders = _folders(_RUNS.value)
-
-    import rich.console
-    import rich.progress
-
-    from equipoise.engine import gather as runs
-    from equipoise.engine.metrics.comparing import methods as over_runs
-    from equipoise.engine.metrics.frame import evaluate as frame
-    from equipoise.engine.report.many import context as runs_context
-    from equipoise.engine.report.many import sections as page
-    from equipoise.engine.report.single import audit, findings
-
-    def choose(folder, config, cohort):
-        return _choose_step(folder, config, cohort, _SPLIT.value, _STEP.value)
-
-    with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("reading runs", total=len(folders))
-        told = lambda done, total: progress.update(bar, completed=done, total=total)  # noqa: E731
-        gathered = runs.gather(
-            folders,
-            _COHORT.value,
-            _SPLIT.value,
-            choose,
-            by=_BY.value,
-            finished=not _STEP.value.isdigit(),
-            progress=told,
-        )
-        schema = gathered.members[0].base.schema
-        groups = _GROUP.value or [name for name, levels in schema.attributes.items() if levels is not None]
-        scored = {}
-        progress.update(bar, description="scoring runs")
-        for number, member in enumerate(gathered.members):
-            told(number, len(gathered.members))
-            found = frame.evaluate_models(
-                member.table, metrics=findings.leads(schema.kind), groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value, compare=False
-            )  # fmt: skip
-            one = audit.merged(found) if schema.kind == "values" else next(iter(found.values()))
-            scored.setdefault(member.method, {})[member.block] = one
-        progress.update(bar, description="spread over seeds", completed=0)
-        methods = {}
-        for number, (name, found) in enumerate(scored.items()):
-            told(number, len(scored))
-            methods[name] = over_runs.method(found)
-        progress.update(bar, description="comparing methods", completed=0)
-        contrasts = over_runs.contrasts(methods, told)
-    first = next(iter(next(iter(scored.values())).values()))
-    kept = ("seed", "resamples", "confidence", "task", "cohort", "split", "label", "positive", "num_images", "num_subjects",
-            "num_positive", "versions")  # fmt: skip
-    settings = {k: first.settings[k] for k in kept} | {"step": _STEP.value}
-    made_by = f"equipoise report --runs=... --cohort={gathered.cohort} --split={gathered.split} --step={_STEP.value}"
-    made_by += (
-        "".join(f" --{flag.name}='{','.join(flag.value)}'" for flag in (_BY, _GROUP) if flag.value)
-        + " --out=..."
-    )
-    made = runs_context.Comparison(gathered, methods, contrasts, settings, made_by)
+    comparison = _compare()
     output = pathlib.Path(_OUTPUT.value).expanduser()
-    files = page.write(made, output)
-    print(f"{gathered.cohort} {gathered.split}: {len(gathered.members)} runs of {len(methods)} methods")
+    files = report.write_comparison(comparison, output)
+    gathered = comparison.gathered
+    print(
+        f"{gathered.cohort} {gathered.split}: {len(gathered.members)} runs of {len(comparison.methods)} methods"
+    )
     for name, members in gathered.methods.items():
         print(f"  {name}: {', '.join(m.block for m in members)}")
     for name, why in gathered.excluded:
         print(f"left out: {name}: {why}")
-    print("\n".join(f"  {path}" for path in files if path.parent == output) + f"\n  {output / 'figures'}/")
+    _print_files(files, output)
 
 
 def main() -> int:
     """Reports; the exit code."""
-    from equipoise.engine import config as run_config
+    from equipoise.engine import report
     from equipoise.engine.errors import UserError
+    from equipoise.engine.metrics.decisions import policy
 
     if _RUNS.value:
         _many()
@@ -244,55 +148,16 @@ def main() -> int:
         raise UserError("--by arranges several runs: give them with --runs='GLOB'")
     if not _WORKDIR.value:
         raise UserError("no --workdir: name the folder of a run, or several with --runs='GLOB'")
-    if not 0 < _REGION_CUT.value < 1:
-        raise UserError(f"--region_cut={_REGION_CUT.value}: give a number between 0 and 1")
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
-    config = run_config.load(workdir)
-
-    import numpy as np
-
-    from equipoise.engine.metrics.decisions import policy as policies
-    from equipoise.engine.metrics.table import table
-    from equipoise.engine.report.single import audit, policy
-    from equipoise.engine.report.single import contents as content
-    from equipoise.engine.training import population
-    from equipoise.engine.training import program as evaluate
-    from equipoise.engine.training.writers import read_rows
-
-    rules = policies.read(_POLICY.value) if _POLICY.value else None
-    members = population.folders(workdir, config)
-    if members != [workdir]:
-        raise UserError(
-            f"{workdir} holds a population of {len(members)} runs: report all with --runs='{workdir}/member_*', or one: --workdir={members[0]}"
-        )
-    cohort, split = _COHORT.value or config.data.cohort, _SPLIT.value
-    step = _choose_step(workdir, config, cohort, split, _STEP.value)
-    path = evaluate.table_path(workdir, cohort, split, step)
-    main_table = table.read_table(path)
-    others = [
-        table.read_table(p).frame for p in sorted((workdir / "evaluations").glob(f"*/*/{step:08d}.parquet"))
-    ]
-    tables = {(f["cohort"].iloc[0], f["split"].iloc[0]): f for f in others if len(f)} | {
-        (cohort, split): main_table.frame
-    }
-    groups = _GROUP.value or [
-        name for name, levels in main_table.schema.attributes.items() if levels is not None
-    ]
-    metadata, cohort_report = _cohort_files(cohort)
-    maps = evaluate.saliency_path(workdir, cohort, step)
-    context = dataclasses.replace(
-        audit.context(main_table, groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value),
-        workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables,
-        **_of_masks(config, main_table, path, groups),
-        history=read_rows(workdir / "metrics.jsonl"), metadata=metadata, cohort_report=cohort_report,
-        saliency=dict(np.load(maps)) if maps.exists() else None, region_cut=_REGION_CUT.value,
+    context = report.audit_run(
+        workdir, data_dir=program.data_dir(), cohort=_COHORT.value, split=_SPLIT.value, step=_STEP.value, groups=_GROUP.value,
+        rules=policy.read(_POLICY.value) if _POLICY.value else None, region_cut=_REGION_CUT.value, worst=_WORST.value,
+        resamples=_RESAMPLES.value, seed=_SEED.value,
     )  # fmt: skip
-    if rules:
-        context = policy.judged(context, rules)
     output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdir / "report"
-    files = content.write(context, output, _study_sections(context))
-    print(f"{cohort} {split}, step {step}: {len(main_table.frame)} images")
-    print("\n".join(f"  {path}" for path in files if path.parent == output) + f"\n  {output / 'figures'}/")
+    files = report.write_report(context, output, _study_sections(context))
+    print(f"{context.cohort} {context.split}, step {context.step}: {len(context.table)} images")
+    _print_files(files, output)
     return program.gate(context.verdicts)
 
 

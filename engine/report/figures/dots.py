@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as Canvas
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Cell, Figure, interval, number
+from equipoise.engine.report.page.page import Cell, Figure
+from equipoise.engine.report.page.words import interval, number
 
 COLUMN = 3.5  # inches, one column of most journals
 _PAPER = {

@@ -8,11 +8,12 @@ import pandas as pd
 
 from equipoise.engine.metrics.comparing import methods as over_runs
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
-from equipoise.engine.report.many.context import Comparison, excludes_zero, limits, short_name
+from equipoise.engine.report.many.comparison import RunComparison
+from equipoise.engine.report.many.words import excludes_zero, limits, short_name
 from equipoise.engine.report.page import files, latex
 
 
-def document(comparison: Comparison) -> dict[str, Any]:
+def document(comparison: RunComparison) -> dict[str, Any]:
     """What ``metrics.json`` holds (``runs.schema.json``)."""
     listed = [
         {"name": m.name, "method": m.method, "block": m.block, "step": m.step, "factors": dict(m.factors)}
@@ -30,7 +31,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
     )
 
 
-def runs_csv(comparison: Comparison) -> str:
+def runs_csv(comparison: RunComparison) -> str:
     """One line for each run, metric and group, with the run's own interval over patients."""
     rows = []
     for member in comparison.gathered.members:
@@ -90,7 +91,9 @@ def summary_csv(found: Mapping[str, Any]) -> str:
     return files.safe_csv(pd.DataFrame(rows).reindex(columns=columns))
 
 
-def _best(comparison: Comparison, score: str, attribute: str, values: Mapping[str, float]) -> dict[str, bool]:
+def _best(
+    comparison: RunComparison, score: str, attribute: str, values: Mapping[str, float]
+) -> dict[str, bool]:
     """The best method, where its paired interval against every other method excludes 0; nobody else.
 
     All comparisons must exclude 0, so that none needs a correction (intersection-union).
@@ -108,7 +111,7 @@ def _best(comparison: Comparison, score: str, attribute: str, values: Mapping[st
     return {name: clear and name == top for name in values}
 
 
-def table_tex(comparison: Comparison) -> str:
+def table_tex(comparison: RunComparison) -> str:
     """The leading metrics overall and the worst group of the first of them by attribute, as a booktabs table."""
     columns: list[tuple[str, str, str]] = [(short_name(m), m, "") for m in comparison.metrics]
     columns += [

@@ -28,19 +28,10 @@ from equipoise.engine.report.figures.style import (
     label,
     style,
 )
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Figure,
-    Grid,
-    Section,
-    interval,
-    number,
-    probability,
-    short_title,
-    text_cell,
-)
+from equipoise.engine.report.page.page import Cell, Figure, ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import interval, number, probability, short_title
 from equipoise.engine.report.single import findings
+from equipoise.engine.report.single.context import Context
 
 _WORDS = {
     "standardization": "both groups were standardised to the target within cells of the confounders",
@@ -49,25 +40,33 @@ _WORDS = {
 }
 
 
-def added(
-    context: Context,
-    *,
-    confounders: Sequence[str],
-    target: str = "reference",
-    method: str = "weighting",
-    resamples: int = 500,
-    seed: int = 0,
-) -> Context:
+@dataclasses.dataclass(frozen=True)
+class Adjustment:
+    """How groups are made alike before they are compared.
+
+    Attributes:
+      confounders: attributes in which the groups are made alike: numbers or levels.
+      target: whose confounders both groups are given: ``reference``, ``group`` or ``pooled``.
+      method: ``weighting``, ``standardization`` or ``matching``.
+    """
+
+    confounders: Sequence[str]
+    target: str = "reference"
+    method: str = "weighting"
+
+
+def added(context: Context, adjustment: Adjustment, *, resamples: int = 500, seed: int = 0) -> Context:
     """The context with the adjusted gaps of every attribute that is no confounder.
 
     Raises:
       UserError: for confounders that cannot be used.
     """
+    confounders = adjustment.confounders
     table, metrics = Table(context.table, context.schema), findings.compared(context)
     settings = {
         "confounders": confounders,
-        "target": target,
-        "method": _method(method, table, confounders),
+        "target": adjustment.target,
+        "method": _method(adjustment.method, table, confounders),
         "resamples": resamples,
         "seed": seed,
     }
@@ -84,7 +83,7 @@ def added(
         raise UserError(
             f"--adjust={','.join(confounders)}: no group is left to compare; name one in --group that is no confounder"
         )
-    return dataclasses.replace(context, adjusted=found, adjusted_by=method)
+    return dataclasses.replace(context, adjusted=found, adjusted_by=adjustment.method)
 
 
 def _method(name: str, table: Table, confounders: Sequence[str]) -> balance.Method:
@@ -205,7 +204,7 @@ def _gap_figures(context: Context, attribute: str, levels: Mapping[str, Adjusted
     return drawn
 
 
-def _gap_grid(attribute: str, levels: Mapping[str, Adjusted]) -> Grid:
+def _gap_grid(attribute: str, levels: Mapping[str, Adjusted]) -> ReportTable:
     def shown(gap) -> Cell:
         return Cell(number(gap.value, 3, True), note=interval(gap.low, gap.high, 3, True))
 
@@ -220,10 +219,12 @@ def _gap_grid(attribute: str, levels: Mapping[str, Adjusted]) -> Grid:
             )  # fmt: skip
     some = next(iter(levels.values()))
     header = ("difference in", attribute, "raw", "adjusted", "explained", "p of the adjusted")
-    return Grid(header, rows, f"Gaps by {attribute}, with the {_joined(some.confounders)} of {some.target}")
+    return ReportTable(
+        header, rows, f"Gaps by {attribute}, with the {_joined(some.confounders)} of {some.target}"
+    )
 
 
-def _support_grid(attribute: str, levels: Mapping[str, Adjusted]) -> Grid:
+def _support_grid(attribute: str, levels: Mapping[str, Adjusted]) -> ReportTable:
     rows = [
         (
             text_cell(f"{level} − {one.reference}"), text_cell(name), Cell(f"{number(100 * support.overlap, 0)} %"),
@@ -235,7 +236,7 @@ def _support_grid(attribute: str, levels: Mapping[str, Adjusted]) -> Grid:
         for name, support in one.support.items()
     ]  # fmt: skip
     header = ("groups", "outcome", "overlap", "effective patients", "images", "largest weight")
-    return Grid(header, rows, f"How far the groups of {attribute} can be made alike", True)
+    return ReportTable(header, rows, f"How far the groups of {attribute} can be made alike", True)
 
 
 def _balance_figure(attribute: str, levels: Mapping[str, Adjusted]) -> Figure:

@@ -1,19 +1,12 @@
 """The appendix: named fairness scores, ratios and spreads, and the formula of every score."""
 
+from equipoise.engine.metrics.comparing.methods import entry
 from equipoise.engine.metrics.formulas import fairness
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Grid,
-    Section,
-    entry,
-    interval,
-    number,
-    pointer,
-    text_cell,
-    title,
-)
-from equipoise.engine.report.single import findings
+from equipoise.engine.report.page.page import Cell, ReportTable, Section, pointer, text_cell
+from equipoise.engine.report.page.words import interval, number, title
+from equipoise.engine.report.single import findings, gaps
+from equipoise.engine.report.single.context import Context
+from equipoise.engine.report.single.scores import score_cell
 
 _SPREADS = {
     "ratio": ("ratio to the reference", "group / reference"),
@@ -60,7 +53,7 @@ def _over_groups(context: Context) -> tuple[_Rows, _Rows]:
             around = interval(found.low, found.high, 3, is_signed)
             value = Cell(number(found.value, 3, is_signed), pointer("disparities", attribute, name), around)
             which = f"{attribute}: {' / '.join(found.levels)}" if found.levels else attribute
-            words = (findings.by_chance(found), text_cell(formula), text_cell(reference))
+            words = (gaps.by_chance(found), text_cell(formula), text_cell(reference))
             note = "" if around else found.reason or ""
             (spreads if kind in _SPREADS else named).append(
                 (text_cell(heading, note), text_cell(which), value, *words)
@@ -77,9 +70,7 @@ def _inequality(context: Context) -> _Rows:
         for place in places:
             who = "everyone" if place is None else ": ".join(place)
             words = (text_cell(about.formula), text_cell(about.reference))
-            rows.append(
-                (text_cell(about.title), text_cell(who), findings.score_cell(context, metric, place), *words)
-            )
+            rows.append((text_cell(about.title), text_cell(who), score_cell(context, metric, place), *words))
     return rows
 
 
@@ -94,7 +85,7 @@ def scores(context: Context) -> Section | None:
     first, last = ("score", "attribute", "value, 95 % interval"), ("formula", "reference")
     over_groups = (*first, "by chance", *last)
     grids = [
-        Grid(header, rows, caption, True)
+        ReportTable(header, rows, caption, True)
         for header, rows, caption in (
             (over_groups, named, "Scores over groups that have a name"),
             ((*first, *last), _inequality(context), "Inequality among individuals"),
@@ -126,7 +117,7 @@ def definitions(context: Context) -> Section:
                 *map(text_cell, words),
             )
         )
-    grid = Grid(("score", "formula", "direction and range", "undefined when", "reference"), rows)
+    grid = ReportTable(("score", "formula", "direction and range", "undefined when", "reference"), rows)
     text = ["A score that is undefined is left blank with its n, never set to 0."]
     if context.schema.kind == "binary":
         text.insert(0, "TP, FP, FN and TN count images: true and false positives, false and true negatives.")

@@ -3,9 +3,10 @@
 import jinja2
 
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
-from equipoise.engine.report.page.page import Context, interval, number, title
+from equipoise.engine.report.page.words import interval, number, title
 from equipoise.engine.report.single import findings
 from equipoise.engine.report.single import methods_text as methods
+from equipoise.engine.report.single.context import Context
 
 _TEMPLATE = """# Model card: {{ model }}
 

@@ -15,21 +15,10 @@ from equipoise.engine.metrics.comparing.paired import GAP, GROUP, OVERALL, Chang
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Figure,
-    Grid,
-    Section,
-    interval,
-    number,
-    probability,
-    sentence,
-    shown_level,
-    text_cell,
-    title,
-)
+from equipoise.engine.report.page.page import Cell, Figure, ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import interval, number, probability, sentence, shown_level, title
 from equipoise.engine.report.single import findings
+from equipoise.engine.report.single.context import Context
 
 _MOST_ROWS, _MOST_PANELS = 11, 3  # of the figure
 _CAPTIONS = {OVERALL: "Overall", GROUP: "In each group", GAP: "In the gaps to the reference group"}
@@ -90,7 +79,7 @@ def _headline(found: Comparison) -> str:
     return f"No gap between groups is shown to differ between “{found.first}” and “{found.second}” on the same people."
 
 
-def _grid(found: Comparison, kind: str) -> Grid:
+def _grid(found: Comparison, kind: str) -> ReportTable:
     rows = []
     for change in (c for c in found.changes if c.kind == kind):
         signed = kind == GAP
@@ -108,7 +97,7 @@ def _grid(found: Comparison, kind: str) -> Grid:
         f"{found.second} − {found.first}, 95 % interval",
         "p, adjusted",
     )
-    return Grid(header, rows, _CAPTIONS[kind], kind != OVERALL)
+    return ReportTable(header, rows, _CAPTIONS[kind], kind != OVERALL)
 
 
 def figure(found: Comparison, metrics: Sequence[str], attributes: Sequence[str]) -> Figure:

@@ -7,22 +7,15 @@ from collections.abc import Sequence
 from equipoise.engine.metrics.decisions.policy import to_json as verdicts_to_json
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.report.page import files
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Grid,
-    Section,
-    number,
-    render,
-    short_title,
-    text_cell,
-)
+from equipoise.engine.report.page.page import Cell, ReportTable, Section, render, text_cell
+from equipoise.engine.report.page.words import number, short_title
 from equipoise.engine.report.single import (
     adjusted,
     appendix,
     card,
     comparison,
     findings,
+    gaps,
     groups,
     layers,
     overlays,
@@ -30,11 +23,14 @@ from equipoise.engine.report.single import (
     policy,
     regions,
     run,
+    saliency,
+    scores,
     sharing,
 )
 from equipoise.engine.report.single import (
     methods_text as methods,
 )
+from equipoise.engine.report.single.context import Context
 
 
 def plain(context: Context) -> Section | None:
@@ -62,7 +58,7 @@ def limits(context: Context) -> Section:
                 Cell(number(gap.min_detectable)),
             )
         )
-    grid = Grid(("gap", "made of", "smallest detectable"), rows)
+    grid = ReportTable(("gap", "made of", "smallest detectable"), rows)
     text = [
         "A gap smaller than the one below has less than four chances in five to be seen with this many patients (80 % power at the 5 % level). "
         "Not seeing a gap is not evidence that there is none.",
@@ -80,9 +76,9 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
         policy.section(context),
         people.composition(context),
         *([run.cohort(context)] if context.is_run else []),
-        findings.scores(context),
+        scores.section(context),
         *groups.curve_sections(context),
-        findings.gaps(context),
+        gaps.section(context),
         adjusted.section(context),
         groups.crossed(context),
         groups.models(context),
@@ -90,7 +86,12 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
         overlays.section(context),
         *study,
         *(
-            [layers.section(context), run.training(context), run.saliency(context), regions.section(context)]
+            [
+                layers.section(context),
+                run.training(context),
+                saliency.section(context),
+                regions.section(context),
+            ]
             if context.is_run
             else []
         ),
@@ -105,7 +106,7 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
     return [s for s in found if s is not None]
 
 
-def write(context: Context, output: pathlib.Path, study: Sequence[Section] = ()) -> list[pathlib.Path]:
+def write_report(context: Context, output: pathlib.Path, study: Sequence[Section] = ()) -> list[pathlib.Path]:
     """Writes ``report.html``, ``metrics.json``, ``metrics.csv``, ``model_card.md`` and ``figures/``.
 
     With saliency maps of a cohort that has a label map also ``region_scores.csv``.
@@ -130,12 +131,12 @@ def write(context: Context, output: pathlib.Path, study: Sequence[Section] = ())
         document["comparison"] = context.comparison.to_json()
     if context.adjusted is not None:
         document["adjusted"] = adjusted.to_json(context)
-    scored = regions.to_json(context)
-    if scored is not None:
-        document["region_scores"] = scored
+    region_scores = regions.to_json(context)
+    if region_scores is not None:
+        document["region_scores"] = region_scores
     if context.min_cell is not None:
         document = sharing.rounded(document)
-    tables = {regions.CSV: regions.to_csv(document["region_scores"]) if scored is not None else None}
+    tables = {regions.CSV: regions.to_csv(document["region_scores"]) if region_scores is not None else None}
     return files.write(
         output, render(title, headlines, keys, shown), document, card.text(context, title, headlines), shown, tables
     )  # fmt: skip

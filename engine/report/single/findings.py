@@ -1,30 +1,23 @@
 """What a report finds: the conclusion in one sentence, every score by group, and the gaps between groups."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
+from equipoise.engine.metrics.comparing.methods import entry
 from equipoise.engine.metrics.estimates import multiplicity
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE, Disparity
-from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Figure,
-    Grid,
     KeyNumber,
-    Section,
-    entry,
-    interval,
-    named_class,
-    number,
     pointer,
-    probability,
+)
+from equipoise.engine.report.page.words import (
+    interval,
+    number,
     sentence,
     short_title,
-    shown_level,
-    text_cell,
     title,
 )
+from equipoise.engine.report.single.context import Context, named_class
 
 _SHOWN = {
     "binary": ("auroc", "accuracy", "sensitivity", "fpr", "ppv"),
@@ -95,7 +88,8 @@ def split_name(name: str, found: Disparity) -> tuple[str, str]:
     return kind, rest
 
 
-def _gap_title(context: Context, metric: str) -> str:
+def gap_title(metric: str) -> str:
+    """The heading of a gap in a metric: ``ΔTPR``, ``Δ mean dice_cup``."""
     return SHORT.get(metric, f"Δ {short_title(metric)}")
 
 
@@ -234,156 +228,9 @@ def key_numbers(context: Context) -> list[KeyNumber]:
     gaps = {k: d for k, d in main_gaps(context).items() if math.isfinite(d.value)}
     for (attribute, name), found in list((_established(context) | gaps).items())[:2]:
         metric = split_name(name, found)[1]
-        heading = f"{_gap_title(context, metric)} by {attribute}: {' − '.join(found.levels)}"
+        heading = f"{gap_title(metric)} by {attribute}: {' − '.join(found.levels)}"
         around = interval(found.low, found.high, 3, True)
         keys.append(
             KeyNumber(heading, number(found.value, 3, True), around, pointer("disparities", attribute, name))
         )
     return keys
-
-
-def score_cell(context: Context, metric: str, place: tuple[str, str] | None) -> Cell:
-    """A score of everyone, or of (attribute, level), with its interval and n."""
-    estimate = context.frame.groups[place[0]][place[1]][metric] if place else context.frame.overall[metric]
-    note = interval(*estimate.limits(CONFIDENCE))
-    flag = " †" if estimate.reason and math.isfinite(estimate.value) else ""
-    count = f"n={estimate.n}" if estimate.n is not None else ""
-    note = f"{note} · {count}{flag}" if note else " · ".join(x for x in (count, estimate.reason) if x)
-    key = pointer("groups", *place, metric) if place else pointer("overall", metric)
-    return Cell(number(estimate.value), key, note)
-
-
-def scores(context: Context) -> Section:
-    """Every score overall and by group, with its interval."""
-    drawn: list[Figure] = []
-    grids = []
-    for attribute, levels in context.simple.items():
-        inside = {level: context.frame.groups[attribute][level] for level in levels}
-        drawn.append(figures.forest(shown(context), context.frame.overall, inside, attribute))
-    for attribute, levels in (context.simple or {"": []}).items():
-        rows: list[tuple[Cell, ...]] = []
-        for metric in listed(context):
-            about = entry(metric)
-            name = title(metric) + (" *" if about.depends_on_prevalence else "")
-            cells = [score_cell(context, metric, (attribute, level)) for level in levels]
-            lower = "" if about.higher_is_better or about.target is not None else "lower is better"
-            rows.append((text_cell(name, lower), score_cell(context, metric, None), *cells))
-        header = ("score", "all", *(f"{attribute}: {level}" for level in levels))
-        grids.append(
-            Grid(header, rows, f"All {len(rows)} scores by {attribute}", True)
-            if attribute
-            else Grid(header, rows)
-        )
-    notes = []
-    if any(entry(m).depends_on_prevalence for m in context.frame.overall):
-        notes.append(
-            "* moves with the share of positives, so that groups can differ in it without being treated differently."
-        )
-    flagged = any(
-        e.reason for g in context.frame.groups.values() for cells in g.values() for e in cells.values()
-    )
-    if flagged or any(e.reason for e in context.frame.overall.values()):
-        notes.append(
-            "† a small cell, or one in which some resamples are undefined: read with care (metrics.json says which)."
-        )
-    return Section("Scores, overall and by group", (), drawn, grids, notes=notes)
-
-
-def gaps(context: Context) -> Section:
-    """Signed differences against the reference group, the worst group, and the range."""
-    drawn, grids, notes = [], [], []
-    for attribute in context.simple:
-        found = context.frame.disparities.get(attribute)
-        if not found:
-            notes.append(f"“{attribute}” has fewer than two filled levels: nothing to compare.")
-            continue
-        reference = context.frame.references[attribute]
-        main = {k: d for (a, k), d in main_gaps(context).items() if a == attribute and math.isfinite(d.value)}
-        for metric in compared(context):
-            rows = [
-                (f"{_gap_title(context, metric)}: {' − '.join(d.levels)}", d.value, d.low, d.high)
-                for k, d in main.items() if split_name(k, d)[1] == metric
-            ]  # fmt: skip
-            if rows:
-                name = f"gaps_by_{figures.file_name(attribute)}_{figures.file_name(metric)}"
-                side = "the lower value" if entry(metric).high != 1 else "the lower rate"
-                caption = f"{sentence(title(metric))} by {attribute}: group minus “{reference}”. Left of 0 the group has {side}."
-                drawn.append(figures.gaps(rows, name, caption))
-        for metrics, more, is_folded in (
-            (leading(context), "", False),
-            ({*listed(context)} - leading(context), " in more scores", True),
-        ):
-            caption = f"Differences{more} by {attribute}"
-            grids.append(difference_grid(context, attribute, metrics, caption, is_folded))
-        caption = f"Each group of {attribute} against everyone else"
-        grids.append(difference_grid(context, attribute, leading(context), caption, True, "to_rest"))
-        grids.append(_extreme_grid(context, attribute, f"Worst groups and ranges by {attribute}"))
-    grids = [g for g in grids if g.rows]
-    if context.schema.kind == "binary":
-        notes.append(
-            "ΔTPR and ΔFPR are differences in sensitivity and in false-positive rate; equal odds means that both are 0."
-        )
-    notes.append(
-        "p is two-sided, for the hypothesis that the difference is 0, and adjusted (Holm) for the number of levels compared. "
-        "A worst group or a range is picked because it is extreme, so that equal groups also show one; their intervals allow for that "
-        "(Bonferroni), and the columns “by chance” say what is read while all groups are equal: on average, and in nine tables of ten. "
-        "The p of a range is for that hypothesis, not adjusted. People of unknown group are shown above and compared nowhere."
-    )
-    return Section("Gaps between groups", notes, drawn, grids)
-
-
-def difference_grid(
-    context: Context,
-    attribute: str,
-    metrics: Collection[str],
-    caption: str,
-    is_folded: bool = False,
-    wanted: str = "difference",
-) -> Grid:
-    """Signed differences in some metrics, among the levels that the page shows: to the reference, or ``to_rest``."""
-    rows, levels = [], context.levels(attribute)
-    for name, gap in context.frame.disparities[attribute].items():
-        kind, metric = split_name(name, gap)
-        if kind == wanted and gap.levels[0] in levels and metric in metrics:
-            heading = title(metric) + (f", {SHORT[metric]}" if metric in SHORT else "")
-            around = interval(gap.low, gap.high, 3, True)
-            value = Cell(number(gap.value, 3, True), pointer("disparities", attribute, name), around)
-            pair = shown_level(attribute, " − ".join(gap.levels)) + " − the rest" * (wanted == "to_rest")
-            cells = (
-                text_cell(pair),
-                value,
-                Cell(probability(gap.p_adjusted)),
-                Cell(number(gap.min_detectable)),
-            )
-            rows.append((text_cell(heading, gap.reason or ""), *cells))
-    header = ("difference in", attribute, "value, 95 % interval", "p, adjusted", "smallest detectable")
-    return Grid(header, rows, caption, is_folded or len(rows) > _MOST_OPEN)
-
-
-def by_chance(found: Disparity) -> Cell:
-    """What an extreme reads on average while all groups are equal, and between which values in nine tables of ten."""
-    return Cell(number(found.null_mean), note=interval(found.null_low, found.null_high))
-
-
-def _extreme_grid(context: Context, attribute: str, caption: str) -> Grid:
-    rows, found = [], context.frame.disparities[attribute]
-    for metric in listed(context):
-        worst, spread = found.get(f"worst_group:{metric}"), found.get(f"max_min:{metric}")
-        if worst is None or spread is None:
-            continue
-        cells = [
-            cell
-            for k, d in (("worst_group", worst), ("max_min", spread))
-            for cell in (
-                Cell(
-                    number(d.value),
-                    pointer("disparities", attribute, f"{k}:{metric}"),
-                    interval(d.low, d.high),
-                ),
-                by_chance(d),
-            )
-        ]
-        name = text_cell(title(metric), worst.reason or "")
-        rows.append((name, text_cell(", ".join(worst.levels)), *cells, Cell(probability(spread.p))))
-    header = ("score", "worst group", "its value", "by chance", "largest − smallest", "by chance", "p")
-    return Grid(header, rows, caption, True)

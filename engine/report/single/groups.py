@@ -8,24 +8,12 @@ from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
-from equipoise.engine.report.figures import curves
+from equipoise.engine.report.figures import curves, heatmaps
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Figure,
-    Grid,
-    Section,
-    interval,
-    number,
-    pointer,
-    sentence,
-    short_title,
-    shown_level,
-    text_cell,
-    title,
-)
-from equipoise.engine.report.single import findings, spreads
+from equipoise.engine.report.page.page import Cell, Figure, ReportTable, Section, pointer, text_cell
+from equipoise.engine.report.page.words import interval, number, sentence, short_title, shown_level, title
+from equipoise.engine.report.single import findings, gaps, scores, spreads
+from equipoise.engine.report.single.context import Context
 from equipoise.engine.vocabulary import UNKNOWN
 
 MOST_CROSSED = 12  # levels of an attribute on one side of a heat map; the table below it holds all
@@ -85,16 +73,14 @@ def crossed(context: Context) -> Section | None:
             drawn += [_heat(context, attribute, names, metric) for metric in findings.compared(context)[:2]]
         metrics = findings.shown(context)
         rows = [
-            (text_cell(shown_level(attribute, level)), *(findings.score_cell(context, m, (attribute, level)) for m in metrics))
+            (text_cell(shown_level(attribute, level)), *(scores.score_cell(context, m, (attribute, level)) for m in metrics))
             for level in context.levels(attribute)
         ]  # fmt: skip
         name = shown_level(attribute, attribute)
-        grids.append(Grid(("", *map(short_title, metrics)), rows, f"Scores by {name}", True))
+        grids.append(ReportTable(("", *map(short_title, metrics)), rows, f"Scores by {name}", True))
         if context.frame.disparities.get(attribute):
             caption = f"Differences by {name}"
-            grids.append(
-                findings.difference_grid(context, attribute, findings.compared(context), caption, True)
-            )
+            grids.append(gaps.difference_grid(context, attribute, findings.compared(context), caption, True))
     if not drawn and not grids:
         return None
     text = "People belong to several groups at once, and a model can be fair to each and unfair to their intersection."
@@ -127,7 +113,7 @@ def _heat(context: Context, attribute: str, names: list[str], metric: str) -> Fi
                     f"{number(estimate.value, 2)}{flag}\n{interval(*estimate.limits(CONFIDENCE), 2)}\nn={estimate.n}"
                 )
         texts.append(line)
-    return figures.heat(
+    return heatmaps.heat(
         values, texts, sides[0], sides[1], f"crossed_{figures.file_name(attribute)}_{figures.file_name(metric)}",
         f"{sentence(title(metric))} by {' and '.join(names)}",
         f"{sentence(title(metric))} of every combination, with its 95 % interval and n. † small or partly undefined; hatched: no value.",
@@ -164,9 +150,9 @@ def models(context: Context) -> Section | None:
                         )
                     )
     worst.sort(key=lambda row: row[0].text)
-    grids = [Grid(("", *map(short_title, metrics)), rows, "Overall")]
+    grids = [ReportTable(("", *map(short_title, metrics)), rows, "Overall")]
     grids += (
-        [Grid(("worst group in", "", "group", "value, 95 % interval"), worst, "Worst groups")]
+        [ReportTable(("worst group in", "", "group", "value, 95 % interval"), worst, "Worst groups")]
         if worst
         else []
     )

@@ -21,16 +21,9 @@ from equipoise.engine.report.figures.style import (
     label,
     style,
 )
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Figure,
-    Grid,
-    Section,
-    interval,
-    number,
-    text_cell,
-)
+from equipoise.engine.report.page.page import Cell, Figure, ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import interval, number
+from equipoise.engine.report.single.context import Context
 
 
 def section(context: Context) -> Section | None:
@@ -69,7 +62,7 @@ def section(context: Context) -> Section | None:
         "components",
     )
     note = "In-sample accuracy is on the images that the probe was fitted to: it rises with the number of components alone."
-    return Section("What the layers know", text, drawn, (Grid(header, rows),), notes=(note,))
+    return Section("What the layers know", text, drawn, (ReportTable(header, rows),), notes=(note,))
 
 
 def _cell(told: dict | None) -> Cell:

@@ -2,16 +2,10 @@
 
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.table.table import Table
-from equipoise.engine.report.page.page import (
-    Context,
-    Grid,
-    Section,
-    named_class,
-    number,
-    short_title,
-    text_cell,
-)
+from equipoise.engine.report.page.page import ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import number, short_title
 from equipoise.engine.report.single import findings
+from equipoise.engine.report.single.context import Context, named_class
 
 _INTERVALS = {
     "Wilson": "Wilson limits at an effective sample size that allows for several images of a patient",
@@ -130,7 +124,7 @@ def _threshold_row(context: Context) -> tuple[str, str, str]:
     return "threshold", f"{_listed_thresholds(context)}, {how}", f"rule {rule}; {note}" if rule else note
 
 
-def _scored(context: Context) -> Grid:
+def _scored(context: Context) -> ReportTable:
     """What was scored, by what, and where the threshold comes from."""
     found, schema = context.frame.settings, context.schema
     size = f"{len(context.table)} {context.unit} of {found['num_subjects']} patients"
@@ -158,7 +152,7 @@ def _scored(context: Context) -> Grid:
         rows.append(_threshold_row(context))
     drawn = f"bootstrap scores: {found['resamples']} resamples, seed {found['seed']}"
     rows.append(("intervals", "95 %, clustered by patient", drawn))
-    return Grid(("", ""), [(text_cell(a), text_cell(b, c)) for a, b, c in rows])
+    return ReportTable(("", ""), [(text_cell(a), text_cell(b, c)) for a, b, c in rows])
 
 
 def settings(context: Context) -> Section:
@@ -176,7 +170,7 @@ def settings(context: Context) -> Section:
         rows += [(f"cohort built with {k}", v) for k, v in built.items() if isinstance(v, str | int | float)]
     if context.cohort_report.get("version"):
         rows.append(("cohort version", context.cohort_report["version"]))
-    versions = Grid(("version", ""), [(text_cell(a), text_cell(b)) for a, b in rows])
+    versions = ReportTable(("version", ""), [(text_cell(a), text_cell(b)) for a, b in rows])
     return Section(
         "Settings, versions and fingerprints",
         (),

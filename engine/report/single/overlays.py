@@ -14,7 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Context, Figure, Section, number
+from equipoise.engine.report.page.page import Figure, Section
+from equipoise.engine.report.page.words import number
+from equipoise.engine.report.single.context import Context
 
 if TYPE_CHECKING:
     from equipoise.engine.predicted_masks import Case

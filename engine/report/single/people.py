@@ -6,7 +6,9 @@ from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
-from equipoise.engine.report.page.page import Cell, Context, Grid, Section, named_class, number, text_cell
+from equipoise.engine.report.page.page import Cell, ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import number
+from equipoise.engine.report.single.context import Context, named_class
 from equipoise.engine.vocabulary import UNKNOWN
 
 _MOST_CLASSES = 8
@@ -103,7 +105,7 @@ def composition(context: Context) -> Section:
     numeric = [name for name, levels in context.schema.attributes.items() if levels is None]
     if numeric:
         text.append(f"Attributes that are numbers are not grouped: {', '.join(numeric)}.")
-    return Section("Who was scored", [*text, *context.notes], tables=(Grid(header, rows),))
+    return Section("Who was scored", [*text, *context.notes], tables=(ReportTable(header, rows),))
 
 
 def _of_hundred(estimate: Estimate, around: str = " ({} to {})") -> str:
@@ -142,4 +144,6 @@ def natural_frequencies(context: Context) -> Section | None:
     text = (
         f"The same error rates as counts of a hundred {context.unit}; the second numbers are what 95 % intervals allow. “It” is {what}.",
     )
-    return Section("In natural frequencies", text, points=said, tables=(Grid(("", *kinds.values()), rows),))
+    return Section(
+        "In natural frequencies", text, points=said, tables=(ReportTable(("", *kinds.values()), rows),)
+    )

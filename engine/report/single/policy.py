@@ -5,16 +5,9 @@ from collections.abc import Sequence
 
 from equipoise.engine.metrics.decisions import policy
 from equipoise.engine.metrics.decisions.policy import Rule, Verdict
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Grid,
-    Section,
-    interval,
-    number,
-    shown_level,
-    text_cell,
-)
+from equipoise.engine.report.page.page import Cell, ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import interval, number, shown_level
+from equipoise.engine.report.single.context import Context
 
 TITLE = "Policy"
 
@@ -61,7 +54,7 @@ def section(context: Context) -> Section | None:
     )  # fmt: skip
     header = ("verdict", "score", "group", "bound", "estimate, 95 % interval")
     grids = [
-        Grid(header, [_row(v) for v in found], caption, is_folded)
+        ReportTable(header, [_row(v) for v in found], caption, is_folded)
         for found, caption, is_folded in ((broken, "Violated", False), (kept, "Met", len(kept) > 16))
         if found
     ]

@@ -24,19 +24,11 @@ from equipoise.engine.report.figures.style import (
     style,
 )
 from equipoise.engine.report.page import files
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Figure,
-    Grid,
-    Section,
-    number,
-    pointer,
-    sentence,
-    text_cell,
-)
-from equipoise.engine.report.single import run
-from equipoise.engine.report.single.run import MeanMap
+from equipoise.engine.report.page.page import Cell, Figure, ReportTable, Section, pointer, text_cell
+from equipoise.engine.report.page.words import number, sentence
+from equipoise.engine.report.single import saliency
+from equipoise.engine.report.single.context import Context
+from equipoise.engine.report.single.saliency import MeanMap
 
 CSV = "region_scores.csv"
 _TITLE = "Which regions the model looks at"
@@ -53,10 +45,10 @@ def _scored(context: Context) -> tuple[LabelMap | None, dict[MeanMap, pd.DataFra
     atlas = regions.read(context.metadata)
     if atlas is None:
         return None, {}
-    atlas = dataclasses.replace(atlas, labels=run.as_seen(context, atlas.labels))
+    atlas = dataclasses.replace(atlas, labels=saliency.as_seen(context, atlas.labels))
     return atlas, {
         m: regions.score(m.values, atlas.labels, atlas.names, context.region_cut)
-        for m in run.mean_maps(context)
+        for m in saliency.mean_maps(context)
         if m.values.shape == atlas.labels.shape
     }
 
@@ -77,7 +69,7 @@ def _leading(scores: pd.DataFrame, atlas: LabelMap, count: int = _LEADING) -> li
 def section(context: Context) -> Section | None:
     """Ranks of regions, those that the cohort marks pointed out; None without a label map or without saliency maps."""
     atlas, found = _scored(context)
-    if atlas is None or not run.mean_maps(context):
+    if atlas is None or not saliency.mean_maps(context):
         return None
     if not found:
         text = "The cohort's label map has another grid than the saliency maps, so that its regions have no scores."
@@ -134,7 +126,7 @@ def _sentence(found: Mapping[MeanMap, pd.DataFrame], atlas: LabelMap) -> str:
     return f"{sentence('; '.join(said))}." if said else "The cohort marks no region as one to look for."
 
 
-def _grid(found: Mapping[MeanMap, pd.DataFrame], atlas: LabelMap) -> Grid:
+def _grid(found: Mapping[MeanMap, pd.DataFrame], atlas: LabelMap) -> ReportTable:
     """Weighted scores of the leading regions of any group, best first, with rank, share and mean below."""
     leading = {r for scores in found.values() for r in _leading(scores, atlas)}
     everything = pd.concat([s["weighted"] for s in found.values()], axis=1).mean(axis=1)
@@ -157,7 +149,7 @@ def _grid(found: Mapping[MeanMap, pd.DataFrame], atlas: LabelMap) -> Grid:
         f"Weighted scores (0 to 1) of the regions among the first {_LEADING} of any group; below: rank; share of the voxels that survive; "
         f"their mean saliency. All regions: {CSV}"
     )  # fmt: skip
-    return Grid(header, rows, caption)
+    return ReportTable(header, rows, caption)
 
 
 def _figure(found: Mapping[MeanMap, pd.DataFrame], atlas: LabelMap, more: str) -> Figure:

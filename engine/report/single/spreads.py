@@ -9,7 +9,8 @@ from matplotlib.figure import Figure as Canvas
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Context, Figure, Section
+from equipoise.engine.report.page.page import Figure, Section
+from equipoise.engine.report.single.context import Context
 
 _TAILS = (5, 25, 50, 75, 95)  # percentiles
 MOST_PANELS = 6

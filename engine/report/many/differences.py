@@ -1,0 +1,139 @@
+"""The differences between methods, paired by seed and by patient."""
+
+import math
+
+from equipoise.engine.metrics.comparing.methods import Contrast
+from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.report.figures import dots
+from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.many.comparison import RunComparison
+from equipoise.engine.report.many.words import around_or_why, limits, score_title, short_name
+from equipoise.engine.report.page.page import (
+    Cell,
+    Figure,
+    ReportTable,
+    Section,
+    text_cell,
+)
+from equipoise.engine.report.page.words import interval, number, probability, sentence
+
+_MOST_OPEN = 16  # rows of a table that is not folded
+_MOST_PAIRS = 15  # of methods in a figure
+_FEW_PAIRS = 3  # that share a figure over all scores
+
+
+def conclusion(comparison: RunComparison) -> str:
+    """One sentence: which methods differ, after Holm, in what."""
+    if len(comparison.methods) < 2:
+        name, found = next(iter(comparison.methods.items()))
+        metric = comparison.metrics[0]
+        mean = found.overall[metric]
+        around = interval(*limits(mean))
+        what = f"{short_name(metric)} {number(mean.estimate.value)}" + (
+            f" (95 % interval {around})" if around else ""
+        )
+        return f"One method, “{name}”, over {len(mean.values)} run{'s' * (len(mean.values) > 1)}: {what}."
+    sure = [c for c in comparison.contrasts if c.p_adjusted < 1 - CONFIDENCE and not c.attribute]
+    sure += [
+        c
+        for c in comparison.contrasts
+        if c.p_adjusted < 1 - CONFIDENCE and c.score.startswith("worst_group:")
+    ]
+    if not sure:
+        return f"No difference between the {len(comparison.methods)} methods is established, overall or in a worst group."
+    found = min(
+        sure,
+        key=lambda c: (
+            c.attribute != "",
+            comparison.metrics.index(c.score.removeprefix("worst_group:")),
+            c.p_adjusted,
+        ),
+    )
+    more = (
+        f" {len(sure) - 1} more differences are established after Holm's correction." if len(sure) > 1 else ""
+    )
+    around = interval(found.low, found.high, 3, True)
+    return f"{sentence(score_title(found))}: “{found.first}” minus “{found.second}” is {number(found.value, 3, True)} ({around}).{more}"
+
+
+def _difference_figures(comparison: RunComparison) -> list[Figure]:
+    """Differences over everyone: one figure for all scores of a few pairs of methods, else one for each score."""
+    panels = []
+    for metric in comparison.metrics:
+        found = [c for c in comparison.between(metric) if math.isfinite(c.value)]
+        rows = [
+            dots.Row(f"{c.first} − {c.second}", c.value, c.low, c.high, (), number(c.value, 3, True))
+            for c in found
+        ]
+        if rows:
+            panels.append((metric, (short_name(metric), rows)))
+    few = all(len(rows) <= _FEW_PAIRS for _, (_, rows) in panels)
+    each = [("differences", [p for _, p in panels])] if few and panels else [
+        (f"differences_{figures.file_name(metric)}", [panel]) for metric, panel in panels
+    ]  # fmt: skip
+    return [
+        dots.draw(
+            shown, name, "Differences between methods with 95 % intervals: "
+            + "; ".join(f"{heading}: {', '.join(f'{r.label} {r.text}' for r in rows)}" for heading, rows in shown) + ".",
+            "Differences between methods over everyone, paired by seed and by patient, with 95 % intervals (not adjusted for their number).",
+            "first − second", zero=True,
+        )
+        for name, shown in each
+    ]  # fmt: skip
+
+
+def differences(comparison: RunComparison) -> Section | None:
+    """Every pair of methods, paired by seed and by patient."""
+    if len(comparison.methods) < 2:
+        return None
+    pairs = len(comparison.methods) * (len(comparison.methods) - 1) // 2
+    lead = [
+        c
+        for c in comparison.contrasts
+        if c.num_runs and (not c.attribute or c.score.startswith("worst_group:"))
+    ]
+    leading = set(map(id, lead))
+    rest = [c for c in comparison.contrasts if c.num_runs and id(c) not in leading]
+    drawn = _difference_figures(comparison) if pairs <= _MOST_PAIRS else []
+
+    def order(c: Contrast) -> tuple:
+        return (
+            c.attribute,
+            c.score.rpartition(":")[0],
+            comparison.metrics.index(c.score.removeprefix("worst_group:").removeprefix("difference:")),
+        )
+
+    grids = []
+    for found, caption, is_folded in ((lead, "Overall and worst groups", len(lead) > 4 * _MOST_OPEN), (rest, "By group, and gaps between groups", True)):  # fmt: skip
+        rows = []
+        inside = set(map(id, found))
+        for place, c in sorted(enumerate(comparison.contrasts), key=lambda item: order(item[1])):
+            if id(c) in inside:
+                value = Cell(
+                    number(c.value, 3, True),
+                    f"/contrasts/{place}",
+                    around_or_why(c.low, c.high, c.reason, True),
+                )
+                sd = Cell(number(c.seed_sd))
+                rows.append((text_cell(score_title(c)), text_cell(f"{c.first} − {c.second}"), Cell(str(c.num_runs)), value, sd,
+                             Cell(probability(c.p)), Cell(probability(c.p_adjusted))))  # fmt: skip
+        header = (
+            "score",
+            "methods",
+            "paired seeds",
+            "difference, 95 % interval",
+            "SD between pairs",
+            "p",
+            "p (Holm)",
+        )
+        grids.append(ReportTable(header, rows, caption, is_folded))
+    text = (
+        "Both methods of a pair are scored on the same patients, run by run with the same seed. p is of no difference in the mean over "
+        f"seeds (t with Satterthwaite's degrees of freedom); Holm's correction is over the {pairs} pair{'s' * (pairs > 1)} of methods in one score."
+    )  # fmt: skip
+    notes = (
+        [f"Not compared, because they have no seed in common: {', '.join(comparison.unpaired)}."]
+        if comparison.unpaired
+        else []
+    )
+    return Section("Differences between methods", (text,), drawn, [g for g in grids if g.rows], notes=notes)
