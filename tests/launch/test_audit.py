@@ -179,7 +179,7 @@ def test_a_threshold_comes_from_other_rows_than_it_is_judged_on(audited):
     settings = document(audited / "other rows")["settings"]
     assert settings["threshold_split"] == "val" and settings["num_images"] == 120
     assert (
-        "chosen on the val data, not on those reported"
+        "chosen on the val data, not on the reported data"
         in (audited / "other rows" / "report.html").read_text()
     )
 

@@ -1,4 +1,4 @@
-"""The composition of a cohort: shares of every level in every split, as bars."""
+"""The composition of a cohort: the share of every level in every split, as bars."""
 
 from collections.abc import Mapping
 
@@ -11,13 +11,13 @@ from equipoise.engine.vocabulary import UNKNOWN
 
 
 def _levels(splits: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Levels that any split has, in the order of their first mention."""
-    named = dict.fromkeys(level for found in splits.values() for level in found)
+    """The levels that any split has, in the order in which the splits name them."""
+    named = dict.fromkeys(level for levels in splits.values() for level in levels)
     return [level for level in named if any(s.get(level) for s in splits.values())]
 
 
 def draw(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure:
-    """Shares of every level in every split.
+    """Draws the share of every level in every split.
 
     Args:
       counts: variable -> split -> level -> number of scans.
@@ -32,10 +32,10 @@ def draw(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure:
         panels = np.atleast_1d(canvas.subplots(len(counts), 1, sharex=True, height_ratios=heights))
         for axes, rows, (variable, splits) in zip(panels, legends, counts.items(), strict=True):
             levels = shown[variable]
-            for place, (_, found) in enumerate(splits.items()):
-                total, left = sum(found.values()), 0.0
+            for place, sizes in enumerate(splits.values()):
+                total, left = sum(sizes.values()), 0.0
                 for kind, level in enumerate(levels):
-                    share = found.get(level, 0) / total if total else 0.0
+                    share = sizes.get(level, 0) / total if total else 0.0
                     colour = COLOURS[6] if level == UNKNOWN else COLOURS[kind % 6]
                     axes.barh(
                         place,
@@ -50,7 +50,7 @@ def draw(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure:
                         axes.text(
                             left + share / 2,
                             place,
-                            f"{found[level]}",
+                            f"{sizes[level]}",
                             ha="center",
                             va="center",
                             color="white",

@@ -33,13 +33,13 @@ def forest(
     groups: Mapping[str, Mapping[str, Estimate]],
     attribute: str,
 ) -> Figure:
-    """Scores of everyone and of each level of an attribute, with 95 % intervals; one panel for each score.
+    """Draws scores of everyone and of each level of an attribute, with 95 % intervals; each score has a panel.
 
     Args:
-      metrics: to show, from top to bottom.
+      metrics: metrics to show, from top to bottom.
       overall: metric -> estimate.
       groups: level -> metric -> estimate.
-      attribute: its name.
+      attribute: name of the attribute.
     """
     sets = {"all": overall, **groups}
     height = (0.235 * len(sets) + 0.62) * len(metrics) + 0.2
@@ -47,14 +47,14 @@ def forest(
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         for axes, metric in zip(np.atleast_1d(canvas.subplots(len(metrics), 1)), metrics, strict=True):
             _forest_panel(axes, metric, sets, attribute)
-        said = "; ".join(
+        values = "; ".join(
             f"{metric} {level} {number(e[metric].value, 2)}"
             for metric in metrics[:2]
             for level, e in list(sets.items())[:9]
         )
         return finish(
-            canvas, f"scores_by_{file_name(attribute)}", f"Scores of everyone and by {attribute}, each with its 95 % interval: {said}.",
-            f"Scores overall and by {attribute}. Lines are 95 % intervals; n is what a score is made of, its denominator.",
+            canvas, f"scores_by_{file_name(attribute)}", f"Scores of everyone and by {attribute}, each with its 95 % interval: {values}.",
+            f"Scores overall and by {attribute}. Lines are 95 % intervals; n is the denominator of the score.",
         )  # fmt: skip
 
 
@@ -98,14 +98,14 @@ def gaps(
     markers: Mapping[str, Sequence[float | None]] | None = None,
     unit: str = "difference",
 ) -> Figure:
-    """Signed differences with intervals around 0, and what was expected beside them.
+    """Draws signed differences with their intervals, and the expected values beside them.
 
     Args:
       rows: (label, value, low, high) from top to bottom.
-      name: of the figure.
-      caption: of the figure.
-      markers: legend entry -> expected value of each row, None where there is none.
-      unit: of the horizontal axis.
+      name: name of the figure.
+      caption: caption of the figure.
+      markers: legend entry -> expected value of each row; None where there is none.
+      unit: label of the horizontal axis.
     """
     markers = markers or {}
     shown = [x for row in rows for x in row[1:]] + [x for m in markers.values() for x in m if x is not None]
@@ -146,5 +146,5 @@ def gaps(
             canvas.legend(
                 *axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, handlelength=1.4
             )
-        said = "; ".join(f"{r[0].replace(chr(10), ' ')} {number(r[1], 3, True)}" for r in rows)
-        return finish(canvas, name, f"Differences with 95 % intervals: {said}.", caption)
+        values = "; ".join(f"{r[0].replace(chr(10), ' ')} {number(r[1], 3, True)}" for r in rows)
+        return finish(canvas, name, f"Differences with 95 % intervals: {values}.", caption)

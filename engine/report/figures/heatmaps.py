@@ -20,16 +20,16 @@ def heat(
     heading: str,
     caption: str,
 ) -> Figure:
-    """A score in every cell of two crossed attributes; cells without one are hatched.
+    """Draws a score in every cell of two crossed attributes; cells without a score are hatched.
 
     Args:
-      values: NaN where there is no value to show.
-      texts: written into the cells.
-      rows: names of the first attribute's levels.
-      columns: of the second's.
-      name: of the figure.
+      values: score of each cell; NaN where there is none to show.
+      texts: text of each cell.
+      rows: levels of the first attribute.
+      columns: levels of the second attribute.
+      name: name of the figure.
       heading: what the colour means.
-      caption: of the figure.
+      caption: caption of the figure.
     """
     with style():
         size = (max(WIDTH, 1.3 * len(columns) + 1.6), 0.62 * len(rows) + 1.2)
@@ -60,9 +60,9 @@ def heat(
         axes.set_title(heading, loc="left", fontweight="bold", fontsize=10)
         if len(np.unique(known)) > 1:
             canvas.colorbar(image, ax=axes, shrink=0.8, aspect=18).outline.set_visible(False)
-        said = "; ".join(
+        cells = "; ".join(
             f"{r}, {c}: {texts[i][j]}".replace("\n", " ")
             for i, r in enumerate(rows)
             for j, c in enumerate(columns)
         )
-        return finish(canvas, name, f"{heading}. {said}.", caption)
+        return finish(canvas, name, f"{heading}. {cells}.", caption)

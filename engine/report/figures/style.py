@@ -1,6 +1,6 @@
 """The look of the report's figures: colours, markers, labels, and how a drawing becomes PNG, SVG and PDF.
 
-Colours are Okabe and Ito's, which people with any colour vision tell apart; groups also differ in marker and line.
+The colours are Okabe and Ito's, which people with any colour vision can tell apart; groups also differ in marker and line.
 """
 
 import base64
@@ -44,7 +44,17 @@ _STYLE = {
 def finish(
     canvas: Canvas, name: str, alt: str, caption: str, *, pixels: bool = False, is_wide: bool = False, paper: bool = False
 ) -> Figure:  # fmt: skip
-    """Turns a drawing into what the page holds; ``pixels`` inlines the PNG instead of vectors, ``paper`` adds a PDF."""
+    """Saves a drawing as a figure of the page.
+
+    Args:
+      canvas: the drawing.
+      name: name of its files, without their ending.
+      alt: description for readers who cannot see the figure.
+      caption: text below the figure.
+      pixels: whether the page holds the PNG instead of vectors, as for images.
+      is_wide: whether the figure takes the page's full width.
+      paper: whether a PDF is written as well.
+    """
     png, shown, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
     canvas.savefig(png, format="png", dpi=180, facecolor="white", metadata={"Software": None})
     if pixels:
@@ -61,12 +71,19 @@ def finish(
 
 
 def style() -> matplotlib.rc_context:
-    """The look that all figures share, while drawing and saving."""
+    """The settings that all figures share, as a context to draw and save in."""
     return matplotlib.rc_context(_STYLE)
 
 
 def name_rows(axes: Axes, positions: Sequence[float], names: Sequence[str], texts: Sequence[str]) -> None:
-    """Names left of a forest plot and numbers right of it."""
+    """Writes names left of a forest plot and numbers right of it.
+
+    Args:
+      axes: panel of the plot.
+      positions: vertical positions of its rows.
+      names: text left of each row.
+      texts: text right of each row.
+    """
     axes.set_yticks(positions, names)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
@@ -83,7 +100,7 @@ def name_rows(axes: Axes, positions: Sequence[float], names: Sequence[str], text
 
 
 def file_name(text: str) -> str:
-    """An attribute or model as part of a file's name."""
+    """The name of an attribute, metric or model as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", text.replace("*", "_x_").replace("|", "_by_")).strip("_")
 
 
@@ -93,7 +110,7 @@ def _font() -> matplotlib.ft2font.FT2Font:
 
 
 def label(text: str, most: int = 26) -> str:
-    """Text as Matplotlib can draw it: no mathematics, not too long, ``‹5317›`` for a sign that its font lacks."""
+    """The text as Matplotlib can draw it: no mathematics, lines of at most ``most`` characters, ``‹5317›`` for one that its font lacks."""
     shown = "\n".join(line if len(line) <= most else line[: most - 1] + "…" for line in text.split("\n"))
     drawn = (c if c == "\n" or _font().get_char_index(ord(c)) else f"‹{ord(c):X}›" for c in shown)
     return "".join(drawn).replace("$", r"\$")

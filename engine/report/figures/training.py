@@ -10,7 +10,13 @@ from equipoise.engine.report.page.page import Figure
 
 
 def draw(history: Sequence[Mapping[str, float]], chosen: int, metrics: Sequence[str]) -> Figure:
-    """Loss and validation metrics by step, the chosen checkpoint marked."""
+    """Draws loss and validation metrics by step, and marks the reported checkpoint.
+
+    Args:
+      history: rows of ``metrics.jsonl``.
+      chosen: step of the reported checkpoint.
+      metrics: validation metrics to draw; those without a value are left out.
+    """
     train = [r for r in history if r.get("split") == "train" and r.get("loss") is not None]
     validation = [r for r in history if r.get("split") == "validation"]
     metrics = [m for m in metrics if any(r.get(m) is not None for r in validation)]

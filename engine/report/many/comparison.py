@@ -25,13 +25,13 @@ _SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class RunComparison:
-    """All that the page of many runs is made of.
+    """Everything that the page on many runs is made of.
 
     Attributes:
-      gathered: the runs, taken and left out.
-      methods: name -> scores over runs.
-      contrasts: between methods.
-      settings: of the computation, for ``metrics.json``.
+      gathered: the runs that take part, and those that are left out.
+      methods: name -> scores over the runs of the method.
+      contrasts: differences between two methods.
+      settings: settings of the computation, for ``metrics.json``.
       made_by: command that makes this report again, without paths.
     """
 
@@ -43,21 +43,27 @@ class RunComparison:
 
     @property
     def metrics(self) -> list[str]:
-        """Leading metrics, in order."""
+        """The metrics of the page, in order."""
         return list(next(iter(self.methods.values())).overall)
 
     @property
     def attributes(self) -> list[str]:
-        """Whose groups are compared."""
+        """The attributes whose groups are compared."""
         return list(next(iter(self.methods.values())).groups)
 
     @property
     def unpaired(self) -> list[str]:
-        """Pairs of methods that have no seed in common."""
+        """The pairs of methods that have no seed in common."""
         return list(dict.fromkeys(f"{c.first} − {c.second}" for c in self.contrasts if not c.num_runs))
 
     def between(self, score: str, attribute: str = "", level: str = "") -> list[Contrast]:
-        """Contrasts of one score in one place."""
+        """The contrasts of a score, overall or in one group.
+
+        Args:
+          score: name of the score.
+          attribute: attribute of the group; empty for everyone.
+          level: level of the group.
+        """
         return [c for c in self.contrasts if (c.score, c.attribute, c.level) == (score, attribute, level)]
 
 
@@ -96,15 +102,15 @@ def compare_runs(
     """Compares many runs, which were evaluated on the same images: methods by seeds.
 
     Args:
-      folders: of the runs; those that cannot be compared are named with the reason.
+      folders: folders of the runs; those that cannot be compared are named with the reason.
       cohort: evaluated cohort; by default the one that all were trained on.
       split: evaluated split of that cohort.
       step: ``best`` (by each run's validation metric), ``last`` or a number, among the evaluated checkpoints. With a number,
         unfinished runs take part as well.
       by: fields of ``config.json`` that make the methods; by default all that differ.
       groups: attributes, and intersections such as ``race*sex``; by default every attribute that has levels.
-      resamples: of the bootstrap.
-      seed: of the bootstrap.
+      resamples: resamples of the bootstrap.
+      seed: seed of the bootstrap.
       progress: called with (what is being done, how much of it is done, how much there is).
 
     Returns:

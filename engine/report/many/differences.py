@@ -17,22 +17,22 @@ from equipoise.engine.report.page.page import (
 )
 from equipoise.engine.report.page.words import interval, number, probability, sentence
 
-_MOST_OPEN = 16  # rows of a table that is not folded
-_MOST_PAIRS = 15  # of methods in a figure
-_FEW_PAIRS = 3  # that share a figure over all scores
+_MOST_OPEN = 16  # most rows of a table that is not folded
+_MOST_PAIRS = 15  # most pairs of methods in a figure
+_FEW_PAIRS = 3  # most pairs of methods whose scores share one figure
 
 
 def conclusion(comparison: RunComparison) -> str:
-    """One sentence: which methods differ, after Holm, in what."""
+    """The conclusion in one sentence: which methods differ after Holm's correction, and in which score."""
     if len(comparison.methods) < 2:
-        name, found = next(iter(comparison.methods.items()))
+        name, method = next(iter(comparison.methods.items()))
         metric = comparison.metrics[0]
-        mean = found.overall[metric]
+        mean = method.overall[metric]
         around = interval(*limits(mean))
-        what = f"{short_name(metric)} {number(mean.estimate.value)}" + (
+        what = f"{short_name(metric)} is {number(mean.estimate.value)}" + (
             f" (95 % interval {around})" if around else ""
         )
-        return f"One method, “{name}”, over {len(mean.values)} run{'s' * (len(mean.values) > 1)}: {what}."
+        return f"There is one method, “{name}”; over {len(mean.values)} run{'s' * (len(mean.values) > 1)} its {what}."
     sure = [c for c in comparison.contrasts if c.p_adjusted < 1 - CONFIDENCE and not c.attribute]
     sure += [
         c
@@ -41,7 +41,7 @@ def conclusion(comparison: RunComparison) -> str:
     ]
     if not sure:
         return f"No difference between the {len(comparison.methods)} methods is established, overall or in a worst group."
-    found = min(
+    surest = min(
         sure,
         key=lambda c: (
             c.attribute != "",
@@ -52,23 +52,23 @@ def conclusion(comparison: RunComparison) -> str:
     more = (
         f" {len(sure) - 1} more differences are established after Holm's correction." if len(sure) > 1 else ""
     )
-    around = interval(found.low, found.high, 3, True)
-    return f"{sentence(score_title(found))}: “{found.first}” minus “{found.second}” is {number(found.value, 3, True)} ({around}).{more}"
+    around = interval(surest.low, surest.high, 3, True)
+    return f"{sentence(score_title(surest))}: “{surest.first}” minus “{surest.second}” is {number(surest.value, 3, True)} ({around}).{more}"
 
 
 def _difference_figures(comparison: RunComparison) -> list[Figure]:
-    """Differences over everyone: one figure for all scores of a few pairs of methods, else one for each score."""
+    """Draws the differences over everyone: one figure for all scores where there are few pairs of methods, else one for each score."""
     panels = []
     for metric in comparison.metrics:
-        found = [c for c in comparison.between(metric) if math.isfinite(c.value)]
+        known = [c for c in comparison.between(metric) if math.isfinite(c.value)]
         rows = [
             dots.Row(f"{c.first} − {c.second}", c.value, c.low, c.high, (), number(c.value, 3, True))
-            for c in found
+            for c in known
         ]
         if rows:
             panels.append((metric, (short_name(metric), rows)))
     few = all(len(rows) <= _FEW_PAIRS for _, (_, rows) in panels)
-    each = [("differences", [p for _, p in panels])] if few and panels else [
+    figure_panels = [("differences", [p for _, p in panels])] if few and panels else [
         (f"differences_{figures.file_name(metric)}", [panel]) for metric, panel in panels
     ]  # fmt: skip
     return [
@@ -78,12 +78,12 @@ def _difference_figures(comparison: RunComparison) -> list[Figure]:
             "Differences between methods over everyone, paired by seed and by patient, with 95 % intervals (not adjusted for their number).",
             "first − second", zero=True,
         )
-        for name, shown in each
+        for name, shown in figure_panels
     ]  # fmt: skip
 
 
 def differences(comparison: RunComparison) -> Section | None:
-    """Every pair of methods, paired by seed and by patient."""
+    """The section on the differences between every two methods; None for a single method."""
     if len(comparison.methods) < 2:
         return None
     pairs = len(comparison.methods) * (len(comparison.methods) - 1) // 2
@@ -103,10 +103,10 @@ def differences(comparison: RunComparison) -> Section | None:
             comparison.metrics.index(c.score.removeprefix("worst_group:").removeprefix("difference:")),
         )
 
-    grids = []
-    for found, caption, is_folded in ((lead, "Overall and worst groups", len(lead) > 4 * _MOST_OPEN), (rest, "By group, and gaps between groups", True)):  # fmt: skip
+    tables = []
+    for contrasts, caption, is_folded in ((lead, "Overall and worst groups", len(lead) > 4 * _MOST_OPEN), (rest, "By group, and gaps between groups", True)):  # fmt: skip
         rows = []
-        inside = set(map(id, found))
+        inside = set(map(id, contrasts))
         for place, c in sorted(enumerate(comparison.contrasts), key=lambda item: order(item[1])):
             if id(c) in inside:
                 value = Cell(
@@ -126,14 +126,17 @@ def differences(comparison: RunComparison) -> Section | None:
             "p",
             "p (Holm)",
         )
-        grids.append(ReportTable(header, rows, caption, is_folded))
+        tables.append(ReportTable(header, rows, caption, is_folded))
     text = (
-        "Both methods of a pair are scored on the same patients, run by run with the same seed. p is of no difference in the mean over "
-        f"seeds (t with Satterthwaite's degrees of freedom); Holm's correction is over the {pairs} pair{'s' * (pairs > 1)} of methods in one score."
+        "Both methods of a pair are scored on the same patients, and each run is paired with the run of the same seed. p tests the hypothesis of no "
+        "difference in the mean over seeds (t with Satterthwaite's degrees of freedom). Holm's correction is over the "
+        f"{pairs} pair{'s' * (pairs > 1)} of methods in one score."
     )  # fmt: skip
     notes = (
-        [f"Not compared, because they have no seed in common: {', '.join(comparison.unpaired)}."]
+        [
+            f"These methods are not compared, because they have no seed in common: {', '.join(comparison.unpaired)}."
+        ]
         if comparison.unpaired
         else []
     )
-    return Section("Differences between methods", (text,), drawn, [g for g in grids if g.rows], notes=notes)
+    return Section("Differences between methods", (text,), drawn, [t for t in tables if t.rows], notes=notes)

@@ -1,4 +1,4 @@
-"""The scores of every method: means over its runs, by group, and how much of their spread is due to seeds."""
+"""The scores of every method: means over its runs, overall and by group, and how much they spread between seeds."""
 
 import math
 
@@ -18,44 +18,45 @@ from equipoise.engine.report.page.page import (
 )
 from equipoise.engine.report.page.words import interval, number, probability, title
 
-_MOST_OPEN = 16  # rows of a table that is not folded
+_MOST_OPEN = 16  # most rows of a table that is not folded
 
 
 def _metric_figure(comparison: RunComparison, metric: str) -> Figure:
-    """All methods in one metric, overall and in the worst group of each attribute."""
+    """Draws all methods in one metric, overall and in the worst group of each attribute."""
     panels = [("everyone", [dots.row(name, m.overall[metric]) for name, m in comparison.methods.items()])]
     for attribute in comparison.attributes:
         rows = []
-        for name, found in comparison.methods.items():
-            worst = found.disparities[attribute][f"worst_group:{metric}"]
+        for name, method in comparison.methods.items():
+            worst = method.disparities[attribute][f"worst_group:{metric}"]
             if worst.levels:
-                own = found.groups[attribute][worst.levels[0]][metric]
-                row = dots.row(f"{name}: {worst.levels[0]}", own)
+                mean = method.groups[attribute][worst.levels[0]][metric]
+                row = dots.row(f"{name}: {worst.levels[0]}", mean)
                 rows.append(row._replace(low=worst.low, high=worst.high))
         if rows:
             panels.append((f"worst group by {attribute}", rows))
-    said = "; ".join(f"{r.label} {r.text}" for r in panels[0][1])
+    values = "; ".join(f"{r.label} {r.text}" for r in panels[0][1])
     return dots.draw(
-        panels, f"methods_{figures.file_name(metric)}", f"{title(metric)} of each method over its runs: {said}.",
+        panels, f"methods_{figures.file_name(metric)}", f"{title(metric)} of each method over its runs: {values}.",
         f"{title(metric)[:1].upper()}{title(metric)[1:]}: mean over runs (marker), 95 % interval over seeds and patients (line), each run (small dots); "
-        "numbers are mean ± SD between seeds. Dashed: patients alone, where there is one run. The worst group is that of the mean over runs.",
+        "numbers are mean ± SD between seeds. A dashed line is an interval over patients alone, where there is one run. The worst group is that of the "
+        "mean over runs.",
         short_name(metric),
     )  # fmt: skip
 
 
-def _score(key: str, found: OverSeeds) -> Cell:
-    sd = f"± {number(found.seed_sd)} · " if math.isfinite(found.seed_sd) else ""
-    return Cell(number(found.estimate.value), key, sd + around_or_why(*limits(found), found.estimate.reason))
+def _score(key: str, mean: OverSeeds) -> Cell:
+    sd = f"± {number(mean.seed_sd)} · " if math.isfinite(mean.seed_sd) else ""
+    return Cell(number(mean.estimate.value), key, sd + around_or_why(*limits(mean), mean.estimate.reason))
 
 
 def scores(comparison: RunComparison) -> Section:
-    """Every leading metric of every method, overall and by group."""
-    grids = []
+    """The section on scores: every metric of every method, overall and by group."""
+    tables = []
     rows = [
-        (text_cell(name), *(_score(pointer("methods", name, "overall", m), found.overall[m]) for m in comparison.metrics))
-        for name, found in comparison.methods.items()
+        (text_cell(name), *(_score(pointer("methods", name, "overall", m), method.overall[m]) for m in comparison.metrics))
+        for name, method in comparison.methods.items()
     ]  # fmt: skip
-    grids.append(
+    tables.append(
         ReportTable(
             ("method", *map(short_name, comparison.metrics)),
             rows,
@@ -67,44 +68,44 @@ def scores(comparison: RunComparison) -> Section:
         rows = [
             (
                 text_cell(name), text_cell(level),
-                *(_score(pointer("methods", name, "groups", attribute, level, m), found.groups[attribute][level][m]) for m in comparison.metrics),
+                *(_score(pointer("methods", name, "groups", attribute, level, m), method.groups[attribute][level][m]) for m in comparison.metrics),
             )
-            for name, found in comparison.methods.items() for level in levels
+            for name, method in comparison.methods.items() for level in levels
         ]  # fmt: skip
-        grids.append(
+        tables.append(
             ReportTable(
                 ("method", attribute, *map(short_name, comparison.metrics)), rows, f"By {attribute}", True
             )
         )
     text = (
-        "± is the standard deviation between runs that differ by their seed, scored on the same patients. The interval is of the "
-        "mean over seeds and carries both another choice of seeds and another choice of patients."
+        "± is the standard deviation between runs that differ by their seed and were scored on the same patients. The interval is that of "
+        "the mean over seeds; it carries both another choice of seeds and another choice of patients."
     )  # fmt: skip
     drawn = [_metric_figure(comparison, m) for m in comparison.metrics]
-    return Section("Scores by method", (text,), drawn, grids)
+    return Section("Scores by method", (text,), drawn, tables)
 
 
 def groups(comparison: RunComparison) -> Section | None:
-    """Worst groups, ranges and gaps by attribute."""
-    grids = []
+    """The section on worst groups, ranges and gaps by attribute; None where there are none."""
+    tables = []
     for attribute in comparison.attributes:
         worst, gaps = [], []
-        for name, found in comparison.methods.items():
-            for score, one in found.disparities[attribute].items():
+        for name, method in comparison.methods.items():
+            for score, gap in method.disparities[attribute].items():
                 key = pointer("methods", name, "disparities", attribute, score)
                 kind, _, rest = score.partition(":")
-                sd = f"± {number(one.seed_sd)}" if math.isfinite(one.seed_sd) else "–"
+                sd = f"± {number(gap.seed_sd)}" if math.isfinite(gap.seed_sd) else "–"
                 if kind == "difference":
-                    metric = rest.removesuffix(f":{'-'.join(one.levels)}")
+                    metric = rest.removesuffix(f":{'-'.join(gap.levels)}")
                     value = Cell(
-                        number(one.value, 3, True), key, around_or_why(one.low, one.high, one.reason, True)
+                        number(gap.value, 3, True), key, around_or_why(gap.low, gap.high, gap.reason, True)
                     )
-                    ps = (Cell(probability(one.p)), Cell(probability(one.p_adjusted)))
+                    ps = (Cell(probability(gap.p)), Cell(probability(gap.p_adjusted)))
                     gaps.append(
                         (
                             text_cell(name),
                             text_cell(short_name(metric)),
-                            text_cell(" − ".join(one.levels)),
+                            text_cell(" − ".join(gap.levels)),
                             value,
                             Cell(sd),
                             *ps,
@@ -112,56 +113,57 @@ def groups(comparison: RunComparison) -> Section | None:
                     )
                 else:
                     what = {"worst_group": "worst group", "max_min": "largest − smallest"}[kind]
-                    value = Cell(number(one.value), key, around_or_why(one.low, one.high, one.reason))
-                    runs = Cell(number(one.mean_of_runs), note=sd if sd != "–" else "")
+                    value = Cell(number(gap.value), key, around_or_why(gap.low, gap.high, gap.reason))
+                    runs = Cell(number(gap.mean_of_runs), note=sd if sd != "–" else "")
                     worst.append(
                         (
                             text_cell(name),
                             text_cell(short_name(rest)),
-                            text_cell(what, ", ".join(one.levels)),
+                            text_cell(what, ", ".join(gap.levels)),
                             value,
                             runs,
                         )
                     )
-        header = ("method", "score", "", "of the mean over runs", "mean of each run's own")
-        grids.append(
+        header = ("method", "score", "", "in the mean over runs", "mean of the runs' own")
+        tables.append(
             ReportTable(header, worst, f"Worst group and range by {attribute}", len(worst) > _MOST_OPEN)
         )
         header = ("method", "score", "gap", "mean, 95 % interval", "SD between seeds", "p", "p (Holm)")
-        grids.append(ReportTable(header, gaps, f"Gaps by {attribute}", len(gaps) > _MOST_OPEN))
-    grids = [g for g in grids if g.rows]
+        tables.append(ReportTable(header, gaps, f"Gaps by {attribute}", len(gaps) > _MOST_OPEN))
+    tables = [t for t in tables if t.rows]
     text = (
-        "The worst group of a mean over runs is one group; each run's own worst group may be another, and its mean is lower by chance "
-        "alone. Intervals are of the former and hold whichever group is worst (Bonferroni); no bootstrap is taken of an extreme."
+        "The worst group in the mean over runs is one group. The worst group of a single run may be another one, so the mean over the runs' own "
+        "worst groups is lower by chance alone. Intervals are those of the worst group in the mean; they hold whichever group is worst "
+        "(Bonferroni). An extreme is not bootstrapped."
     )  # fmt: skip
-    return Section("Groups", (text,), tables=grids) if grids else None
+    return Section("Groups", (text,), tables=tables) if tables else None
 
 
 def sources(comparison: RunComparison) -> Section:
-    """How much of the spread is of seeds, and how much of patients."""
+    """The section on how much of the spread comes from seeds, and how much from patients."""
     rows = []
-    for name, found in comparison.methods.items():
+    for name, method in comparison.methods.items():
         for metric in comparison.metrics:
-            o = found.overall[metric]
+            mean = method.overall[metric]
             key = pointer("methods", name, "overall", metric)
-            alone = interval(*o.sample.limits(CONFIDENCE))
+            alone = interval(*mean.sample.limits(CONFIDENCE))
             rows.append((
-                text_cell(name), text_cell(short_name(metric)), Cell(number(o.seed_sd, 4)), Cell(number(math.sqrt(o.variance_seed), 4)),
-                Cell(number(o.sample_sd, 4)), Cell(number(o.estimate.value), key, f"patients alone: {alone}" if alone else ""), Cell(interval(*limits(o)) or "–"),
+                text_cell(name), text_cell(short_name(metric)), Cell(number(mean.seed_sd, 4)), Cell(number(math.sqrt(mean.variance_seed), 4)),
+                Cell(number(mean.sample_sd, 4)), Cell(number(mean.estimate.value), key, f"patients alone: {alone}" if alone else ""), Cell(interval(*limits(mean)) or "–"),
             ))  # fmt: skip
     header = (
         "method",
         "score",
         "SD between seeds",
-        "of it the seed's own",
+        "SD of the seed alone",
         "SD over patients, one run",
         "mean",
-        "95 % interval, both",
+        "95 % interval over both",
     )
     text = (
-        "Two sources, never added into one ±. Between seeds: what another training run changes on the same patients; a part of it is "
-        "these patients' too, and the seed's own part leaves that out. Over patients: what another draw of patients changes in one run. More seeds "
-        "narrow the first, more patients the second."
+        "The spread has two sources, which are never added into one ±. The SD between seeds is what another training run changes on the same "
+        "patients; a part of it belongs to these patients, and the SD of the seed alone leaves that part out. The SD over patients is what "
+        "another draw of patients changes in one run. More seeds narrow the first source, more patients the second."
     )  # fmt: skip
     return Section(
         "Seeds and patients", (text,), tables=[ReportTable(header, rows, "", len(rows) > 2 * _MOST_OPEN)]

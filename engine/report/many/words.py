@@ -11,7 +11,7 @@ _ABBREVIATED = {"auroc": "AUROC", "fpr": "FPR", "ppv": "PPV", "mae": "MAE", "rms
 
 
 def short_name(metric: str) -> str:
-    """A metric where there is little room."""
+    """The name of a metric where there is little room."""
     base, _, part = metric.partition(":")
     return (
         f"{_ABBREVIATED[base]}{f', {part}' if part else ''}" if base in _ABBREVIATED else short_title(metric)
@@ -19,27 +19,27 @@ def short_name(metric: str) -> str:
 
 
 def around_or_why(low: float, high: float, reason: str | None, signed: bool = False) -> str:
-    """An interval, or why there is none."""
+    """An interval as the page writes it, or the reason why there is none."""
     missing = "one run" if reason == ONE_SEED else reason or "no interval"
     return interval(low, high, 3, signed) or missing
 
 
-def limits(found: OverSeeds) -> tuple[float, float]:
-    """Of a mean, carrying seeds and patients."""
-    return found.estimate.limits(CONFIDENCE)
+def limits(mean: OverSeeds) -> tuple[float, float]:
+    """The 95 % limits of a mean over runs, which carry seeds and patients."""
+    return mean.estimate.limits(CONFIDENCE)
 
 
-def score_title(found: Contrast) -> str:
-    """What a contrast is of."""
-    kind, _, metric = found.score.partition(":")
+def score_title(contrast: Contrast) -> str:
+    """The score that a contrast compares, in words."""
+    kind, _, metric = contrast.score.partition(":")
     if kind == "worst_group":
-        return f"Worst group by {found.attribute}, {short_name(metric)}"
+        return f"Worst group by {contrast.attribute}, {short_name(metric)}"
     if kind == "difference":
-        return f"Gap in {short_name(metric)}, {found.attribute}: {found.level.replace(' - ', ' − ')}"
-    where = f", {found.attribute}: {found.level}" if found.attribute else ""
-    return short_name(found.score) + where
+        return f"Gap in {short_name(metric)}, {contrast.attribute}: {contrast.level.replace(' - ', ' − ')}"
+    where = f", {contrast.attribute}: {contrast.level}" if contrast.attribute else ""
+    return short_name(contrast.score) + where
 
 
-def excludes_zero(found: Contrast) -> bool:
-    """Whether the 95 % interval leaves 0 out."""
-    return math.isfinite(found.low + found.high) and (found.low > 0 or found.high < 0)
+def excludes_zero(contrast: Contrast) -> bool:
+    """Whether the 95 % interval of a contrast excludes 0."""
+    return math.isfinite(contrast.low + contrast.high) and (contrast.low > 0 or contrast.high < 0)

@@ -1,4 +1,4 @@
-"""The page: what sections, tables and figures are, and how they become one self-contained HTML file."""
+"""The page: its sections, tables and figures, and how they become one HTML file that stands alone."""
 
 import dataclasses
 import pathlib
@@ -12,13 +12,13 @@ _FOLDER = pathlib.Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One place of a table.
+    """A cell of a table.
 
     Attributes:
-      text: as shown.
-      key: where the number stands in ``metrics.json`` (:func:`pointer`), so that page and file can be compared.
+      text: what the cell shows.
+      key: where the number stands in ``metrics.json`` (:func:`pointer`), so that page and file can be compared; None for text.
       note: smaller text below, such as the interval or n.
-      is_number: aligned right.
+      is_number: whether the cell is aligned right, as numbers are.
     """
 
     text: str
@@ -28,19 +28,19 @@ class Cell:
 
 
 def text_cell(text: Any, note: str = "") -> Cell:
-    """A cell of words, aligned left."""
+    """A cell that holds text, aligned left."""
     return Cell(str(text), note=note, is_number=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportTable:
-    """A table.
+    """A table of the page.
 
     Attributes:
-      header: of every column; units stand here.
-      rows: of cells.
-      caption: above it.
-      is_folded: whether only the caption shows until it is opened.
+      header: heading of every column, with its unit.
+      rows: the cells, row by row.
+      caption: text above the table.
+      is_folded: whether only the caption shows until the reader opens the table.
     """
 
     header: Sequence[str]
@@ -54,14 +54,14 @@ class Figure:
     """A drawn figure.
 
     Attributes:
-      name: of its file under ``figures/``.
-      alt: what it shows, for those who cannot see it.
-      caption: below it.
-      png: the file.
-      source: ``data:`` address that the page inlines.
-      is_wide: whether it takes the page's full width.
-      svg: the file as vectors; empty for a figure made of pixels.
-      pdf: the same for a paper; empty where none is written.
+      name: name of its files under ``figures/``, without their ending.
+      alt: description for readers who cannot see the figure.
+      caption: text below the figure.
+      png: content of the PNG file.
+      source: ``data:`` address by which the page holds the figure.
+      is_wide: whether the figure takes the page's full width.
+      svg: content of the SVG file; empty for a figure made of pixels.
+      pdf: content of the PDF file, for a paper; empty where none is written.
     """
 
     name: str
@@ -76,7 +76,14 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class KeyNumber:
-    """A number at the top of the page."""
+    """A number at the top of the page.
+
+    Attributes:
+      title: what the number is.
+      text: the number as it is shown.
+      note: smaller text below, such as the interval.
+      key: where the number stands in ``metrics.json`` (:func:`pointer`).
+    """
 
     title: str
     text: str
@@ -89,15 +96,15 @@ class Section:
     """A part of the page: prose, then figures, then tables.
 
     Attributes:
-      title: heading.
+      title: heading of the section.
       text: paragraphs of plain text.
-      points: a list below them.
-      figures: side by side where there is room.
-      tables: below them.
+      figures: figures below the text, side by side where there is room.
+      tables: tables below the figures.
       notes: smaller paragraphs below the tables.
-      command: to run for what is missing.
-      headline: a sentence that the top of the page takes over.
-      key_numbers: likewise.
+      command: command to show, such as the one that makes what is missing.
+      headline: sentence that is repeated at the top of the page.
+      key_numbers: numbers that are repeated at the top of the page.
+      points: list of sentences below the text.
     """
 
     title: str
@@ -112,19 +119,26 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The heading as an address in the page."""
+        """The address of the section within the page, made of its title."""
         return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
 
 def pointer(*parts: str) -> str:
-    """Where a number stands in ``metrics.json``, as a JSON Pointer (RFC 6901): names may hold any sign."""
+    """The place of a number in ``metrics.json``, as a JSON Pointer (RFC 6901); the names may hold any character."""
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def render(
     title: str, headlines: Sequence[str], key_numbers: Sequence[KeyNumber], sections: Sequence[Section]
 ) -> str:
-    """The whole page as text; it loads nothing from anywhere."""
+    """The whole page as HTML; it loads nothing from anywhere.
+
+    Args:
+      title: heading of the page.
+      headlines: sentences at its top.
+      key_numbers: numbers below them.
+      sections: parts of the page, in order.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,

@@ -25,10 +25,14 @@ _MOST_ADJUSTED = 500  # resamples of adjusted gaps
 
 
 def merge_values(frames: Mapping[str, Frame]) -> Frame:
-    """The frames of several values of each case as one, whose scores are ``mean:dice_cup``, ``mean:hd95_cup``."""
+    """Merges the frames of several columns of values into one, whose scores are ``mean:dice_cup``, ``mean:hd95_cup``.
+
+    Args:
+      frames: column -> its scores.
+    """
 
     def renamed(parts: Mapping[str, Mapping[str, Any]], rename: Callable[[str, str], str]) -> dict[str, Any]:
-        every = {(name, value): one for value, found in parts.items() for name, one in found.items()}
+        every = {(name, value): score for value, scores in parts.items() for name, score in scores.items()}
         order = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in every))}
         return {rename(*key): every[key] for key in sorted(every, key=lambda key: order[key[0]])}
 
@@ -55,26 +59,26 @@ def merge_values(frames: Mapping[str, Frame]) -> Frame:
 
 
 def _inner(groups: Sequence[str], control: Sequence[str]) -> list[str]:
-    """Groups that can be compared within the levels of the control."""
+    """The groups that can be compared within the levels of the control attributes."""
     return [g for g in groups if not set(g.split(groupings.JOIN)) & set(control)]
 
 
 def _frames(table: Table, groups: Sequence[str], control: Sequence[str], **settings) -> dict[str, Frame]:
-    """Every model's scores by group and, beside them, by group within the levels of the control."""
+    """The scores of every model by group and, with a control, by group within its levels."""
     frames = metric_frame.evaluate_models(table, groups=groups, **settings)
     if not control:
         return frames
     within = metric_frame.evaluate_models(table, groups=_inner(groups, control), control=control, **settings)
     return {
         model: dataclasses.replace(
-            found, groups=found.groups | within[model].groups, disparities=found.disparities | within[model].disparities
+            frame, groups=frame.groups | within[model].groups, disparities=frame.disparities | within[model].disparities
         )
-        for model, found in frames.items()
+        for model, frame in frames.items()
     }  # fmt: skip
 
 
-def _of_column(table: Table, shown: Sequence[str], min_cell: int, model: str) -> set[suppression.Cell]:
-    """Cells that the zeros, ones and gaps of a column of values hide in that column."""
+def _hidden_in_column(table: Table, shown: Sequence[str], min_cell: int, model: str) -> set[suppression.Cell]:
+    """The cells that a column of values hides because of its zeros, ones and gaps; empty for other tasks."""
     is_values = table.schema.kind == "values"
     return suppression.hidden_cells(table, shown, min_cell, model) if is_values else set()
 
@@ -90,24 +94,23 @@ def score_table(
     min_cell: int | None = None,
     made_by: str = "",
 ) -> Context:
-    """Scores every model of a table and gathers what the page shows.
+    """Scores every model of a table.
 
     Args:
-      table: checked, with its thresholds; one split.
-      groups: attributes, and intersections such as ``race*sex``.
+      table: checked predictions of one split, with their thresholds.
+      groups: attributes, and intersections such as ``race*sex``, whose groups are compared.
       control: attributes within whose levels groups are compared as well.
       reference: attribute -> the level that the others are compared with.
-      resamples: of the bootstrap.
-      seed: of the bootstrap.
-      min_cell: fewest patients of a shown cell; None shows everything.
-      made_by: command to show.
+      resamples: resamples of the bootstrap.
+      seed: seed of the bootstrap.
+      min_cell: fewest patients, events and non-events of a shown cell, in a report that may be shared; None shows everything.
+      made_by: command that the page shows.
 
     Returns:
-      What a table alone tells; the report of a run adds what the run knows.
+      What the table alone tells; :func:`~equipoise.engine.report.single.evaluation.audit_run` adds what a run knows.
 
     Raises:
-      UserError: when the thresholds were chosen on the rows that are reported, or when a report that may be shared could show
-        nothing.
+      UserError: when the thresholds were chosen on the reported rows, or when a report that may be shared could show nothing.
     """
     if table.schema.kind in ("binary", "multilabel"):
         for chosen, split in set(zip(table.frame["threshold_split"], table.frame["split"], strict=True)):
@@ -123,19 +126,19 @@ def score_table(
         hidden = frozenset(suppression.hidden_cells(table, shown, min_cell))
         if suppression.EVERYONE in hidden:
             raise UserError(
-                f"nothing of this table can be given away: it has fewer than {min_cell} patients, or too few with or without an "
-                "event, or its groups would reveal so few: share larger groups, or none of them"
+                f"nothing of this table can be given away: it has fewer than {min_cell} patients, or too few of them with or without an "
+                "event, or its groups would reveal that few; share larger groups, or no groups"
             )
         frames = {}
         for models in [[m] for m in table.models] if table.schema.kind == "values" else [list(table.models)]:
-            unseen = hidden | _of_column(table, shown, min_cell, models[0])
-            found = _frames(table, tuple(groups), tuple(control), models=models, hidden=unseen, **settings)
-            frames |= {model: sharing.suppress(one, table, unseen, min_cell) for model, one in found.items()}
+            unseen = hidden | _hidden_in_column(table, shown, min_cell, models[0])
+            scored = _frames(table, tuple(groups), tuple(control), models=models, hidden=unseen, **settings)
+            frames |= {m: sharing.suppress(frame, table, unseen, min_cell) for m, frame in scored.items()}
     if table.schema.kind == "values":
         frames = {VALUES: merge_values(frames)}
-    where, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
+    cohort, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
     return Context(
-        pathlib.Path(), {}, where, split, 0, table.schema, next(iter(frames.values())), {(where, split): table.frame}, models=frames,
+        pathlib.Path(), {}, cohort, split, 0, table.schema, next(iter(frames.values())), {(cohort, split): table.frame}, models=frames,
         notes=table.notes, hidden=hidden, min_cell=min_cell, made_by=made_by,
     )  # fmt: skip
 
@@ -147,7 +150,7 @@ def choose_references(
 
     Args:
       table: the predictions.
-      groups: attributes, and intersections such as ``race*sex``.
+      groups: attributes, and intersections such as ``race*sex``, whose groups are compared.
       given: attribute or intersection -> the level that was asked for.
 
     Returns:
@@ -162,7 +165,9 @@ def choose_references(
         levels = table.schema.attributes.get(name)
         if levels is None:
             known = table.schema.attributes
-            raise UserError(f"--reference={name}:{level}: {name!r} is no group.{did_you_mean(name, known)}")
+            raise UserError(
+                f"--reference={name}:{level}: {name!r} is not a group.{did_you_mean(name, known)}"
+            )
         if level not in levels:
             raise UserError(
                 f"--reference={name}:{level}: no such level.{did_you_mean(level, levels)} There are: {', '.join(levels[:20])}"
@@ -201,17 +206,17 @@ def audit_table(
     """Audits a table of predictions: scores by group, gaps between groups, and whatever else is asked for.
 
     Args:
-      table: checked, with its thresholds; one split.
-      groups: attributes, and intersections such as ``race*sex``.
+      table: checked predictions of one split, with their thresholds.
+      groups: attributes, and intersections such as ``race*sex``, whose groups are compared.
       control: attributes within whose levels groups are compared as well.
       reference: attribute -> the level that the others are compared with; by default the largest.
       compare: names of two of the table's models, the first compared with the second.
       adjust: confounders, for adjusted gaps beside the raw ones.
       rules: bounds of a policy (:func:`equipoise.engine.metrics.decisions.policy.read`), for verdicts.
-      resamples: of the bootstrap; by default 2000, and fewer for a table with more than 100,000 rows.
-      seed: of the bootstrap.
+      resamples: resamples of the bootstrap; by default 2000, and fewer for a table with more than 100,000 rows.
+      seed: seed of the bootstrap.
       min_cell: fewest patients, events and non-events of a shown cell, in a report that may be shared; None shows everything.
-      made_by: command to show.
+      made_by: command that the page shows.
 
     Returns:
       What the page shows; :func:`equipoise.engine.report.write_report` writes it.
@@ -221,11 +226,11 @@ def audit_table(
     """
     if adjust and min_cell is not None:
         raise UserError(
-            "--adjust: the weight of every person is in an adjusted gap, which is not made with --share"
+            "--adjust cannot be combined with --share: an adjusted gap contains the weight of every person"
         )
     if control and not _inner(groups, control):
         raise UserError(
-            f"--control={','.join(control)}: no group is left to compare within it: name another with --group"
+            f"--control={','.join(control)}: no group is left to compare within its levels; name another group with --group"
         )
     models = paired.names(table, compare) if compare else None
     references = choose_references(table, groups, reference)

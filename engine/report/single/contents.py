@@ -1,4 +1,4 @@
-"""What every report says around its findings, in which order, and the files it leaves."""
+"""The contents of a report: which sections the page has, in which order, and the files that are written."""
 
 import math
 import pathlib
@@ -34,14 +34,14 @@ from equipoise.engine.report.single.context import Context
 
 
 def plain(context: Context) -> Section | None:
-    """The findings in plain language."""
-    said = findings.statements(context)
-    text = "Each sentence says no more than its 95 % interval; differences are called established after Holm's correction over all of them."
-    return Section("Findings in words", (text,), points=said) if said else None
+    """The section with the findings in plain language."""
+    sentences = findings.statements(context)
+    text = "No sentence says more than its 95 % interval. A difference is called established after Holm's correction over all differences."
+    return Section("Findings in words", (text,), points=sentences) if sentences else None
 
 
 def limits(context: Context) -> Section:
-    """What can and cannot be concluded from this many patients."""
+    """The section on what can and cannot be concluded from this many patients."""
     rows = []
     for (attribute, name), gap in findings.main_gaps(context).items():
         if not math.isfinite(gap.min_detectable):
@@ -58,21 +58,26 @@ def limits(context: Context) -> Section:
                 Cell(number(gap.min_detectable)),
             )
         )
-    grid = ReportTable(("gap", "made of", "smallest detectable"), rows)
+    table = ReportTable(("gap", "made of", "smallest detectable"), rows)
     text = [
-        "A gap smaller than the one below has less than four chances in five to be seen with this many patients (80 % power at the 5 % level). "
+        "With this many patients, a gap smaller than the one below has a chance of less than four in five to be seen (80 % power at the 5 % level). "
         "Not seeing a gap is not evidence that there is none.",
-        "The intervals cover the choice of patients, not the choice of random seed: another training run gives another model. "
-        "They speak for people drawn like this cohort, and for the attributes that it records.",
+        "The intervals cover the choice of patients, but not the choice of the random seed: another training run gives another model. "
+        "They hold for people who are drawn like this cohort, and for the attributes that it records.",
     ]  # fmt: skip
     if not rows:
-        text = ["With no two groups to compare, this report says nothing about fairness.", text[1]]
-    return Section("What this report can and cannot see", text, tables=(grid,) if rows else ())
+        text = ["There are no two groups to compare, so this report says nothing about fairness.", text[1]]
+    return Section("What this report can and cannot see", text, tables=(table,) if rows else ())
 
 
 def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
-    """All sections of the page in order; those that do not apply are left out."""
-    found = [
+    """All sections of the page in order, without those that do not apply.
+
+    Args:
+      context: the report.
+      study: sections that the study adds.
+    """
+    every = [
         policy.section(context),
         people.composition(context),
         *([run.cohort(context)] if context.is_run else []),
@@ -103,18 +108,18 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
         appendix.scores(context),
         appendix.definitions(context),
     ]
-    return [s for s in found if s is not None]
+    return [s for s in every if s is not None]
 
 
 def write_report(context: Context, output: pathlib.Path, study: Sequence[Section] = ()) -> list[pathlib.Path]:
     """Writes ``report.html``, ``metrics.json``, ``metrics.csv``, ``model_card.md`` and ``figures/``.
 
-    With saliency maps of a cohort that has a label map also ``region_scores.csv``.
+    With saliency maps of a cohort that has a label map, ``region_scores.csv`` is written as well.
 
     Args:
-      context: what to report.
+      context: what the page shows, from ``audit_table`` or ``audit_run``.
       output: folder, created where needed.
-      study: sections that the study adds; they stand after what every report shows.
+      study: sections that the study adds, after the findings that every report shows.
 
     Returns:
       The files written.

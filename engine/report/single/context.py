@@ -22,37 +22,37 @@ from equipoise.engine.metrics.table.table import Schema
 if TYPE_CHECKING:
     from equipoise.engine.predicted_masks import Case
 
-MOST_LEVELS = 40  # of an attribute that the page shows; the files hold all
+MOST_LEVELS = 40  # most levels of an attribute on the page; the files hold all
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """All that a report is made of.
+    """Everything that a report on one table or run is made of.
 
     Attributes:
-      workdir: of the run; never shown.
-      config: of the run, nested.
-      cohort: that is reported.
-      split: that is reported.
-      step: of the checkpoint.
-      schema: of the prediction table.
-      frame: scores of that table.
+      workdir: folder of the run; the page never shows it.
+      config: configuration of the run, as a nested mapping; empty for a table from elsewhere.
+      cohort: reported cohort.
+      split: reported split.
+      step: step of the checkpoint.
+      schema: schema of the prediction table.
+      frame: scores of that table, of the first model.
       tables: (cohort, split) -> predictions of the same checkpoint.
       history: rows of ``metrics.jsonl``.
       metadata: what the cohort's builder recorded (regions, design).
-      cohort_report: counts and what was skipped.
-      saliency: arrays of ``saliency/COHORT/STEP.npz``, or None.
-      region_cut: of the saliency in regions (:func:`equipoise.engine.explain.regions.score`).
+      cohort_report: counts of the prepared cohort, and the scans that it skipped.
+      saliency: arrays of the file of mean saliency maps, or None.
+      region_cut: saliency below which a voxel does not count for its region (:func:`equipoise.engine.explain.regions.score`).
       worst: images on which masks were predicted worst, by group.
       models: name -> scores of every model of the table; ``frame`` is the first.
-      notes: what a reader must know of how the table was read.
-      hidden: (attribute, level) of the cells that a shared report does not show.
+      notes: what a reader must know about how the table was read.
+      hidden: (attribute, level) of every cell that a shared report does not show.
       min_cell: fewest patients of a shown cell; None in a private report, which shows everything.
       made_by: command that makes this report again, without paths.
-      verdicts: of a policy on these scores; None without one.
-      comparison: of two of the models; None where it was not asked for.
-      adjusted: attribute -> level -> adjusted gaps; None where they were not asked for.
-      adjusted_by: the method, in words.
+      verdicts: verdicts of a policy on these scores; None without a policy.
+      comparison: comparison of two of the models; None where nobody asked for one.
+      adjusted: attribute -> level -> adjusted gaps; None where nobody asked for them.
+      adjusted_by: method of the adjustment: ``weighting``, ``standardization`` or ``matching``.
     """
 
     workdir: pathlib.Path
@@ -86,36 +86,36 @@ class Context:
 
     @property
     def unit(self) -> str:
-        """What a row is called."""
+        """The word for the rows of the table: ``images`` or ``cases``."""
         return "images" if self.is_run else "cases"
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """Of all models, the first being the one that the page shows in full."""
+        """Names of all models; the page shows the first one in full."""
         return tuple(self.models) or (str(self.config.get("model", {}).get("name") or "model"),)
 
     @property
     def simple(self) -> dict[str, list[str]]:
-        """Attribute -> levels to show, intersections and strata left out, of most people at most ``MOST_LEVELS``."""
+        """Attribute -> the levels that the page shows, without intersections and strata."""
         return {a: self.levels(a) for a in self.frame.groups if not {"*", "|"} & set(a)}
 
     def levels(self, attribute: str) -> list[str]:
-        """Levels of an attribute that the page shows: all, or the largest ``MOST_LEVELS`` in their own order."""
+        """The levels of an attribute that the page shows: all, or the ``MOST_LEVELS`` largest, in their own order."""
         return self._levels[attribute]
 
     @functools.cached_property
     def _levels(self) -> dict[str, list[str]]:
-        found = {}
+        shown = {}
         for attribute, levels in self.frame.groups.items():
-            found[attribute] = list(levels)
+            shown[attribute] = list(levels)
             if len(levels) > MOST_LEVELS:
-                sizes = self.sizes(attribute).reindex(found[attribute]).fillna(0)
+                sizes = self.sizes(attribute).reindex(shown[attribute]).fillna(0)
                 kept = set(sizes.sort_values(ascending=False, kind="stable").index[:MOST_LEVELS])
-                found[attribute] = [level for level in levels if level in kept]
-        return found
+                shown[attribute] = [level for level in levels if level in kept]
+        return shown
 
     def sizes(self, attribute: str) -> pd.Series:
-        """Level -> number of images."""
+        """Level of an attribute -> number of images."""
         return pd.Series(row_levels(self.table, attribute)).value_counts()
 
     def is_hidden(self, attribute: str, level: str) -> bool:
@@ -129,7 +129,7 @@ class Context:
 
 
 def named_class(context: Context, name: str) -> str:
-    """A class of the label in running text: ``disease present``, but ``died = 1``."""
+    """The name of a class in running text: ``disease present``, but ``died = 1``."""
     return (
         f"{context.schema.label} = {name}"
         if name.replace(".", "").isdigit()

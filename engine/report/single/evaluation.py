@@ -149,8 +149,8 @@ def audit_run(
       rules: bounds of a policy (:func:`equipoise.engine.metrics.decisions.policy.read`), for verdicts.
       region_cut: saliency, from 0 to 1, below which a voxel does not count for its region.
       worst: images of each group to show where masks were predicted worst; 0 shows none.
-      resamples: of the bootstrap.
-      seed: of the bootstrap.
+      resamples: resamples of the bootstrap.
+      seed: seed of the bootstrap.
 
     Returns:
       What the page shows; :func:`equipoise.engine.report.write_report` writes it.
@@ -165,7 +165,7 @@ def audit_run(
     members = population.folders(workdir, config)
     if members != [workdir]:
         raise UserError(
-            f"{workdir} holds a population of {len(members)} runs: report all with --runs='{workdir}/member_*', or one: --workdir={members[0]}"
+            f"{workdir} holds a population of {len(members)} runs: report all of them with --runs='{workdir}/member_*', or one with --workdir={members[0]}"
         )
     cohort = cohort or config.data.cohort
     number = choose_step(workdir, config, cohort, split, step)

@@ -1,4 +1,4 @@
-"""What a report finds: the conclusion in one sentence, every score by group, and the gaps between groups."""
+"""What a report finds, in words: the metrics that it leads with, the conclusion, and a sentence for each gap."""
 
 import math
 from collections.abc import Mapping
@@ -40,29 +40,29 @@ _BASIC = ("difference", "worst_group", "max_min")
 
 
 def _chosen(context: Context, wanted: dict[str, tuple[str, ...]], fewest: int) -> list[str]:
-    """Metrics of the task that the frame holds; where it holds none of them, its first ones."""
+    """The wanted metrics of the task that the frame holds; where it holds none of them, its first ``fewest``."""
     every = list(context.frame.overall)
-    if context.schema.kind == "values":  # the first score, of each value
+    if context.schema.kind == "values":  # the first score of every column of values
         first = [m for m in every if m.partition(":")[0] == every[0].partition(":")[0]]
         formulas = list(
             dict.fromkeys(entry(m).formula for m in first)
-        )  # the Dice of every structure before any HD95
+        )  # so that the Dice of every structure comes before any HD95
         return sorted(first, key=lambda m: formulas.index(entry(m).formula))[:fewest]
     return [m for m in wanted[context.schema.kind] if m in every] or every[:fewest]
 
 
 def shown(context: Context) -> list[str]:
-    """Metrics of the forest plots."""
+    """The metrics of the forest plots."""
     return _chosen(context, _SHOWN, 6)
 
 
 def leads(kind: str) -> tuple[str, ...]:
-    """Metrics that lead a report of a kind of task."""
+    """The metrics that lead a report on a kind of task, such as ``binary``."""
     return tuple(dict.fromkeys((*_SHOWN[kind], *_COMPARED[kind])))
 
 
 def listed(context: Context) -> list[str]:
-    """Metrics of the tables: all, but of tasks with classes those over all classes, and none of the appendix."""
+    """The metrics of the tables: all but those of a single class and those of the appendix."""
     return [
         m
         for m in context.frame.overall
@@ -71,20 +71,23 @@ def listed(context: Context) -> list[str]:
 
 
 def compared(context: Context) -> list[str]:
-    """Metrics whose gaps the page leads with."""
+    """The metrics whose gaps the page leads with."""
     return _chosen(context, _COMPARED, 4)
 
 
 def leading(context: Context) -> set[str]:
-    """Metrics of the tables that stand open."""
+    """The metrics of the tables that are not folded."""
     return {*shown(context), *compared(context)}
 
 
-def split_name(name: str, found: Disparity) -> tuple[str, str]:
-    """``difference:f1:macro:a-b`` -> (``difference``, ``f1:macro``): metrics and levels may hold colons too."""
+def split_name(name: str, score: Disparity) -> tuple[str, str]:
+    """Splits the name of a score over groups into its kind and its metric: ``difference:f1:macro:a-b`` -> (``difference``, ``f1:macro``).
+
+    The score is needed because metrics and levels may hold colons too.
+    """
     kind, _, rest = name.partition(":")
-    if kind in ("to_overall", "to_rest") or len(found.levels) > 1:
-        rest = rest.removesuffix(f":{('/' if kind == 'ratio' else '-').join(found.levels)}")
+    if kind in ("to_overall", "to_rest") or len(score.levels) > 1:
+        rest = rest.removesuffix(f":{('/' if kind == 'ratio' else '-').join(score.levels)}")
     return kind, rest
 
 
@@ -94,20 +97,20 @@ def gap_title(metric: str) -> str:
 
 
 def main_gaps(context: Context) -> dict[tuple[str, str], Disparity]:
-    """(attribute, score name) -> signed difference in a compared metric, over all attributes and their shown levels."""
+    """The signed differences in the compared metrics between the shown levels: (attribute, name of the score) -> difference."""
     metrics = compared(context)
     return {
-        (attribute, name): found
+        (attribute, name): gap
         for attribute in context.simple
-        for name, found in context.frame.disparities.get(attribute, {}).items()
+        for name, gap in context.frame.disparities.get(attribute, {}).items()
         if name.startswith("difference:")
-        and split_name(name, found)[1] in metrics
-        and found.levels[0] in context.levels(attribute)
+        and split_name(name, gap)[1] in metrics
+        and gap.levels[0] in context.levels(attribute)
     }
 
 
 def _amount(context: Context, metric: str, value: float) -> str:
-    """A difference: of proportions in percentage points, else in the score's own unit."""
+    """A difference in words: in percentage points for proportions, else in the unit of the metric."""
     about = entry(metric)
     is_share = (about.low, about.high) == (0, 1)
     return f"{number(100 * value, 1, signed=True)} points" if is_share else number(value, 3, signed=True)
@@ -118,7 +121,7 @@ def _names(context: Context) -> str:
 
 
 def _established(context: Context) -> dict[tuple[str, str], Disparity]:
-    """Gaps that stand after Holm's correction over all compared gaps of the page, surest first."""
+    """The gaps that are established after Holm's correction over all compared gaps of the page; the surest comes first."""
     gaps = {k: d for k, d in main_gaps(context).items() if math.isfinite(d.value)}
     adjusted = dict(zip(gaps, multiplicity.holm([d.p for d in gaps.values()]), strict=True))
     kept = [k for k in gaps if adjusted[k] < 1 - CONFIDENCE]
@@ -126,7 +129,7 @@ def _established(context: Context) -> dict[tuple[str, str], Disparity]:
 
 
 def conclusion(context: Context) -> str:
-    """One plain sentence: whom the model serves differently, or how large a gap could have stayed unseen."""
+    """The conclusion in one sentence: whom the model serves differently, or how large a gap could have been missed."""
     gaps = {k: d for k, d in main_gaps(context).items() if math.isfinite(d.value)}
     if not gaps:
         why = (
@@ -135,8 +138,8 @@ def conclusion(context: Context) -> str:
             else "no attribute has two levels with enough people"
         )
         return f"No two groups can be compared on {_names(context)}: {why}."
-    found = _established(context)
-    if not found:
+    established = _established(context)
+    if not established:
         metric = compared(context)[0]
         sizes = {
             k: d.min_detectable
@@ -145,24 +148,30 @@ def conclusion(context: Context) -> str:
         }
         could = _overlooked(context, metric, sizes) if sizes else ""
         return f"No difference between groups in {_names(context)} is established{could}."
-    (attribute, name), gap = next(iter(found.items()))
+    (attribute, name), gap = next(iter(established.items()))
     verdict = "The model serves" if context.schema.kind != "values" else "The values differ between"
     how = " differently" if context.schema.kind != "values" else ""
     return f"{verdict} the groups of “{attribute}”{how}: {_sentence(context, attribute, split_name(name, gap)[1], gap)}."
 
 
 def _overlooked(context: Context, metric: str, sizes: Mapping[tuple[str, str], float]) -> str:
-    """How large a gap could have stayed unseen; of levels with too few patients for any to be seen, how many there are."""
+    """How large a gap could have been missed, and in how many comparisons a gap of any size could have been.
+
+    Args:
+      context: the report.
+      metric: metric of the gaps.
+      sizes: gap -> smallest detectable size.
+    """
     about = entry(metric)
-    seen = [size for size in sizes.values() if size < about.high - about.low]
-    if not seen:
+    detectable = [size for size in sizes.values() if size < about.high - about.low]
+    if not detectable:
         return "; with so few patients a gap of any size could have been missed"
-    size = _amount(context, metric, max(seen)).lstrip("+").replace(".0 points", " points")
+    size = _amount(context, metric, max(detectable)).lstrip("+").replace(".0 points", " points")
     text = f"; with this many patients a gap in {short_title(metric)} under {size} could have been missed"
-    blind = len(sizes) - len(seen)
+    blind = len(sizes) - len(detectable)
     if not blind:
         return text
-    return f"{text}, and one of any size in {blind} of {len(sizes)} comparisons, whose groups have too few"
+    return f"{text}, and a gap of any size in {blind} of {len(sizes)} comparisons, whose groups have too few patients"
 
 
 def _sentence(context: Context, attribute: str, metric: str, gap: Disparity) -> str:
@@ -186,39 +195,39 @@ def _sentence(context: Context, attribute: str, metric: str, gap: Disparity) -> 
 
 
 def statements(context: Context) -> list[str]:
-    """Findings in plain language, one for each attribute and compared metric; none claims more than its interval."""
-    gaps, found, said = main_gaps(context), _established(context), []
+    """The findings as sentences, for each attribute and compared metric; no sentence claims more than its interval."""
+    gaps, established, sentences = main_gaps(context), _established(context), []
     for attribute in context.simple:
         for metric in compared(context):
-            mine = {k: d for k, d in gaps.items() if k[0] == attribute and split_name(k[1], d)[1] == metric}
-            sure = [d for k, d in mine.items() if k in found]
-            said += [f"{sentence(attribute)}: {_sentence(context, attribute, metric, d)}." for d in sure]
-            unsure = [d for k, d in mine.items() if k not in found and math.isfinite(d.low + d.high)]
+            pairs = {k: d for k, d in gaps.items() if k[0] == attribute and split_name(k[1], d)[1] == metric}
+            sure = [d for k, d in pairs.items() if k in established]
+            sentences += [f"{sentence(attribute)}: {_sentence(context, attribute, metric, d)}." for d in sure]
+            unsure = [d for k, d in pairs.items() if k not in established and math.isfinite(d.low + d.high)]
             if unsure:
                 widest = max(unsure, key=lambda d: max(abs(d.low), abs(d.high)))
                 alone = widest.low > 0 or widest.high < 0
                 why = (
-                    "taken alone this excludes 0, among all comparisons it may be chance"
+                    "taken alone this interval excludes 0, but among all comparisons it may be due to chance"
                     if alone
-                    else "that is not evidence of equality"
+                    else "this is not evidence of equality"
                 )
-                said.append(
+                sentences.append(
                     f"{sentence(title(metric))} by {attribute}: {'no other' if sure else 'no'} difference from “{widest.levels[1]}” is "
-                    f"established. For “{widest.levels[0]}”, the least certain group, the data allow {_amount(context, metric, widest.low)} to "
+                    f"established. For “{widest.levels[0]}”, the least certain group, the data allow a difference from {_amount(context, metric, widest.low)} to "
                     f"{_amount(context, metric, widest.high)}; {why}."
                 )  # fmt: skip
-            if not mine:
+            if not pairs:
                 continue
-            absent = [d.levels[0] for d in mine.values() if not math.isfinite(d.value)]
+            absent = [d.levels[0] for d in pairs.values() if not math.isfinite(d.value)]
             if absent:
-                said.append(
+                sentences.append(
                     f"{sentence(title(metric))} by {attribute} cannot be compared for: {', '.join(absent)}."
                 )
-    return said
+    return sentences
 
 
 def key_numbers(context: Context) -> list[KeyNumber]:
-    """The numbers at the top: two overall scores, and the gaps of the first attribute that has them."""
+    """The numbers at the top of the page: two overall scores and two gaps, established ones first."""
     keys = []
     for metric in shown(context)[:2]:
         estimate = context.frame.overall[metric]
@@ -226,11 +235,11 @@ def key_numbers(context: Context) -> list[KeyNumber]:
         heading = {"auroc": "AUROC"}.get(metric, sentence(title(metric)))
         keys.append(KeyNumber(heading, number(estimate.value), note, pointer("overall", metric)))
     gaps = {k: d for k, d in main_gaps(context).items() if math.isfinite(d.value)}
-    for (attribute, name), found in list((_established(context) | gaps).items())[:2]:
-        metric = split_name(name, found)[1]
-        heading = f"{gap_title(metric)} by {attribute}: {' − '.join(found.levels)}"
-        around = interval(found.low, found.high, 3, True)
+    for (attribute, name), gap in list((_established(context) | gaps).items())[:2]:
+        metric = split_name(name, gap)[1]
+        heading = f"{gap_title(metric)} by {attribute}: {' − '.join(gap.levels)}"
+        around = interval(gap.low, gap.high, 3, True)
         keys.append(
-            KeyNumber(heading, number(found.value, 3, True), around, pointer("disparities", attribute, name))
+            KeyNumber(heading, number(gap.value, 3, True), around, pointer("disparities", attribute, name))
         )
     return keys

@@ -27,16 +27,17 @@ from equipoise.engine.report.single.findings import (
     split_name,
 )
 
-_MOST_OPEN = 16  # rows of a table that is not folded
+_MOST_OPEN = 16  # most rows of a table that is not folded
 
 
 def section(context: Context) -> Section:
-    """Signed differences against the reference group, the worst group, and the range."""
-    drawn, grids, notes = [], [], []
+    """The section on gaps: differences to the reference group, worst groups and ranges."""
+    drawn, tables, notes = [], [], []
     for attribute in context.simple:
-        found = context.frame.disparities.get(attribute)
-        if not found:
-            notes.append(f"“{attribute}” has fewer than two filled levels: nothing to compare.")
+        if not context.frame.disparities.get(attribute):
+            notes.append(
+                f"“{attribute}” has fewer than two levels with people, so there is nothing to compare."
+            )
             continue
         reference = context.frame.references[attribute]
         main = {k: d for (a, k), d in main_gaps(context).items() if a == attribute and math.isfinite(d.value)}
@@ -48,32 +49,33 @@ def section(context: Context) -> Section:
             if rows:
                 name = f"gaps_by_{figures.file_name(attribute)}_{figures.file_name(metric)}"
                 side = "the lower value" if entry(metric).high != 1 else "the lower rate"
-                caption = f"{sentence(title(metric))} by {attribute}: group minus “{reference}”. Left of 0 the group has {side}."
+                caption = f"{sentence(title(metric))} by {attribute}: the group minus “{reference}”. Left of 0 the group has {side}."
                 drawn.append(forests.gaps(rows, name, caption))
         for metrics, more, is_folded in (
             (leading(context), "", False),
             ({*listed(context)} - leading(context), " in more scores", True),
         ):
             caption = f"Differences{more} by {attribute}"
-            grids.append(difference_grid(context, attribute, metrics, caption, is_folded))
+            tables.append(difference_table(context, attribute, metrics, caption, is_folded))
         caption = f"Each group of {attribute} against everyone else"
-        grids.append(difference_grid(context, attribute, leading(context), caption, True, "to_rest"))
-        grids.append(_extreme_grid(context, attribute, f"Worst groups and ranges by {attribute}"))
-    grids = [g for g in grids if g.rows]
+        tables.append(difference_table(context, attribute, leading(context), caption, True, "to_rest"))
+        tables.append(_extreme_table(context, attribute, f"Worst groups and ranges by {attribute}"))
+    tables = [t for t in tables if t.rows]
     if context.schema.kind == "binary":
         notes.append(
-            "ΔTPR and ΔFPR are differences in sensitivity and in false-positive rate; equal odds means that both are 0."
+            "ΔTPR and ΔFPR are the differences in sensitivity and in false-positive rate. Equalised odds means that both are 0."
         )
     notes.append(
-        "p is two-sided, for the hypothesis that the difference is 0, and adjusted (Holm) for the number of levels compared. "
-        "A worst group or a range is picked because it is extreme, so that equal groups also show one; their intervals allow for that "
-        "(Bonferroni), and the columns “by chance” say what is read while all groups are equal: on average, and in nine tables of ten. "
-        "The p of a range is for that hypothesis, not adjusted. People of unknown group are shown above and compared nowhere."
+        "p is two-sided, tests the hypothesis that the difference is 0, and is adjusted (Holm) for the number of levels compared. "
+        "A worst group or a range is picked because it is extreme, so even equal groups show one. Their intervals allow for that "
+        "(Bonferroni), and the columns “by chance” say which values appear when all groups are equal: the average, and the span that "
+        "holds nine tables of ten. The p of a range tests the hypothesis that all groups are equal; it is not adjusted. People whose group "
+        "is unknown are shown above, but they are not compared with anyone."
     )
-    return Section("Gaps between groups", notes, drawn, grids)
+    return Section("Gaps between groups", notes, drawn, tables)
 
 
-def difference_grid(
+def difference_table(
     context: Context,
     attribute: str,
     metrics: Collection[str],
@@ -81,7 +83,16 @@ def difference_grid(
     is_folded: bool = False,
     wanted: str = "difference",
 ) -> ReportTable:
-    """Signed differences in some metrics, among the levels that the page shows: to the reference, or ``to_rest``."""
+    """A table of signed differences between the levels that the page shows.
+
+    Args:
+      context: the report.
+      attribute: attribute that forms the groups.
+      metrics: metrics that the table has.
+      caption: text above the table.
+      is_folded: whether the table is folded; a long one is in any case.
+      wanted: ``difference`` to the reference group, or ``to_rest`` for the difference to everyone else.
+    """
     rows, levels = [], context.levels(attribute)
     for name, gap in context.frame.disparities[attribute].items():
         kind, metric = split_name(name, gap)
@@ -101,15 +112,15 @@ def difference_grid(
     return ReportTable(header, rows, caption, is_folded or len(rows) > _MOST_OPEN)
 
 
-def by_chance(found: Disparity) -> Cell:
-    """What an extreme reads on average while all groups are equal, and between which values in nine tables of ten."""
-    return Cell(number(found.null_mean), note=interval(found.null_low, found.null_high))
+def by_chance(score: Disparity) -> Cell:
+    """A cell that says what a score over groups is when all groups are equal: its mean, and the span that holds nine tables of ten."""
+    return Cell(number(score.null_mean), note=interval(score.null_low, score.null_high))
 
 
-def _extreme_grid(context: Context, attribute: str, caption: str) -> ReportTable:
-    rows, found = [], context.frame.disparities[attribute]
+def _extreme_table(context: Context, attribute: str, caption: str) -> ReportTable:
+    rows, scores = [], context.frame.disparities[attribute]
     for metric in listed(context):
-        worst, spread = found.get(f"worst_group:{metric}"), found.get(f"max_min:{metric}")
+        worst, spread = scores.get(f"worst_group:{metric}"), scores.get(f"max_min:{metric}")
         if worst is None or spread is None:
             continue
         cells = [

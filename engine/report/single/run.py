@@ -1,4 +1,4 @@
-"""What a run of the engine adds to a report: the prepared cohort, training curves, saliency."""
+"""What a run of the engine adds to a report: the prepared cohort and the training curves."""
 
 import collections
 
@@ -9,13 +9,13 @@ from equipoise.engine.report.single.context import Context
 
 
 def _reason(reason: str) -> str:
-    """A reason without anything that could name a person or a place: digits and paths are dropped with their text."""
+    """A reason for a skipped scan; one that holds digits or a path, and so could name a person or a place, is replaced."""
     safe = not any(c.isdigit() or c in "/\\" for c in reason)
-    return reason if safe else "another reason (kept beside the cohort)"
+    return reason if safe else "another reason (see the report beside the cohort)"
 
 
 def cohort(context: Context) -> Section:
-    """Who is in each split, and who was left out."""
+    """The section on the prepared cohort: who is in each split, and who was left out."""
     report = context.cohort_report
     counts = report.get("counts", {})
     sizes = ReportTable(
@@ -26,8 +26,8 @@ def cohort(context: Context) -> Section:
     known = {context.schema.label: context.schema.classes} | {
         k: v for k, v in context.schema.attributes.items() if v
     }
-    for split, found in counts.items():
-        for name, levels in {**found.get("labels", {}), **found.get("attributes", {})}.items():
+    for split, counted in counts.items():
+        for name, levels in {**counted.get("labels", {}), **counted.get("attributes", {})}.items():
             if isinstance(levels, dict) and levels and all(isinstance(n, int) for n in levels.values()):
                 order = [*known.get(name, ()), *levels]  # so that a level has one colour throughout
                 variables[name][split] = {
@@ -37,7 +37,7 @@ def cohort(context: Context) -> Section:
     skipped = collections.Counter(_reason(s["reason"]) for s in report.get("skipped", ()))
     total = report.get("skipped_total", sum(skipped.values()))
     if not report:
-        text = "No cohort report was found beside the prepared cohort, so that its composition and what was skipped cannot be shown."
+        text = "There is no cohort report beside the prepared cohort, so this page cannot show its composition or the scans that were skipped."
     elif total:
         text = (
             f"{total} scans could not be used and are in no split: "
@@ -45,17 +45,17 @@ def cohort(context: Context) -> Section:
             + "."
         )
     else:
-        text = "No scan was skipped: every scan of the source is in a split, and every image of the reported split is scored."
+        text = "No scan was skipped. Every scan of the source is in a split, and every image of the reported split was scored."
     return Section("Cohort", (text,), drawn, (sizes,) if counts else ())
 
 
 def training(context: Context) -> Section:
-    """Loss and validation score by step."""
+    """The section on training: loss and validation scores by step."""
     if not context.history:
-        return Section(
-            "Training", ("The run's metrics.jsonl holds no row, so that there is no curve to show.",)
-        )
+        return Section("Training", ("The run's metrics.jsonl has no rows, so there is no curve to show.",))
     best = context.config.get("checkpoint", {}).get("best_metric", "auroc")
-    of_masks = [name for row in context.history for name in row if name == "dice" or name.startswith("dice_")]
-    metrics = list(dict.fromkeys([*([best] if best != "loss" else []), "accuracy", *of_masks]))
+    mask_metrics = [
+        name for row in context.history for name in row if name == "dice" or name.startswith("dice_")
+    ]
+    metrics = list(dict.fromkeys([*([best] if best != "loss" else []), "accuracy", *mask_metrics]))
     return Section("Training", (), (training_curves.draw(context.history, context.step, metrics),))

@@ -14,16 +14,16 @@ from equipoise.engine.transforms.spatial import crop_or_pad
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeanMap:
-    """The mean saliency map of one class's correctly classified images in one group.
+    """The mean saliency map of the correctly classified images of one class in one group.
 
     Attributes:
-      name: ``CLASS_LEVEL``, as it is kept.
-      label: that is predicted.
-      target: its class.
-      attribute: that forms the groups.
-      level: of the group.
-      n: images in the mean; None where it is not recorded.
-      values: [*spatial].
+      name: name in the file of maps, ``CLASS_LEVEL``.
+      label: label that the model predicts.
+      target: class of the images.
+      attribute: attribute that forms the groups.
+      level: level of the group.
+      n: number of images in the mean; None where the file does not say.
+      values: the map, [*spatial].
     """
 
     name: str
@@ -36,19 +36,19 @@ class MeanMap:
 
     @property
     def group(self) -> str:
-        """Its people in words."""
+        """The group in words."""
         return f"{self.attribute} {self.level}" + (f" (n={self.n})" if self.n else "")
 
     @property
     def title(self) -> str:
-        """All of it in words."""
+        """Label, class and group in words."""
         return f"{self.label} {self.target}, {self.group}"
 
 
 def mean_maps(context: Context) -> list[MeanMap]:
-    """The mean maps that may be shown: a shared report leaves out hidden groups and means of too few images."""
+    """The mean maps that may be shown; a shared report leaves out hidden groups and means of too few images."""
     arrays = context.saliency or {}
-    found = []
+    maps = []
     for key, values in arrays.items():
         if not key.startswith("mean_"):
             continue
@@ -61,18 +61,18 @@ def mean_maps(context: Context) -> list[MeanMap]:
         n = int(arrays[f"count_{name}"]) if f"count_{name}" in arrays else None
         if context.is_hidden(attribute, level) or (n or 0) < (context.min_cell or 0):
             continue
-        found.append(MeanMap(name, context.schema.label, target, attribute, level, n, values))
-    return found
+        maps.append(MeanMap(name, context.schema.label, target, attribute, level, n, values))
+    return maps
 
 
 def as_seen(context: Context, labels: np.ndarray) -> np.ndarray:
-    """A mask or label map on the grid of a cohort's images, cropped or padded as the model saw them (``data.shape``)."""
+    """A mask or label map, cropped or padded like the images that the model saw (``data.shape``)."""
     shape = context.config.get("data", {}).get("shape")
     return crop_or_pad(labels, tuple(shape)) if shape and len(shape) == labels.ndim else labels
 
 
 def section(context: Context) -> Section | None:
-    """Where in the image the decision comes from; masks say so themselves."""
+    """The section on saliency; None for predicted masks, which show by themselves where the model looks."""
     if context.schema.kind == "values":
         return None
     title = "Where the model looks"
@@ -83,7 +83,9 @@ def section(context: Context) -> Section | None:
             f"equipoise evaluate --workdir=... --cohort={context.cohort} --split={context.split} --saliency"
         )
         return Section(
-            title, ("No saliency maps were made for this checkpoint. To make them:",), command=command
+            title,
+            ("There are no saliency maps of this checkpoint. This command makes them:",),
+            command=command,
         )
     background = np.asarray(arrays["template"], np.float64)
     names = context.metadata.get("region_names", {})
@@ -93,26 +95,26 @@ def section(context: Context) -> Section | None:
     }
     fitting = {k: m for k, m in regions.items() if m.shape == background.shape}
     notes = [
-        f"The {k} has another grid than the maps and is not outlined."
+        f"The {k} is not outlined, because its grid differs from that of the maps."
         for k in regions.keys() - fitting.keys()
     ]
     notes.append(
-        "Brighter means that the decision changes more when the image changes there. A map shows sensitivity, not proof of use: "
-        "the comparison of the same subjects with and without a feature is the stronger evidence."
+        "Where a map is brighter, the decision changes more when the image changes there. A map shows sensitivity; it does not prove that the "
+        "model uses a feature. Comparing the same subjects with and without the feature is stronger evidence."
     )
-    grids = []
+    tables = []
     if fitting:
         inside = background > background.min() + 0.1 * np.ptp(background)
         ratios = slices.density(maps, fitting, inside)
         rows = [
-            (text_cell(group), *(Cell(number(found[k], 2)) for k in fitting))
-            for group, found in ratios.items()
+            (text_cell(group), *(Cell(number(by_region[k], 2)) for k in fitting))
+            for group, by_region in ratios.items()
         ]
-        grids = [
+        tables = [
             ReportTable(
                 ("group", *fitting),
                 rows,
                 "Mean saliency in a region ÷ mean saliency of the object (1: no preference)",
             )
         ]
-    return Section(title, notes, (slices.saliency(maps, background, fitting),), grids)
+    return Section(title, notes, (slices.saliency(maps, background, fitting),), tables)

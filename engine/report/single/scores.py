@@ -19,7 +19,7 @@ from equipoise.engine.report.single.findings import (
 
 
 def score_cell(context: Context, metric: str, place: tuple[str, str] | None) -> Cell:
-    """A score of everyone, or of (attribute, level), with its interval and n."""
+    """A cell with a score, its interval and n; ``place`` is (attribute, level), or None for everyone."""
     estimate = context.frame.groups[place[0]][place[1]][metric] if place else context.frame.overall[metric]
     note = interval(*estimate.limits(CONFIDENCE))
     flag = " †" if estimate.reason and math.isfinite(estimate.value) else ""
@@ -30,9 +30,9 @@ def score_cell(context: Context, metric: str, place: tuple[str, str] | None) -> 
 
 
 def section(context: Context) -> Section:
-    """Every score overall and by group, with its interval."""
+    """The section on scores: every score overall and by group, with its interval."""
     drawn: list[Figure] = []
-    grids = []
+    tables = []
     for attribute, levels in context.simple.items():
         inside = {level: context.frame.groups[attribute][level] for level in levels}
         drawn.append(forests.forest(shown(context), context.frame.overall, inside, attribute))
@@ -45,7 +45,7 @@ def section(context: Context) -> Section:
             lower = "" if about.higher_is_better or about.target is not None else "lower is better"
             rows.append((text_cell(name, lower), score_cell(context, metric, None), *cells))
         header = ("score", "all", *(f"{attribute}: {level}" for level in levels))
-        grids.append(
+        tables.append(
             ReportTable(header, rows, f"All {len(rows)} scores by {attribute}", True)
             if attribute
             else ReportTable(header, rows)
@@ -53,13 +53,13 @@ def section(context: Context) -> Section:
     notes = []
     if any(entry(m).depends_on_prevalence for m in context.frame.overall):
         notes.append(
-            "* moves with the share of positives, so that groups can differ in it without being treated differently."
+            "* depends on the share of positives, so groups can differ in it without being treated differently."
         )
     flagged = any(
         e.reason for g in context.frame.groups.values() for cells in g.values() for e in cells.values()
     )
     if flagged or any(e.reason for e in context.frame.overall.values()):
         notes.append(
-            "† a small cell, or one in which some resamples are undefined: read with care (metrics.json says which)."
+            "† marks a small cell, or one in which some resamples are undefined; read it with care (metrics.json says which)."
         )
-    return Section("Scores, overall and by group", (), drawn, grids, notes=notes)
+    return Section("Scores, overall and by group", (), drawn, tables, notes=notes)

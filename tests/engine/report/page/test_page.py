@@ -87,7 +87,7 @@ def test_a_gap_that_cannot_be_is_not_said_to_be_missed():
     metric = findings.compared(here)[0]
     sizes = {("site", str(i)): size for i, size in enumerate((0.2, 0.35, 1.011))}
     text = findings._overlooked(here, metric, sizes)
-    assert "under 35 points could have been missed, and one of any size in 1 of 3 comparisons" in text
+    assert "under 35 points could have been missed, and a gap of any size in 1 of 3 comparisons" in text
     assert "any size could" in findings._overlooked(here, metric, {("site", "2"): 1.011})
 
 
@@ -108,7 +108,7 @@ def test_reasons_that_could_name_a_place_are_not_shown():
 
 def test_what_is_missing_is_said():
     bare = context()
-    assert "No cohort report" in run.cohort(bare).text[0]
+    assert "There is no cohort report" in run.cohort(bare).text[0]
     assert "no curve" in run.training(bare).text[0]
     assert saliency.section(bare).command.endswith("--saliency")
 
@@ -154,7 +154,7 @@ def test_regions_follow_the_crop_of_the_images():
     seen = dataclasses.replace(cut, config=dict(made.config) | {"data": {"shape": list(smaller)}})
     found = regions.to_json(seen)
     assert found is not None and found.keys() == whole.keys()
-    assert not any("another grid" in text for text in saliency.section(seen).text)
+    assert not any("grid differs" in text for text in saliency.section(seen).text)
     assert len(saliency.section(seen).tables[0].header) == 3
 
 
@@ -165,7 +165,10 @@ def test_regions_of_saliency_that_cannot_be_scored():
     assert regions.to_json(dataclasses.replace(made, metadata={})) is None
     label_map = made.metadata["label_map"] | {"labels": encode_labels(np.ones((3, 3, 3), int))}
     other = dataclasses.replace(made, metadata={"label_map": label_map})
-    assert "another grid" in regions.section(other).text[0] and regions.to_json(other) is None
+    assert (
+        "differs from that of the saliency maps" in regions.section(other).text[0]
+        and regions.to_json(other) is None
+    )
     flat = {k: np.zeros_like(v) if k.startswith("mean_") else v for k, v in made.saliency.items()}
     assert (
         "has no score: the map is constant"
@@ -176,7 +179,7 @@ def test_regions_of_saliency_that_cannot_be_scored():
         k: np.where(atlas == 78, 0, v) if k.startswith("mean_") else v for k, v in made.saliency.items()
     }
     section = regions.section(dataclasses.replace(made, saliency=missed))
-    assert "; of the bias region (right putamen) no voxel survives in any group" in section.text[1]
+    assert "; in no group does a voxel of the bias region (right putamen) survive" in section.text[1]
     unmarked = dataclasses.replace(made, metadata={"label_map": made.metadata["label_map"] | {"marked": {}}})
     assert "marks no region" in regions.section(unmarked).text[1]
 
