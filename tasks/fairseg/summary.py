@@ -16,14 +16,15 @@ from equipoise.engine.metrics.estimates import comparisons
 from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.report.figures import dots
-from equipoise.engine.report.page import files, page
-from equipoise.engine.report.page.page import (
+from equipoise.engine.report.page import (
     Cell,
-    Grid,
     KeyNumber,
+    ReportTable,
     Section,
+    files,
     interval,
     number,
+    page,
     probability,
     text_cell,
 )
@@ -146,7 +147,7 @@ def _title(method: str) -> str:
     return _NAMES.get(method, method.replace("_", " "))
 
 
-def _served(model: Model, structure: str) -> Grid:
+def _served(model: Model, structure: str) -> ReportTable:
     """A structure: everyone, every group, the range between groups, equity-scaled Dice."""
     methods = model.methods[structure]
     levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), model.group)
@@ -168,10 +169,10 @@ def _served(model: Model, structure: str) -> Grid:
     counts = [next(iter(first.runs.values())).groups[model.group][level]["mean"].n for level in levels]
     named = (f"{level} (n = {n})" for level, n in zip(levels, counts, strict=True))
     header = ("method", "everyone", *named, "largest − smallest", "equity-scaled (sum)")
-    return Grid(header, rows, f"Dice of the {structure}. {_CAPTION}")
+    return ReportTable(header, rows, f"Dice of the {structure}. {_CAPTION}")
 
 
-def _changes(model: Model) -> Grid:
+def _changes(model: Model) -> ReportTable:
     """Differences from ERM: everyone, worst group, and the gap of every group."""
     rows = []
     for structure in model.structures:
@@ -188,7 +189,7 @@ def _changes(model: Model) -> Grid:
             )
             rows.append((text_cell(structure), text_cell(_title(one.first)), text_cell(what), *cells))
     header = ("structure", "method", "of", "Dice − ERM, 95 % interval", "p, adjusted")
-    return Grid(header, rows, "Differences from ERM, paired by seed and by subject", True)
+    return ReportTable(header, rows, "Differences from ERM, paired by seed and by subject", True)
 
 
 def _figure(model: Model) -> page.Figure:
@@ -257,7 +258,11 @@ def scaling(model: Model, kept: Sequence[Kept]) -> Section:
     )  # fmt: skip
     header = ("form", model.group, "Dice loss", "gradient kept", "batches")
     return Section(
-        f"What FEBS does to gradients: {model.name}", text, (), (Grid(header, rows),), headline=headline
+        f"What FEBS does to gradients: {model.name}",
+        text,
+        (),
+        (ReportTable(header, rows),),
+        headline=headline,
     )
 
 
@@ -312,7 +317,7 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     found += [difficulty] if difficulty else []
     if left_out:
         rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
-        found.append(Section("Left out", tables=[Grid(("run", "because"), rows)]))
+        found.append(Section("Left out", tables=[ReportTable(("run", "because"), rows)]))
     headlines = [s.headline for s in found if s.headline]
     text = page.render("FairSeg: who is outlined worse, and what helps", headlines, keys, found)
     return files.write_all(folder / "report", {"report.html": text, "dice.csv": _csv(models)}, found)

@@ -1,6 +1,7 @@
 """What SimBA adds to a report: expectations and paired effects of planted biases; of a cohort of many sites, errors by site."""
 
-from equipoise.engine.report.page.page import Context, Section
+from equipoise.engine.report.page import Section
+from equipoise.engine.report.single.context import Context
 from equipoise.tasks.simba import renderings, sites, theory
 
 

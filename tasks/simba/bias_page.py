@@ -15,15 +15,16 @@ from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page import files, page
-from equipoise.engine.report.page.page import (
+from equipoise.engine.report.page import (
     Cell,
     Figure,
-    Grid,
     KeyNumber,
+    ReportTable,
     Section,
+    files,
     interval,
     number,
+    page,
     text_cell,
 )
 from equipoise.tasks.simba import (
@@ -122,7 +123,9 @@ def scenarios(study: Outcomes) -> Section:
         "decision. The model trained on “none” never saw a bias go with the disease: what it shows on the other cohorts is the floor that "
         "comes of regions lying side by side. Limits: closed form for the shares of the first row.",
     )  # fmt: skip
-    return Section("What the bias does", text, drawn, (Grid(header, rows, _CAPTION),), _stronger(chosen))
+    return Section(
+        "What the bias does", text, drawn, (ReportTable(header, rows, _CAPTION),), _stronger(chosen)
+    )
 
 
 def _stronger(chosen: Mapping[tuple[str, str, str, str], Sequence[Outcome]]) -> tuple[str, ...]:
@@ -190,7 +193,7 @@ def methods(study: Outcomes) -> Section | None:
         "What mitigation does",
         text,
         (drawn,),
-        (Grid(header, lines, _CAPTION),),
+        (ReportTable(header, lines, _CAPTION),),
         headline=_least(chosen, shifts),
     )
 
@@ -289,7 +292,7 @@ def encoding(study: Outcomes) -> Section | None:
             text.append(
                 f"Spearman's rank correlation of encoding and use over {which} ({len(kept)} points): {number(rho, 2, True)}."
             )
-    grid = Grid(header, lines, "Accuracy of the probes, mean and ± SD between seeds", True)
+    grid = ReportTable(header, lines, "Accuracy of the probes, mean and ± SD between seeds", True)
     return Section("Is what is encoded also used?", text, (_scatter(points),), (grid,))
 
 
@@ -315,7 +318,7 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     left_out = [*study.left_out, *(apart.left_out if apart else ())]
     if left_out:
         rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
-        found.append(Section("Left out", tables=[Grid(("run", "because"), rows)]))
+        found.append(Section("Left out", tables=[ReportTable(("run", "because"), rows)]))
     keys = []
     for (trained, method, tested, _), runs in study.rows().items():
         shift = over(runs, "shift")

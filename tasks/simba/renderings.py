@@ -11,18 +11,18 @@ import pandas as pd
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.estimates.intervals import PairedChange
-from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
+from equipoise.engine.report.figures import forests
+from equipoise.engine.report.page import (
     Cell,
-    Context,
-    Grid,
     KeyNumber,
+    ReportTable,
     Section,
     interval,
     number,
     sentence,
     text_cell,
 )
+from equipoise.engine.report.single.context import Context
 
 WITH, WITHOUT = "with", "without"
 BIASES = ("bias", "intensity_bias")
@@ -283,7 +283,7 @@ def _direction(change: PairedChange) -> int:
     return int(change.low > 0) - int(change.high < 0)
 
 
-def _grid(contrast: Contrast, effect: PairedEffect, is_one: bool) -> Grid:
+def _grid(contrast: Contrast, effect: PairedEffect, is_one: bool) -> ReportTable:
     ends = [combination(levels) + (" bias" if is_one else "") for levels in (contrast.first, contrast.second)]
     header = (
         "rate",
@@ -294,7 +294,7 @@ def _grid(contrast: Contrast, effect: PairedEffect, is_one: bool) -> Grid:
         "positive → negative",
     )
     rows = [cells(rate, change) for rate, change in effect.changes.items()]
-    return Grid(header, rows, "" if is_one else sentence(contrast.what))
+    return ReportTable(header, rows, "" if is_one else sentence(contrast.what))
 
 
 def section(context: Context) -> Section:
@@ -326,7 +326,7 @@ def section(context: Context) -> Section:
         text.append("Where one bias is exchanged, the other stays as the reported images have it.")
     if command:
         text.append("Not every rendering has been scored at this checkpoint. The rest of this section needs:")
-    figure = figures.gaps(
+    figure = forests.gaps(
         [
             (rate.replace(", ", ",\n") if is_one else f"{contrast.name},\n{rate.split(',')[0]}", change.value, change.low, change.high)
             for contrast, effect in effects

@@ -7,10 +7,10 @@ from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
+from equipoise.engine.report.page import (
     Cell,
     Figure,
-    Grid,
+    ReportTable,
     Section,
     interval,
     number,
@@ -26,7 +26,7 @@ _NEAR = 0.03  # AUROC: as far as the published travelling model and central trai
 _MEGABYTE = 1e6
 
 
-def _served(study: Schedules) -> Grid:
+def _served(study: Schedules) -> ReportTable:
     """Everyone, and central training beside it."""
     central = study.runs.get(CENTRAL)
     rows = []
@@ -42,10 +42,10 @@ def _served(study: Schedules) -> Grid:
             )
         )  # fmt: skip
     header = ("schedule", "seeds", "accuracy", "AUROC", "accuracy − central", "AUROC − central")
-    return Grid(header, rows, "Everyone: mean over seeds, 95 % interval over seeds and patients")
+    return ReportTable(header, rows, "Everyone: mean over seeds, 95 % interval over seeds and patients")
 
 
-def _bands(study: Schedules) -> Grid:
+def _bands(study: Schedules) -> ReportTable:
     """Errors by the size of the site."""
     found = [b for b in BANDS if all(b in run.bands for runs in study.runs.values() for run in runs)]
     rows = [
@@ -54,10 +54,10 @@ def _bands(study: Schedules) -> Grid:
     ]
     first = next(iter(study.runs.values()))[0]
     header = ("schedule", *(f"{band} scans (n = {first.bands[band].n})" for band in found))
-    return Grid(header, rows, "Misclassification by how many training scans the patient's site has")
+    return ReportTable(header, rows, "Misclassification by how many training scans the patient's site has")
 
 
-def _spreads(study: Schedules) -> Grid:
+def _spreads(study: Schedules) -> ReportTable:
     """How errors differ among sites, beside chance."""
     rows = []
     for name, runs in study.runs.items():
@@ -78,10 +78,10 @@ def _spreads(study: Schedules) -> Grid:
     header = (
         "schedule", "sites", "largest − smallest", "by chance, 90 % of deals", "p", "SD over sites", "by chance, 90 % of deals", "p",
     )  # fmt: skip
-    return Grid(header, rows, f"Disparity: errors among the sites with {MIN_SCANS} test scans or more")
+    return ReportTable(header, rows, f"Disparity: errors among the sites with {MIN_SCANS} test scans or more")
 
 
-def _every_site(study: Schedules) -> Grid:
+def _every_site(study: Schedules) -> ReportTable:
     """Errors of every site under every schedule."""
     some = next(iter(study.runs.values()))[0]
     ordered = sorted(some.sites, key=lambda site: -study.sizes.get(site, 0))
@@ -92,10 +92,10 @@ def _every_site(study: Schedules) -> Grid:
             (text_cell(site), Cell(str(study.sizes.get(site, 0))), Cell(str(some.sites[site].n)), *errors)
         )
     header = ("site", "training scans", "test scans", *study.runs)
-    return Grid(header, rows, "Misclassification at every site", True)
+    return ReportTable(header, rows, "Misclassification at every site", True)
 
 
-def _sent(study: Schedules) -> Grid:
+def _sent(study: Schedules) -> ReportTable:
     """What the network of sites carries."""
     rows = []
     for name, runs in study.runs.items():
@@ -105,7 +105,7 @@ def _sent(study: Schedules) -> Grid:
             sizes = [Cell(number(cost[k] / _MEGABYTE, 1)) for k in ("network_bytes", "optimizer_bytes")]
             rows.append((text_cell(name), *counts, *sizes))
     header = ("schedule", "cycles", "models sent", "networks, MB", "optimizers, MB")
-    return Grid(header, rows, "Communication of one run")
+    return ReportTable(header, rows, "Communication of one run")
 
 
 def _curves(study: Schedules) -> Figure:
@@ -152,7 +152,7 @@ def _dots(study: Schedules) -> Figure:
     )  # fmt: skip
 
 
-def _told(study: Schedules) -> Grid | None:
+def _told(study: Schedules) -> ReportTable | None:
     """Probes of every block."""
     rows, labels = [], ()
     for name, runs in study.runs.items():
@@ -173,7 +173,7 @@ def _told(study: Schedules) -> Grid | None:
         "block",
         *(f"{label} (commonest: {number(chance[label]['chance'])})" for label in labels),
     )
-    return Grid(header, rows, "Accuracy of the probes, mean and ± SD between seeds", True)
+    return ReportTable(header, rows, "Accuracy of the probes, mean and ± SD between seeds", True)
 
 
 def _verdict(found: OverSeeds, low: float, high: float) -> str:
@@ -186,7 +186,7 @@ def _verdict(found: OverSeeds, low: float, high: float) -> str:
     return "does not hold" if b <= low or a >= high else "not settled"
 
 
-def _claims(study: Schedules) -> tuple[Grid, str] | None:
+def _claims(study: Schedules) -> tuple[ReportTable, str] | None:
     """The published orderings beside ours, and the sentence for the top of the page."""
     runs, rows, said = study.runs, [], []
 
@@ -219,7 +219,7 @@ def _claims(study: Schedules) -> tuple[Grid, str] | None:
         return None
     header = ("published ordering", "published", "difference here, 95 % interval", "")
     text = f"Across sites: {'; '.join(said)}."
-    return Grid(header, rows, "Do the published orderings hold?"), text
+    return ReportTable(header, rows, "Do the published orderings hold?"), text
 
 
 def section(study: Schedules) -> Section | None:
@@ -239,7 +239,7 @@ def section(study: Schedules) -> Section | None:
         "pairs together (Bonferroni) and carries the seeds. Chance deals whole patients, with what every seed did to them, to the sites; p is the "
         "share of deals that spread at least as far (null: errors fall regardless of site). Differences of probes carry the seeds alone.",
     ]  # fmt: skip
-    tables: list[Grid] = [
+    tables: list[ReportTable] = [
         *([claims[0]] if claims else []),
         _served(study),
         _bands(study),

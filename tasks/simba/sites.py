@@ -20,12 +20,11 @@ from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
+from equipoise.engine.report.page import (
     Cell,
-    Context,
     Figure,
-    Grid,
     KeyNumber,
+    ReportTable,
     Section,
     interval,
     number,
@@ -33,6 +32,7 @@ from equipoise.engine.report.page.page import (
     probability,
     text_cell,
 )
+from equipoise.engine.report.single.context import Context
 from equipoise.engine.vocabulary import UNKNOWN
 from equipoise.tasks.simba import renderings
 from equipoise.tasks.simba.renderings import PairedEffect
@@ -228,7 +228,7 @@ def _drawn(found: Mapping[str, Estimate], size: Mapping[str, int], common: float
         )  # fmt: skip
 
 
-def _spread_grid(spreads: Collection[Spread]) -> Grid:
+def _spread_grid(spreads: Collection[Spread]) -> ReportTable:
     def cells(m: Measure) -> tuple[Cell, ...]:
         band = f"{number(m.null_low, 2)} to {number(m.null_high, 2)}" if np.isfinite(m.null_low) else ""
         return (
@@ -251,10 +251,10 @@ def _spread_grid(spreads: Collection[Spread]) -> Grid:
         )
         for s in spreads
     ]
-    return Grid(header, rows, "How misclassification differs among sites")
+    return ReportTable(header, rows, "How misclassification differs among sites")
 
 
-def _overall_grid(everyone: Mapping[str, Mapping[str, Estimate]]) -> Grid:
+def _overall_grid(everyone: Mapping[str, Mapping[str, Estimate]]) -> ReportTable:
     rows = []
     for metric, name in (("accuracy", "accuracy"), ("auroc", "AUROC")):
         found = everyone[metric]
@@ -262,10 +262,10 @@ def _overall_grid(everyone: Mapping[str, Mapping[str, Estimate]]) -> Grid:
         rows.append(
             (text_cell(name), Cell(number(found["patient"].value), pointer("overall", metric)), *limits)
         )
-    return Grid(("", "value", "95 % interval, patients", "95 % interval, sites"), rows, "Everyone")
+    return ReportTable(("", "value", "95 % interval, patients", "95 % interval, sites"), rows, "Everyone")
 
 
-def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
+def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> ReportTable:
     rows = [
         (
             text_cell(site),
@@ -277,7 +277,7 @@ def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
         for site, e in found.items()
     ]
     header = ("site", "training scans", "test scans", "of them misclassified", "rate, 95 % interval")
-    return Grid(header, rows, "Every site", True)
+    return ReportTable(header, rows, "Every site", True)
 
 
 def _as_one_scanner(context: Context) -> PairedEffect | None:
@@ -294,12 +294,12 @@ def _as_one_scanner(context: Context) -> PairedEffect | None:
     )
 
 
-def _scanner_grid(effect: PairedEffect) -> Grid:
+def _scanner_grid(effect: PairedEffect) -> ReportTable:
     header = (
         "rate", "subjects", "own scanner", "one scanner", "change, 95 % interval", "negative → positive", "positive → negative",
     )  # fmt: skip
     rows = [renderings.cells(rate, change) for rate, change in effect.changes.items()]
-    return Grid(
+    return ReportTable(
         header, rows, "The same subjects as their own scanner shows them, and all as one scanner does"
     )
 

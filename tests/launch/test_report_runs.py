@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from absl import flags
 
-from equipoise import launch
 from equipoise.engine import rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.table import table
 from equipoise.engine.report.figures import dots
-from equipoise.engine.report.page import latex, page
+from equipoise.engine.report.page import latex, page, words
+from equipoise.launch import report as command
 from tests.engine.report import fake_runs
 from tests.launch.outline import Outline
 
@@ -30,7 +30,7 @@ def report(pattern, *words):
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["report", f"--runs={pattern}", "--resamples=100", *map(str, words)])
     try:
-        launch.report.main()
+        command.main()
     finally:
         flags.FLAGS.unparse_flags()
         for name in NAMES:
@@ -181,7 +181,7 @@ def test_files_fit_their_schema_and_the_page(many):
     for key, shown in outline.numbers:
         value = value_at(found, key)
         signed = key.startswith("/contrasts") or "/difference:" in key
-        assert shown == page.number(value, 3, signed), key
+        assert shown == words.number(value, 3, signed), key
     for path in (p for p in many[1].iterdir() if p.is_file()):
         written = path.read_text()
         assert "person-" not in written and "scan-0" not in written and str(many[0]) not in written
