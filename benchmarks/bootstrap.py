@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # as a pro
 from benchmarks import common
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.frame import disparities
+from equipoise.engine.metrics.frames import disparities
 from equipoise.engine.metrics.resampling import bootstrap as resample
 
 try:

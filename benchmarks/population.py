@@ -3,7 +3,7 @@
     python benchmarks/population.py [--members=16] [--size=16] [--batch=8] [--rounds=5] [--form=auto]
 
 Both sides are this project's own: an equipoise.engine.training.population machine, in the form that it takes on these devices (mapped over
-models on accelerators, by turns on a CPU), and equipoise.engine.training.program.Program's step called for every run in turn. Batches are on the device before the clock starts. The closing line
+models on accelerators, by turns on a CPU), and equipoise.engine.training.machine.Machine's step called for every run in turn. Batches are on the device before the clock starts. The closing line
 compares one update of all members; ratio is the population's time over that of the separate runs. Compilation is timed
 beside it: the population compiles once, where separate runs compile each in its own process.
 """
@@ -22,7 +22,7 @@ from benchmarks import common
 from equipoise.engine import config as run_config
 from equipoise.engine.config import Data, Model, Optimizer, Run, Task
 from equipoise.engine.training import population
-from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.machine import Machine
 from equipoise.tasks.kinds.classification import Classification
 
 FEATURES = (8, 16, 32)
@@ -58,9 +58,7 @@ def main() -> None:
     task = Classification("target", ("absent", "present"), "present")
     split = RandomSplit(args.size)
     together = population.make(config, task, split)
-    alone = evaluate.Program(
-        run_config.replaced(together.members[0], **{"parallel.num_devices": 1}), task, split
-    )
+    alone = Machine(run_config.replaced(together.members[0], **{"parallel.num_devices": 1}), task, split)
     draw = np.random.default_rng(0)
     count = args.members
     batches = [

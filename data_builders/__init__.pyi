@@ -1,6 +1,10 @@
 from .base.cohort import Cohort as Cohort
-from .base.cohort import Scan as Scan
-from .base.cohort import Schema as Schema
-from .base.readers import Pixels as Pixels
-from .base.readers import UnreadableScan as UnreadableScan
-from .base.readers import read_nifti as read_nifti
+from .base.readers.nifti import read_nifti as read_nifti
+from .base.readers.npz import read_npz as read_npz
+from .base.readers.picture import read_picture as read_picture
+from .base.readers.pixels import Pixels as Pixels
+from .base.readers.pixels import UnreadableScan as UnreadableScan
+from .base.readers.resample import crop_or_pad_pixels as crop_or_pad_pixels
+from .base.readers.resample import resample as resample
+from .base.schema import Scan as Scan
+from .base.schema import Schema as Schema

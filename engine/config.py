@@ -16,77 +16,153 @@ from equipoise.engine import files
 from equipoise.engine.errors import UserError, did_you_mean
 
 
+def option(default: Any, meaning: str) -> Any:
+    """A field of the configuration with its default value and its meaning, one or two sentences that docs/cli.md prints."""
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
 @dataclasses.dataclass
 class Data:
-    """Which images a run sees and how they reach the model."""
+    """Which images a run sees, and how they reach the model."""
 
-    cohort: str = ""  # prepared cohort, as in `equipoise prepare --cohort=...`
-    train_split: str = "train"  # of the cohort
-    validation_split: str = "validation"  # chooses checkpoints and thresholds
-    batch_size: int = 16  # global: over all devices and hosts
-    eval_batch_size: int = 64  # global; changes speed alone
-    shape: tuple[int, ...] = ()  # centre crop or pad to this many voxels; () keeps the stored shape
-    preprocess: str = "minmax"  # deterministic, in training and evaluation: "op|op(arg=1)"
-    augment: str = ""  # random, in training only
-    num_threads: int = 2  # that read and decode
-    prefetch: int = 4  # batches read ahead
+    cohort: str = option("", "The prepared cohort, named as in `equipoise prepare --cohort=...`.")
+    train_split: str = option("train", "The split of the cohort that the model is trained on.")
+    validation_split: str = option(
+        "validation", "The split of the cohort that checkpoints and thresholds are chosen on."
+    )
+    batch_size: int = option(16, "Images of one update, over all devices and hosts together.")
+    eval_batch_size: int = option(
+        64, "Images scored together, over all devices and hosts. It changes the speed alone."
+    )
+    shape: tuple[int, ...] = option(
+        (), "Images are cropped or padded about their centre to this many voxels. () keeps the stored shape."
+    )
+    preprocess: str = option(
+        "minmax",
+        "Operations without chance, applied in training and in evaluation, as in `op|op(arg=1)`.",
+    )
+    augment: str = option("", "Random operations, applied in training only, written like `preprocess`.")
+    num_threads: int = option(2, "Threads that read and decode images.")
+    prefetch: int = option(4, "Batches that are read ahead.")
 
 
 @dataclasses.dataclass
 class Task:
     """What the model is to learn."""
 
-    kind: str = "classification"  # a module of `tasks`
-    label: str = ""  # name under `labels` in the cohort
-    threshold: str = "fixed:0.5"  # or chosen on validation: "youden", "max_accuracy", "sens0.9", "spec0.9"
-    dice_weight: float = 0.5  # segmentation: of soft Dice in the loss; cross-entropy has the rest
-    dice_over: str = "image"  # segmentation: sums of soft Dice are those of each image, or of the whole batch
-    loss_grid: str = (
-        "output"  # segmentation: the loss is taken on the grid of the model's output, or of the image
+    kind: str = option("classification", "The kind of task: classification or segmentation.")
+    label: str = option("", "The label to learn, one of the cohort's `labels`; `mask` in a segmentation.")
+    threshold: str = option(
+        "fixed:0.5",
+        "The threshold of a decision, fixed as in `fixed:0.5`, or chosen on the validation split: youden, max_accuracy, "
+        "sens0.9 or spec0.9.",
     )
-    tolerance: float = 1.0  # segmentation: of surface Dice (nsd), in the unit of the cohort's spacing
+    dice_weight: float = option(
+        0.5, "Segmentation: the share of soft Dice in the loss. Cross-entropy has the rest."
+    )
+    dice_over: str = option(
+        "image",
+        "Segmentation: soft Dice takes its sums over each image (image) or over the whole batch (batch).",
+    )
+    loss_grid: str = option(
+        "output",
+        "Segmentation: the loss is computed on the grid of the model's output (output) or of the image (image).",
+    )
+    tolerance: float = option(
+        1.0,
+        "Segmentation: the distance within which surface Dice (nsd) counts surfaces as equal, in the unit of the cohort's spacing.",
+    )
 
 
 @dataclasses.dataclass
 class Model:
     """Which network: a name in `equipoise.engine.models`, or `my_pkg.module:Class`."""
 
-    name: str = "cnn"
-    args: dict[str, Any] = dataclasses.field(default_factory=dict)  # the network's own fields
-    weights: str = (
-        ""  # a file of published parameters to start from: SAM or MedSAM (.pth, .safetensors), ViT (.npz)
+    name: str = option("cnn", "The network's name, or `my_pkg.module:Class` for one of your own.")
+    args: dict[str, Any] = dataclasses.field(
+        default_factory=dict,
+        metadata={"help": "The network's own arguments: `--config.model.args.NAME=VALUE`."},
     )
-    dtype: str = "float32"  # of the computation: float32, bfloat16, float64; parameters are float32 or wider
+    weights: str = option(
+        "",
+        "A file of published parameters to start from: SAM or MedSAM (.pth, .safetensors), ViT (.npz). "
+        "Empty: the parameters start at random.",
+    )
+    dtype: str = option(
+        "float32",
+        "The type of number that the network computes in: float32, bfloat16 or float64. Parameters are float32 or wider.",
+    )
 
 
 @dataclasses.dataclass
 class Method:
-    """How groups, or sites, enter training; each setting names the methods that it belongs to, and is refused with the others."""
+    """How groups or sites enter training. Each setting names the methods that it belongs to and is refused with the others."""
 
-    name: str = "erm"  # erm, reweighing, resampling, group_dro, unlearning, adversarial, group_models, febs_released, febs_intent, fedavg, fedprox, travelling, harmony_tm, fedtm
-    group: str = ""  # an attribute, or an intersection such as "race*sex", for methods that have groups
-    step_size: float = 0.01  # group_dro: of the exponentiated ascent on the groups' weights
-    pretrain_steps: int = 0  # unlearning, adversarial, group_models, febs: updates as under erm before the groups enter; harmony_tm, fedtm: follows from their cycles
-    gamma: float = 1.0  # febs_released, febs_intent: exponent of a group's loss in its weight; 0: every group weighs the same
-    absent: str = "skip"  # febs_released: a group that the batch lacks is left out, or "collapse": makes every weight 0, as released
-    head_steps: int = (
-        0  # unlearning, adversarial: then updates that train the group head too, before unlearning starts
+    name: str = option(
+        "erm",
+        "erm, reweighing, resampling, group_dro, unlearning, adversarial, group_models, febs_released, febs_intent, "
+        "fedavg, fedprox, travelling, harmony_tm or fedtm.",
     )
-    block: str = ""  # unlearning, adversarial, harmony_tm: the model's features that the group head reads; "": the last
-    alpha: float = 1.0  # unlearning, adversarial, harmony_tm: factor of the group head's loss
-    beta: float = 1.0  # unlearning, adversarial, harmony_tm: factor of the confusion loss
-    site: str = ""  # learning across sites (fedavg to fedtm): the attribute whose levels are the sites
-    cycles: int = 0  # across sites: the run's length in rounds or cycles, in place of num_steps; 0: num_steps
-    local_epochs: int = 1  # across sites: passes over a site's images at each visit
-    site_weights: str = "equal"  # fedavg, fedprox, fedtm: each site's share in the average, equal or by size
-    mu: float = 0.0  # fedprox, fedtm: of the proximal term; 0: federated averaging
-    proximal: str = "squared"  # fedprox, fedtm: mu/2 ||w - w_g||^2, or norm: mu sum_l ||w_l - w_g,l||
-    fixed_order: bool = False  # travelling, harmony_tm, fedtm: no other order of the sites in each cycle
-    pretrain_cycles: int = 0  # harmony_tm: of the model alone, first
-    head_cycles: int = 0  # harmony_tm: then of the group head alone, before unlearning starts
-    warm_rounds: int = 2  # fedtm: of federated averaging, before the model travels
-    warm_epochs: int = 10  # fedtm: passes over a site's images in each of these rounds
-    min_scans: int = 40  # fedtm: images of a site that takes part in these rounds; sites of one class do not
+    group: str = option(
+        "", 'For methods that have groups: an attribute of the cohort, or an intersection such as "race*sex".'
+    )
+    step_size: float = option(
+        0.01, "group_dro: the step size of the exponentiated ascent on the groups' weights."
+    )
+    pretrain_steps: int = option(
+        0,
+        "unlearning, adversarial, group_models, febs_released, febs_intent: updates as under erm before the groups enter. "
+        "harmony_tm and fedtm compute it from their cycles.",
+    )
+    gamma: float = option(
+        1.0,
+        "febs_released, febs_intent: the exponent of a group's loss in its weight. 0 gives every group the same weight.",
+    )
+    absent: str = option(
+        "skip",
+        "febs_released: what a group that is absent from the batch does. skip leaves it out; collapse makes every weight 0, "
+        "as the released code does.",
+    )
+    head_steps: int = option(
+        0,
+        "unlearning, adversarial: updates after pretrain_steps that also train the group head, before unlearning starts.",
+    )
+    block: str = option(
+        "",
+        "unlearning, adversarial, harmony_tm: the block of the network whose features the group head reads. Empty: the last.",
+    )
+    alpha: float = option(1.0, "unlearning, adversarial, harmony_tm: the factor of the group head's loss.")
+    beta: float = option(1.0, "unlearning, adversarial, harmony_tm: the factor of the confusion loss.")
+    site: str = option(
+        "", "Learning across sites (fedavg to fedtm): the attribute whose levels are the sites."
+    )
+    cycles: int = option(
+        0,
+        "Across sites: the length of the run in cycles (rounds), in place of num_steps. 0: num_steps counts.",
+    )
+    local_epochs: int = option(1, "Across sites: passes over a site's images at each visit.")
+    site_weights: str = option(
+        "equal",
+        "fedavg, fedprox, fedtm: the share of each site in the average: the same for all (equal), or by its number of images (size).",
+    )
+    mu: float = option(0.0, "fedprox, fedtm: the factor of the proximal term. 0 is federated averaging.")
+    proximal: str = option(
+        "squared",
+        "fedprox, fedtm: the proximal term: mu/2 ||w - w_g||^2 (squared), or mu sum_l ||w_l - w_g,l|| (norm).",
+    )
+    fixed_order: bool = option(
+        False, "travelling, harmony_tm, fedtm: visit the sites in the same order in every cycle."
+    )
+    pretrain_cycles: int = option(0, "harmony_tm: first cycles, which train the model alone.")
+    head_cycles: int = option(
+        0, "harmony_tm: next cycles, which train the group head alone, before unlearning starts."
+    )
+    warm_rounds: int = option(2, "fedtm: rounds of federated averaging before the model travels.")
+    warm_epochs: int = option(10, "fedtm: passes over a site's images in each of these rounds.")
+    min_scans: int = option(
+        40,
+        "fedtm: a site with fewer images takes no part in these rounds. Neither does a site with images of one class only.",
+    )
 
     @property
     def starts_after(self) -> int:
@@ -108,71 +184,110 @@ class Method:
 class Optimizer:
     """Gradient transformation and learning-rate schedule (optax)."""
 
-    name: str = "adam"  # adam, adamw, sgd
-    learning_rate: float = 1e-3  # at its highest
-    schedule: str = "constant"  # constant, cosine, exponential, poly
-    warmup_steps: int = 0  # of linear rise, before the schedule; cycles, across sites
-    decay_steps: int = 0  # horizon of the schedule, separate from num_steps so that a run can be extended; cycles, across sites
-    decay_rate: float = 0.1  # exponential: factor reached after decay_steps
-    decay_power: float = 0.9  # poly: (1 - step/decay_steps)^decay_power
-    weight_decay: float = 0.0  # adamw and sgd
-    no_decay: str = r"(bias|scale)$"  # parameter paths that weight decay leaves alone
-    freeze: str = ""  # parameter paths that are not trained
-    momentum: float = 0.9  # sgd
-    clip_norm: float = 0.0  # 0: no clipping
-    accumulate: int = 1  # microbatches whose gradients make one update; batch statistics are per microbatch
+    name: str = option("adam", "adam, adamw or sgd.")
+    learning_rate: float = option(1e-3, "The learning rate at its highest.")
+    schedule: str = option("constant", "How the learning rate falls: constant, cosine, exponential or poly.")
+    warmup_steps: int = option(
+        0, "Updates of linear rise before the schedule. Methods across sites count cycles."
+    )
+    decay_steps: int = option(
+        0,
+        "Updates over which the schedule runs, separate from num_steps so that a run can be extended. Methods across sites "
+        "count cycles.",
+    )
+    decay_rate: float = option(0.1, "exponential: the factor that the rate has reached after decay_steps.")
+    decay_power: float = option(0.9, "poly: the power p in (1 - step/decay_steps)^p.")
+    weight_decay: float = option(0.0, "adamw and sgd: the factor of weight decay.")
+    no_decay: str = option(
+        r"(bias|scale)$", "A regular expression: parameters whose path matches have no weight decay."
+    )
+    freeze: str = option("", "A regular expression: parameters whose path matches are not trained.")
+    momentum: float = option(0.9, "sgd: the momentum.")
+    clip_norm: float = option(0.0, "The norm that gradients are clipped to. 0: no clipping.")
+    accumulate: int = option(
+        1,
+        "Microbatches whose gradients make one update. Batch statistics are those of each microbatch.",
+    )
 
 
 @dataclasses.dataclass
 class Evaluation:
     """How often the validation split is scored."""
 
-    every_steps: int = 100  # and at the end
-    every_cycles: int = 0  # across sites: at the end of every so many cycles, in place of every_steps
+    every_steps: int = option(
+        100, "Updates between two evaluations. The last update is always followed by one."
+    )
+    every_cycles: int = option(
+        0, "Across sites: score at the end of every so many cycles, in place of every_steps."
+    )
 
 
 @dataclasses.dataclass
 class Checkpoint:
-    """What is kept."""
+    """Which states of the run are kept."""
 
-    every_steps: int = 100  # and at the end, and on SIGTERM
-    every_cycles: int = 0  # as of evaluation
-    keep: int = 2  # newest checkpoints kept beside the best one
-    best_metric: str = "auroc"  # or e.g. "worst_group:sensitivity:sex"; "loss" is the validation loss
+    every_steps: int = option(
+        100, "Updates between two checkpoints. The end of the run and SIGTERM are always followed by one."
+    )
+    every_cycles: int = option(
+        0, "Across sites: save at the end of every so many cycles, in place of every_steps."
+    )
+    keep: int = option(2, "The number of newest checkpoints that are kept beside the best one.")
+    best_metric: str = option(
+        "auroc",
+        'The validation metric that chooses the best checkpoint, such as auroc, loss or "worst_group:sensitivity:sex".',
+    )
 
 
 @dataclasses.dataclass
 class Population:
-    """Runs trained at once as one program, each in a folder WORKDIR/member_000 of its own, and each as it would be alone."""
+    """Runs trained at once as one program. Each has a folder of its own, WORKDIR/member_000, ..., and is as it would be alone."""
 
-    seeds: int = 1  # members that differ in the seed: the run's own, one more, ...
-    form: str = "auto"  # mapped (over models, over devices) or turns (one device); auto: turns on a CPU
-    grid: str = ""  # numbers with every seed, "optimizer.learning_rate=1e-3,1e-4|method.beta=0.1,1"
+    seeds: int = option(1, "Members that differ in the seed: the run's own seed, the next one, and so on.")
+    form: str = option(
+        "auto",
+        "How they are computed: side by side over the devices (mapped), or one after the other on one device (turns). "
+        "auto takes turns on a CPU.",
+    )
+    grid: str = option(
+        "",
+        'Numbers to try with every seed, as in "optimizer.learning_rate=1e-3,1e-4|method.beta=0.1,1".',
+    )
 
 
 @dataclasses.dataclass
 class Parallel:
-    """Where the run is computed; never part of what is computed."""
+    """Where the run is computed. It never changes what is computed."""
 
-    mode: str = "jit"  # jit (one program over a mesh) or pmap (one per device): the same numbers
-    num_devices: int = 0  # 0: every device
+    mode: str = option(
+        "jit",
+        "jit (one program over all devices) or pmap (one program for each): both give the same numbers.",
+    )
+    num_devices: int = option(0, "Devices to use. 0: every device.")
 
 
 @dataclasses.dataclass
 class Writers:
     """What is written while training."""
 
-    every_steps: int = 10  # training rows of metrics.jsonl; several hosts agree on a stop as often
-    console: bool = True  # progress and scores
-    tensorboard: bool = True  # event files in WORKDIR/tensorboard
+    every_steps: int = option(
+        10, "Updates between two training rows of metrics.jsonl. Several hosts agree on a stop as often."
+    )
+    console: bool = option(True, "Show progress and scores on the console.")
+    tensorboard: bool = option(True, "Write event files to WORKDIR/tensorboard.")
 
 
 @dataclasses.dataclass
 class Run:
     """One training run."""
 
-    seed: int = 0  # of initial weights, shuffling, augmentation and dropout
-    num_steps: int = 1000  # updates; may be raised later, and the run goes on
+    seed: int = option(0, "The seed of initial parameters, shuffling, augmentation and dropout.")
+    num_steps: int = option(1000, "Updates of the run. The number may be raised later, and the run goes on.")
+    study: str = option(
+        "",
+        "The study that the run belongs to, whose analysis adds sections to its reports: a folder of `tasks`, or the module of "
+        "an analysis. `--config=STUDY:NAME` fills it.",
+    )
     data: Data = dataclasses.field(default_factory=Data)
     task: Task = dataclasses.field(default_factory=Task)
     model: Model = dataclasses.field(default_factory=Model)
@@ -185,9 +300,10 @@ class Run:
     writers: Writers = dataclasses.field(default_factory=Writers)
 
 
-# Fields that change where or how fast a run goes, or what it prints, but not what it computes.
+# Fields that change where or how fast a run goes, what it prints or who reports it, but not what it computes.
 _NOT_IDENTITY = (
     "num_steps",
+    "study",
     "method.cycles",
     "parallel",
     "population.form",

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from equipoise.engine import mesh
 from equipoise.engine.config import Data
@@ -126,6 +126,17 @@ class Split:
     def target(self, label: str) -> np.ndarray:
         """[n] the label of every image, a class index or a number; masks are one class."""
         return np.zeros(len(self), np.int64) if label == MASK else self.columns[f"label:{label}"].to_numpy()
+
+    def affine(self, index: int) -> Float[np.ndarray, "4 4"] | None:
+        """[4, 4] from the index of a voxel of stored image ``index`` to its place in the world, in mm.
+
+        It is the image's own, else the one that all images of the cohort share; None for pictures, and for cohorts that
+        were prepared without.
+        """
+        if "affine" in self.builder.info.features:
+            return np.array(self.source[index]["affine"])
+        shared = self.metadata.get("affine")
+        return None if shared is None else np.array(shared, np.float64)
 
     @property
     def labels(self) -> list[str]:

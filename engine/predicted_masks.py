@@ -17,8 +17,8 @@ from equipoise.engine import data, files, mesh
 from equipoise.engine.config import Data, Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import segmentation
-from equipoise.engine.training.step import make_preprocess
 from equipoise.engine.transforms import masks, spatial
+from equipoise.engine.update.preprocess import make_preprocess
 from equipoise.engine.vocabulary import UNKNOWN
 
 COLUMN = "predicted_mask"

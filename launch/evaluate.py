@@ -54,11 +54,12 @@ def main() -> None:
     import numpy as np
     import rich.progress
 
-    from equipoise.engine import data, files, mesh
+    from equipoise.engine import data, files, mesh, rundir
     from equipoise.engine import predicted_masks as segments
+    from equipoise.engine.explain import saliency
     from equipoise.engine.metrics.table.table import read_table, write_table
-    from equipoise.engine.training import population
-    from equipoise.engine.training import program as evaluate
+    from equipoise.engine.training import choosing, population
+    from equipoise.engine.training.machine import Machine
     from equipoise.tasks import make_task
 
     program.join_hosts()
@@ -78,16 +79,16 @@ def main() -> None:
             segments.warn_of_cut(split, config.data)
     folders = population.folders(root, config)
     config = run_config.replaced(population.members(config)[0], parallel=config.parallel)
-    machine = evaluate.Program(config, task, training)
+    machine = Machine(config, task, training)
     chosen = [
         (workdir, machine.as_member(run_config.load(workdir)), step)
         for workdir in folders
-        for step in evaluate.choose_steps(workdir, config, _STEP.value)
+        for step in choosing.choose_steps(workdir, config, _STEP.value)
     ]
     for workdir, machine, step in chosen:
         config = machine.config
-        state = evaluate.restore(machine, workdir, step)
-        kept = evaluate.validation_path(workdir, step)
+        state = choosing.restore(machine, workdir, step)
+        kept = rundir.validation_path(workdir, step)
         if kept.exists():
             validation = read_table(kept).frame
         else:
@@ -102,8 +103,8 @@ def main() -> None:
                 frame, loss = machine.predict(
                     state, split, lambda done, _, bar=bar: progress.update(bar, completed=done)
                 )
-            frame = evaluate.stamp(frame, config, step, threshold, chosen_on)
-            path = evaluate.table_path(workdir, split.cohort, split.name, step)
+            frame = rundir.stamp(frame, config, step, threshold, chosen_on)
+            path = rundir.table_path(workdir, split.cohort, split.name, step)
             frame, masks = segments.split_off(frame)
             if mesh.is_main():
                 if masks is not None:
@@ -112,10 +113,10 @@ def main() -> None:
             summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
             tell(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
             if _SALIENCY.value:
-                path = evaluate.saliency_path(workdir, split.cohort, step)
-                attribute = evaluate.choose_attribute(split, _SALIENCY_GROUP.value)
-                groups = evaluate.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
-                maps = machine.saliency(state, split, groups, noise=_SALIENCY_NOISE.value)
+                path = rundir.saliency_path(workdir, split.cohort, step)
+                attribute = saliency.choose_attribute(split, _SALIENCY_GROUP.value)
+                groups = saliency.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
+                maps = saliency.group_maps(machine, state, split, groups, noise=_SALIENCY_NOISE.value)
                 if mesh.is_main():
                     with files.replacing(path) as temporary, temporary.open("wb") as stream:
                         np.savez_compressed(stream, attribute=np.str_(attribute), **maps)

@@ -1,4 +1,4 @@
-"""Package a cohort: read the raw files once, check them, split by subject, write ArrayRecord files.
+"""Prepare a cohort: read its raw files once, check them, split by subject, and write ArrayRecord files.
 
   equipoise prepare --list
   equipoise prepare --cohort=simba/near_4mm
@@ -9,88 +9,106 @@
   equipoise prepare --cohort=my_pkg.module:MyCohort --source_dir=/data/raw/my_cohort
   equipoise prepare --cohort=table --table=my.csv --image=path --label=y --subject=pid --attributes=sex,race,age
 
-The last packages private data without a builder: a CSV (or Parquet) file with one row per PNG, JPEG or NIfTI image. Its
-first call writes my.csv.schema.json, which says how every column will be read, and stops: look at it, edit it, then run
-the same command again. It is then table/my, for --config.data.cohort=table/my. docs/own_cohort.md walks through it.
+The last command prepares private data without a builder: a CSV (or Parquet) file with one row per PNG, JPEG or NIfTI
+image. Its first call writes my.csv.schema.json, which says how every column will be read, and stops. Look at that file,
+edit it where needed, and run the same command again. The cohort is then called table/my, so that runs use it with
+--config.data.cohort=table/my. docs/own_cohort.md explains each step.
 
-A prepared cohort is a TFDS dataset; beside its files, cohort_report.json counts every split by label and attribute and
-lists each scan that was skipped, with the reason. A cohort that is already prepared is left as it is.
+A prepared cohort is a TFDS dataset. Beside its files, cohort_report.json counts the scans of every split by label and
+attribute, and lists each scan that was skipped, with the reason. A cohort that is already prepared is left as it is.
 """
 
 import json
 import pathlib
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from equipoise.launch import program
 
+if TYPE_CHECKING:
+    from equipoise.data_builders.base.catalogue import Entry
+
 _COHORT = flags.DEFINE_string(
-    "cohort", None, "NAME, NAME/CONFIG, or my_pkg.module:Builder for a builder of your own."
+    "cohort", None, "NAME, NAME/CONFIGURATION, or my_pkg.module:Builder for a builder of your own."
 )
 _LIST = flags.DEFINE_bool("list", False, "List the cohorts and their configurations.")
-_OPTIONS = flags.DEFINE_list("options", [], "Settings of a cohort that has some, e.g. subjects=400,seed=1.")
+_OPTIONS = flags.DEFINE_list(
+    "options", [], "Settings, for cohorts that have some, separated by commas, e.g. subjects=400,seed=1."
+)
 _SOURCE_DIR = flags.DEFINE_string(
-    "source_dir", None, "Folder of the raw cohort, for cohorts that are read from disk."
+    "source_dir", None, "Folder of the raw files, for cohorts that are read from disk."
 )
 _YES = flags.DEFINE_bool(
-    "yes", False, "Cohort table: take the proposed schema unseen, without a second call."
+    "yes", False, "Cohort table: accept the proposed schema without looking at it, in one call."
 )
 _NAME = flags.DEFINE_string(
-    "name", None, "Cohort table: what to call it, table/NAME. Default: the table's name."
+    "name", None, "Cohort table: NAME of the cohort, table/NAME. Default: the name of the table's file."
 )
 _TABLE_FLAGS = (
     flags.DEFINE_string("table", None, "Cohort table: CSV or Parquet file with one row per image."),
-    flags.DEFINE_string("image", None, "Cohort table: column of image paths (PNG or JPEG, or NIfTI)."),
+    flags.DEFINE_string(
+        "image", None, "Cohort table: column with the paths of images (all PNG or JPEG, or all NIfTI)."
+    ),
     flags.DEFINE_list(
-        "label", None, "Cohort table: column(s) to predict, by comma: words or few whole numbers, or numbers."
+        "label",
+        None,
+        "Cohort table: column(s) to predict, separated by commas. Words and a few whole numbers are classes, other "
+        "numbers are numbers.",
     ),
     flags.DEFINE_string(
-        "subject", None, "Cohort table: column that says whose image it is; splits are by subject."
+        "subject", None, "Cohort table: column that names the person in the image; splits are by person."
     ),
-    flags.DEFINE_list("attributes", None, "Cohort table: column(s) that make the groups, e.g. sex,race,age."),
-    flags.DEFINE_string(
-        "mask", None, "Cohort table: column of mask paths, each of its image's kind and shape."
-    ),
-    flags.DEFINE_string(
-        "split", None, "Cohort table: column of train, validation, test, where they are given already."
+    flags.DEFINE_list(
+        "attributes",
+        None,
+        "Cohort table: column(s) that define the groups, separated by commas, e.g. sex,race,age.",
     ),
     flags.DEFINE_string(
-        "scan", None, "Cohort table: column of unique scan ids. Default: subject and number, by file name."
+        "mask", None, "Cohort table: column with the paths of masks, each of the same kind and shape as its image."
     ),
     flags.DEFINE_string(
-        "image_root", None, "Cohort table: folder that relative paths start from. Default: the table's."
+        "split", None, "Cohort table: column with the split of each row (train, validation or test), if it is fixed."
     ),
     flags.DEFINE_string(
-        "schema", None, "Cohort table: the schema file. Default: TABLE.schema.json beside it."
+        "scan",
+        None,
+        "Cohort table: column with a different id in every row. Default: subject and number, in the order of file names.",
     ),
+    flags.DEFINE_string(
+        "image_root", None, "Cohort table: folder that relative paths start from. Default: the folder of the table."
+    ),
+    flags.DEFINE_string("schema", None, "Cohort table: the schema file. Default: TABLE.schema.json beside it."),
     flags.DEFINE_list(
         "size",
         None,
         "Cohort table: H,W resizes pictures (bilinear); H,W,D crops or pads volumes about the centre.",
     ),
     flags.DEFINE_list(
-        "spacing", None, "Cohort table: mm, one number or three, to which volumes are resampled first."
+        "spacing",
+        None,
+        "Cohort table: voxel size in mm, one number or three; volumes are resampled to it before they are cropped or "
+        "padded.",
     ),
     flags.DEFINE_string(
         "cache_dir",
         None,
-        "Cohort table: where decoded images wait, so that a killed build goes on. Default: DATA_DIR/.cache.",
+        "Cohort table: folder of decoded images, from which a build that was stopped goes on. Default: DATA_DIR/.cache.",
     ),
     flags.DEFINE_bool("keep_cache", None, "Cohort table: keep the decoded images after the build."),
-)
+)  # fmt: skip
 
 
 def main() -> None:
-    """Prepares, or lists."""
-    from equipoise.data_builders.base import catalogue
-    from equipoise.data_builders.table.builder import Table
+    """Prepares a cohort, or lists the cohorts."""
+    from equipoise.data_builders.base import catalogue, report
+    from equipoise.data_builders.table.builder import TableCohort
     from equipoise.engine.errors import UserError
 
     if _LIST.value:
-        for entry in catalogue.list_cohorts():
-            print(
-                f"{entry.name:12} {entry.description}\n{'':12} configurations: {', '.join(entry.configs) or 'none'}"
-            )
+        print(_listing(catalogue.list_cohorts()))
         return
     if not _COHORT.value:
         raise UserError("no --cohort: name one, or see --list")
@@ -99,7 +117,7 @@ def main() -> None:
     source = pathlib.Path(_SOURCE_DIR.value).expanduser() if _SOURCE_DIR.value else None
     name = f"{_COHORT.value}/{_NAME.value}" if _NAME.value else _COHORT.value
     builder = catalogue.find_builder(name, data_dir=program.data_dir(), source_dir=source, **options)
-    if isinstance(builder, Table) and builder.is_proposal:
+    if isinstance(builder, TableCohort) and builder.is_proposal:
         print(builder.propose())
         builder.check()
         if not _YES.value:
@@ -108,20 +126,24 @@ def main() -> None:
     if builder.data_path.exists():
         print(f"already prepared: {builder.data_path}")
     builder.download_and_prepare()
-    summary = json.loads((pathlib.Path(builder.data_path) / "cohort_report.json").read_text())
-    for split, counts in summary["counts"].items():
-        print(f"{split:12} {counts['scans']:6} scans of {counts['subjects']} subjects")
-        for what, number in counts["subjects_with_two_levels"].items():
-            word = "WARNING" if what.startswith("attributes/") else "note"
-            print(f"{'':12} {word}: {number} of these subjects have scans with different {what}")
-        for structure, number in counts.get("scans_without", {}).items():
-            if number:
-                print(f"{'':12} note: {number} of these scans have no {structure}")
-    for what, value in summary["findings"].items():
-        print(f"{what.replace('_', ' ')}: {json.dumps(value)}")
-    skipped = summary["skipped_total"]
-    print(f"{skipped} scans skipped{', each with its reason in cohort_report.json' if skipped else ''}")
-    print(f"prepared: {builder.data_path}")
+    content = json.loads((pathlib.Path(builder.data_path) / report.FILE).read_text())
+    print("\n".join([*report.describe(content), f"prepared: {builder.data_path}"]))
+
+
+def _listing(entries: Sequence["Entry"]) -> str:
+    """Says of every cohort its name, what it is and its configurations, or why it cannot be used."""
+    width = max(len(entry.name) for entry in entries) + 2
+    lines = []
+    for entry in entries:
+        if entry.problem:
+            lines.append(f"{entry.name:{width}}cannot be imported: {entry.problem}")
+            continue
+        lines.append(f"{entry.name:{width}}{entry.description}")
+        configs = f"configurations: {', '.join(entry.configs)}" if entry.configs else "no configurations"
+        margin = " " * width
+        lines.append(textwrap.fill(configs, 110, initial_indent=margin, subsequent_indent=margin + "  "))
+    lines.append("Prepare one with `equipoise prepare --cohort=NAME/CONFIGURATION`; --help has examples.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

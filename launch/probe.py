@@ -87,15 +87,15 @@ def main() -> None:
     from equipoise.engine import data
     from equipoise.engine.explain import features, probes
     from equipoise.engine.metrics.estimates.intervals import subject_codes
-    from equipoise.engine.training import population
-    from equipoise.engine.training import program as evaluate
+    from equipoise.engine.training import choosing, population
+    from equipoise.engine.training.machine import Machine
     from equipoise.tasks import make_task
 
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
     split = data.open_split(_COHORT.value or config.data.cohort, _SPLIT.value, program.data_dir())
     task = make_task(config, training)
     folders = population.folders(root, config)
-    machine = evaluate.Program(population.members(config)[0], task, training)
+    machine = Machine(population.members(config)[0], task, training)
     attributes = [k for k, levels in split.vocabulary("attributes").items() if levels is not None]
     label = [config.task.label] if config.task.label != data.MASK else []
     labels = _codes(split, _LABELS.value or [*label, *attributes])
@@ -105,10 +105,10 @@ def main() -> None:
     chosen = [
         (workdir, machine.as_member(run_config.load(workdir)), step)
         for workdir in folders
-        for step in evaluate.choose_steps(workdir, config, _STEP.value)
+        for step in choosing.choose_steps(workdir, config, _STEP.value)
     ]
     for workdir, machine, step in chosen:
-        state = evaluate.restore(machine, workdir, step)
+        state = choosing.restore(machine, workdir, step)
         path = probes.path(workdir, split.cohort, split.name, step)
         folder = workdir / "features" / path.relative_to(workdir / "probes").with_suffix("")
         results = []

@@ -98,6 +98,28 @@ def locate_config(value: str) -> str:
     return f"{spec.origin}{suffix}"
 
 
+def study_of(run_file: pathlib.Path) -> str:
+    """The study that a run file belongs to, as ``Run.study`` holds it.
+
+    Args:
+      run_file: the file that ``--config`` names.
+
+    Returns:
+      ``simba`` for a file in the folder ``tasks/simba``; ``my_pkg.analysis`` for a file in a package that has such a module;
+      otherwise "".
+    """
+    from equipoise import tasks
+
+    folder = run_file.resolve().parent
+    if folder.parent in [pathlib.Path(root).resolve() for root in tasks.__path__]:
+        return folder.name
+    names = ["analysis"] if (folder / "analysis.py").exists() else []
+    while names and (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(names) if len(names) > 1 else ""
+
+
 def load_run(value: str) -> Run:
     """The run that ``--config=VALUE`` names, without what the command line says otherwise.
 
@@ -141,7 +163,7 @@ def define_config() -> flags.FlagHolder[Run]:
 
 
 def read_config(holder: flags.FlagHolder[Run]) -> Run:
-    """The validated configuration.
+    """The validated configuration, with the study that its run file belongs to.
 
     Raises:
       UserError: when none is given or it is invalid.
@@ -161,6 +183,8 @@ def read_config(holder: flags.FlagHolder[Run]) -> Run:
             config.model.args[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             config.model.args[name] = value
+    run_file = flags.FLAGS["config"].config_filename.partition(".py:")[0].removesuffix(".py")
+    config.study = config.study or study_of(pathlib.Path(f"{run_file}.py"))
     validate(config)
     return config
 

@@ -1,18 +1,15 @@
 """Write docs/cli.md, the reference of every command and of every field of a run, from the code itself.
 
-python -m launch.reference > docs/cli.md
+python -m equipoise.launch.reference > docs/cli.md
 """
 
 import dataclasses
 import inspect
-import re
 import subprocess
 import sys
 
 from equipoise.engine import config as run_config
 from equipoise.launch.__main__ import COMMANDS
-
-_FIELD = re.compile(r"^    (?P<name>\w+): [^#=]+(= (?P<default>.*?))?(  # (?P<comment>.*))?$")
 
 
 def _help(command: str) -> str:
@@ -26,8 +23,7 @@ def _help(command: str) -> str:
 
 
 def _fields(kind: type, prefix: str) -> list[str]:
-    """Table rows of a dataclass, its nested ones after it; meanings are the comments in the source."""
-    lines = {m["name"]: m for m in map(_FIELD.match, inspect.getsource(kind).splitlines()) if m}
+    """Table rows of a dataclass, its nested ones after it; a field's meaning is the ``help`` in its metadata."""
     rows, nested = [], []
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(field.type):
@@ -35,12 +31,9 @@ def _fields(kind: type, prefix: str) -> list[str]:
             nested += [f"| **{prefix}{field.name}** | | {summary} |"]
             nested += _fields(field.type, f"{prefix}{field.name}.")
         else:
-            found = lines[field.name]
-            meaning = (found["comment"] or "").replace("|", "\\|")
-            default = (
-                "" if field.default is dataclasses.MISSING else f"`{field.default!r}`".replace("|", "\\|")
-            )
-            rows.append(f"| `{prefix}{field.name}` | {default} | {meaning} |")
+            default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+            cells = (f"`{prefix}{field.name}`", default, field.metadata["help"])
+            rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return rows + nested
 
 

@@ -25,7 +25,6 @@ compared are named with the reason. Take five seeds or more: fewer give interval
 
 import dataclasses
 import glob
-import importlib.util
 import json
 import pathlib
 import re
@@ -77,16 +76,17 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
 
 def _choose_step(workdir, config, cohort, split, wanted):
     """The evaluated step to report; where there is none, the error says which command makes it."""
+    from equipoise.engine import rundir
     from equipoise.engine.errors import UserError
-    from equipoise.engine.training import program as evaluate
+    from equipoise.engine.training import choosing
 
-    folder = evaluate.table_path(workdir, cohort, split, 0).parent
+    folder = rundir.table_path(workdir, cohort, split, 0).parent
     there = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
     command = f"equipoise evaluate --workdir={workdir} --cohort={cohort} --split={split}"
     if not there:
         raise UserError(f"{cohort} {split} has not been evaluated: run `{command}`")
     if wanted == "best":
-        return evaluate.best_step(workdir, config, there)
+        return choosing.best_step(workdir, config, there)
     if wanted == "last":
         return there[-1]
     if wanted.isdigit() and int(wanted) in there:
@@ -134,12 +134,11 @@ def _of_masks(config, table, path, groups):
 
 
 def _study_sections(context):
-    """What ``tasks/<first part of the cohort's name>/analysis.py`` adds, where there is one."""
-    study = context.cohort.split("/")[0]
-    known = study.isidentifier() and importlib.util.find_spec(f"equipoise.tasks.{study}")
-    if not known or not importlib.util.find_spec(f"equipoise.tasks.{study}.analysis"):
-        return []
-    return importlib.import_module(f"equipoise.tasks.{study}.analysis").sections(context)
+    """What the analysis of the run's study adds, where there is one."""
+    from equipoise.tasks import find_analysis
+
+    analysis = find_analysis(context.config.get("study", ""), context.cohort)
+    return analysis.sections(context) if analysis else []
 
 
 def _folders(pattern):
@@ -174,7 +173,7 @@ def _many() -> None:
 
     from equipoise.engine import gather as runs
     from equipoise.engine.metrics.comparing import methods as over_runs
-    from equipoise.engine.metrics.frame import evaluate as frame
+    from equipoise.engine.metrics.frames import frame
     from equipoise.engine.report.many import context as runs_context
     from equipoise.engine.report.many import sections as page
     from equipoise.engine.report.single import audit, findings
@@ -251,12 +250,12 @@ def main() -> int:
 
     import numpy as np
 
+    from equipoise.engine import rundir
     from equipoise.engine.metrics.decisions import policy as policies
     from equipoise.engine.metrics.table import table
     from equipoise.engine.report.single import audit, policy
     from equipoise.engine.report.single import contents as content
     from equipoise.engine.training import population
-    from equipoise.engine.training import program as evaluate
     from equipoise.engine.training.writers import read_rows
 
     rules = policies.read(_POLICY.value) if _POLICY.value else None
@@ -267,7 +266,7 @@ def main() -> int:
         )
     cohort, split = _COHORT.value or config.data.cohort, _SPLIT.value
     step = _choose_step(workdir, config, cohort, split, _STEP.value)
-    path = evaluate.table_path(workdir, cohort, split, step)
+    path = rundir.table_path(workdir, cohort, split, step)
     main_table = table.read_table(path)
     others = [
         table.read_table(p).frame for p in sorted((workdir / "evaluations").glob(f"*/*/{step:08d}.parquet"))
@@ -279,7 +278,7 @@ def main() -> int:
         name for name, levels in main_table.schema.attributes.items() if levels is not None
     ]
     metadata, cohort_report = _cohort_files(cohort)
-    maps = evaluate.saliency_path(workdir, cohort, step)
+    maps = rundir.saliency_path(workdir, cohort, step)
     context = dataclasses.replace(
         audit.context(main_table, groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value),
         workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables,

@@ -15,9 +15,12 @@ exits with 75, so that a scheduler can requeue). A folder that holds a run of an
 the difference shown; only length, devices, workers and writers may change. Several processes (--distributed, or
 --coordinator with --num_processes and --process_id) share a batch, and a --workdir that all of them see.
 
---config.method says how groups enter training: erm (they do not), reweighing, resampling, group_dro, unlearning or
+Every field of a run can be changed with --config.SECTION.FIELD=VALUE. --print_config lists the fields with their values;
+"Fields of a run" in docs/cli.md says what each one means (`python -m equipoise.launch.reference` prints the same).
+
+--config.method.name says how groups enter training: erm (they do not), reweighing, resampling, group_dro, unlearning or
 group_models, and --config.method.group which attribute, or intersection of attributes (race*sex), makes the groups.
-Images of unknown group train with weight 1 and are never counted into another group. docs/cli.md has every setting.
+Images of unknown group train with weight 1 and are never counted into another group.
 
 --config.task.kind=segmentation --config.task.label=mask learns the masks of a cohort, by a network that gives logits for
 every pixel, or for every few: cross-entropy and soft Dice (--config.task.dice_weight, dice_over, loss_grid). Spatial

@@ -1,18 +1,30 @@
-"""The task kinds and the studies built from them."""
+"""Task kinds and studies.
+
+:data:`KINDS` lists what a run can learn (``config.task.kind``); :func:`make_task` makes it for a cohort. A study is a folder:
+``runs.py`` (its runs, ``--config=STUDY:NAME``), and where it has them ``study.py`` (the whole study from one command),
+``analysis.py`` (what it adds to the report of a run, :func:`find_analysis`). What several studies use stands in ``kit``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import types
 from typing import TYPE_CHECKING
+
+from absl import logging
 
 from equipoise.engine.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from equipoise.engine import data
     from equipoise.engine.config import Run
-    from equipoise.engine.training.step import TaskKind
+    from equipoise.engine.update.task import TaskKind
 
-KINDS = ("classification", "segmentation")
+KINDS = {  # name -> the function that makes it from a run and the split that it is trained on
+    "classification": "equipoise.tasks.kinds.classification:make",
+    "segmentation": "equipoise.tasks.kinds.segmentation:make",
+}
 
 
 def make_task(config: Run, split: data.Split) -> TaskKind:
@@ -26,4 +38,37 @@ def make_task(config: Run, split: data.Split) -> TaskKind:
         raise UserError(
             f"--config.task.kind={kind!r} is none of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}"
         )
-    return importlib.import_module(f"equipoise.tasks.kinds.{kind}").make(config, split)
+    module, _, function = KINDS[kind].partition(":")
+    return getattr(importlib.import_module(module), function)(config, split)
+
+
+def find_analysis(study: str, cohort: str = "") -> types.ModuleType | None:
+    """The module whose ``sections(context)`` a study adds to the report of one of its runs.
+
+    Args:
+      study: ``Run.study``: the name of a folder here, or the module of an analysis elsewhere. Runs trained by earlier versions
+        have none: then the first word of the cohort's name is tried, and a warning says so.
+      cohort: that is reported.
+
+    Returns:
+      The module; None where the study has no analysis, or where the module cannot be imported here, with a warning.
+    """
+    if "." in study:
+        try:
+            return importlib.import_module(study)
+        except ModuleNotFoundError as error:
+            logging.warning("the report lacks what %s adds to it: %s", study, error)
+            return None
+    name = study or cohort.split("/", maxsplit=1)[0]
+    folder = f"{__name__}.{name}"
+    if not name.isidentifier() or not importlib.util.find_spec(folder):
+        return None
+    if not importlib.util.find_spec(f"{folder}.analysis"):
+        return None
+    if not study:
+        logging.warning(
+            "config.json of the run names no study: the analysis of %r is used, after the name of the cohort; "
+            "train with --config=STUDY:NAME, or set --config.study",
+            name,
+        )
+    return importlib.import_module(f"{folder}.analysis")

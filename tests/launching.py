@@ -122,13 +122,14 @@ def parameters(
     code = (
         "import sys, pathlib, jax, numpy as np\n"
         "from equipoise.engine import config, data\n"
-        "from equipoise.engine.training import program as evaluate\n"
+        "from equipoise.engine.training import choosing\n"
+        "from equipoise.engine.training.machine import Machine\n"
         "from equipoise.tasks import make_task\n"
         "workdir, data_dir, step, out = sys.argv[1:]\n"
         "run = config.load(pathlib.Path(workdir))\n"
         "split = data.open_split(run.data.cohort, 'train', pathlib.Path(data_dir))\n"
-        "program = evaluate.Program(run, make_task(run, split), split)\n"
-        "state = evaluate.restore(program, pathlib.Path(workdir), int(step))\n"
+        "machine = Machine(run, make_task(run, split), split)\n"
+        "state = choosing.restore(machine, pathlib.Path(workdir), int(step))\n"
         "leaves = jax.tree_util.tree_leaves_with_path(state)\n"
         "np.savez(out, **{jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves})\n"
     )

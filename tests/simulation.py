@@ -22,7 +22,7 @@ import tqdm
 
 from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.frame.cells import Cells, Rows
+from equipoise.engine.metrics.frames.cells import Cells, Rows
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.groupings import Grouping, grouping
 from equipoise.engine.metrics.table.table import Table

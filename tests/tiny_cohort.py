@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels
+from equipoise.data_builders.base.schema import Scan, Schema
 
 
 class Tiny(Cohort):

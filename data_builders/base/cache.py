@@ -1,9 +1,9 @@
-"""Decoded scans on disk, so that slow preprocessing is paid once and goes on after a kill.
+"""Decoded scans on disk, so that slow preprocessing is done once and continues after it was stopped.
 
-A TFDS build starts again when it is cut short. A cohort whose scans take long to decode therefore fills a
-:class:`DecodedCache` first, in parallel; every finished scan is a file of its own, and a second start decodes only what
-is not there. Files are named by a digest of the identity of the raw files (resolved path, bytes, time of change) and of
-the preprocessing settings, so that a changed file or setting is decoded anew and no name tells a path.
+A TFDS build that is stopped starts again from the beginning. A cohort whose scans take long to decode therefore fills a
+:class:`DecodedCache` first, in parallel. Every decoded scan is a file of its own, and a second start decodes only the scans
+that are missing. The name of a file is a digest of the identity of the raw files (resolved path, bytes, time of change) and
+of the preprocessing settings, so that a changed file or setting is decoded again and no name shows a path.
 """
 
 import concurrent.futures
@@ -23,10 +23,11 @@ from equipoise.data_builders.base.readers import Pixels, UnreadableScan
 from equipoise.engine import files
 
 Item = TypeVar("Item")
+_FORMAT = 2  # of the files; format 1 had no affine. Files of another format are never read: their scans are decoded again
 
 
 class _Speed(rich.progress.ProgressColumn):
-    """Scans per second."""
+    """A column of a progress bar: scans per second."""
 
     def render(self, task: rich.progress.Task) -> rich.text.Text:
         speed = task.finished_speed or task.speed
@@ -34,7 +35,7 @@ class _Speed(rich.progress.ProgressColumn):
 
 
 def progress() -> rich.progress.Progress:
-    """A bar with count, scans per second, and the time that is left."""
+    """Returns a progress bar with the count, scans per second, and the time that is left."""
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -45,7 +46,7 @@ def progress() -> rich.progress.Progress:
 
 
 def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yields ``items`` while the bar counts them."""
+    """Yields ``items`` while a progress bar counts them."""
     with progress() as bar:
         yield from bar.track(items, total, description=description)
 
@@ -64,42 +65,42 @@ class DecodedCache:
     """Decoded scans under one folder, one file each."""
 
     def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any]):
-        """Names the cache; nothing is written yet.
+        """Opens the cache without writing anything.
 
         Args:
           folder: of the cache; it may hold other files, which are left alone.
-          settings: of the preprocessing, JSON values; other settings never meet the same entry.
+          settings: of the preprocessing, JSON values; other settings never read the same file.
         """
         self.folder = pathlib.Path(folder)
         self._settings = json.dumps(settings, sort_keys=True)
 
     def path(self, files: Sequence[pathlib.Path]) -> pathlib.Path:
-        """Where the scan made of these raw files is kept.
+        """Returns the path at which the scan decoded from these raw files is kept.
 
         Raises:
-          UnreadableScan: when one of them is missing.
+          UnreadableScan: when one of the raw files is missing.
         """
         identity = []
         for file in files:
             try:
-                found = file.resolve(strict=True)
-                state = found.stat()
+                resolved = file.resolve(strict=True)
+                state = resolved.stat()
             except OSError as error:
                 raise UnreadableScan("file is missing") from error
-            identity.append([str(found), state.st_size, state.st_mtime_ns])
-        digest = hashlib.sha256(json.dumps([identity, self._settings]).encode()).hexdigest()
+            identity.append([str(resolved), state.st_size, state.st_mtime_ns])
+        digest = hashlib.sha256(json.dumps([_FORMAT, identity, self._settings]).encode()).hexdigest()
         return self.folder / f"{digest[:40]}.npz"
 
     def get(self, files: Sequence[pathlib.Path], decode: Callable[[], Pixels]) -> Pixels:
-        """The decoded scan, from the cache or else made by ``decode`` and kept.
+        """Returns the decoded scan: from the cache, or made by ``decode`` and then kept.
 
         Raises:
-          UnreadableScan: as ``decode`` does; a reason is not kept, so that a mended file is read the next time.
+          UnreadableScan: as ``decode`` does. The reason is not kept, so that a repaired file is read the next time.
         """
         path = self.path(files)
-        kept = _read(path)
-        if kept is not None:
-            return kept
+        pixels = _read(path)
+        if pixels is not None:
+            return pixels
         pixels = decode()
         _write(path, pixels)
         return pixels
@@ -112,23 +113,23 @@ class DecodedCache:
         description: str,
         threads: int,
     ) -> int:
-        """Decodes in parallel what is not there yet, with a progress bar.
+        """Decodes in parallel the scans that are not in the cache yet, with a progress bar.
 
-        Scans that cannot be read are passed over: whoever loads them hears the reason.
+        Scans that cannot be read are left out. Loading them later raises the reason.
 
         Args:
           scans: to decode.
-          files: the raw files of a scan.
-          decode: reads a scan; called in several threads.
-          description: beside the bar.
-          threads: that decode.
+          files: returns the raw files of a scan.
+          decode: reads a scan; it is called in several threads.
+          description: text beside the bar.
+          threads: number of threads that decode.
 
         Returns:
-          How many scans were already there.
+          The number of scans that were in the cache before.
         """
-        found = 0
+        num_cached = 0
 
-        def one(scan: Item) -> bool:
+        def was_cached(scan: Item) -> bool:
             try:
                 path = self.path(files(scan))
                 if _read(path) is not None:
@@ -140,13 +141,13 @@ class DecodedCache:
 
         with progress() as bar:
             task = bar.add_task(description, total=len(scans))
-            for _, was_there in in_parallel(one, scans, threads):
-                found += was_there
+            for _, cached in in_parallel(was_cached, scans, threads):
+                num_cached += cached
                 bar.advance(task)
-        return found
+        return num_cached
 
     def remove(self) -> None:
-        """Deletes the entries, and the folders that are then empty; files of others stay."""
+        """Deletes the cached scans, and the folder if it is then empty; other files in it stay."""
         for pattern in ("*.npz", ".*.tmp"):
             for entry in self.folder.glob(pattern):
                 if len(entry.name.strip(".").split(".")[0]) == 40:
@@ -156,28 +157,31 @@ class DecodedCache:
 
 
 def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Keeps arrays in a file that appears whole or not at all."""
+    """Writes arrays to a file that appears whole or not at all."""
     with files.replacing(path, sync=False) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-    """What :func:`write_arrays` kept, or None where there is none or its checksums (of the zip format) do not hold."""
+    """Reads what :func:`write_arrays` wrote; None where there is no such file, or it is damaged (by its zip checksums)."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception:  # damage shows in a dozen ways, and each means: make it again
+    except Exception:  # a damaged file raises many kinds of error, and each means: make it again
         return None
 
 
 def _write(path: pathlib.Path, pixels: Pixels) -> None:
-    mask = {} if pixels.mask is None else {"mask": pixels.mask}
-    write_arrays(path, image=pixels.image, spacing=pixels.spacing, scale=np.asarray(pixels.scale), **mask)
+    optional = {"mask": pixels.mask, "affine": pixels.affine}
+    given = {name: values for name, values in optional.items() if values is not None}
+    write_arrays(path, image=pixels.image, spacing=pixels.spacing, scale=np.asarray(pixels.scale), **given)
 
 
 def _read(path: pathlib.Path) -> Pixels | None:
-    found = read_arrays(path)
-    if found is None or not {"image", "spacing", "scale"} <= found.keys():
+    arrays = read_arrays(path)
+    if arrays is None or not {"image", "spacing", "scale"} <= arrays.keys():
         return None
-    slope, intercept = found["scale"].tolist()
-    return Pixels(found["image"], found["spacing"], (slope, intercept), found.get("mask"))
+    slope, intercept = arrays["scale"].tolist()
+    return Pixels(
+        arrays["image"], arrays["spacing"], (slope, intercept), arrays.get("mask"), arrays.get("affine")
+    )

@@ -1,4 +1,4 @@
-"""Which cohorts there are, and how a name becomes a builder."""
+"""The cohorts that ship, and the way from the name of a cohort to its builder."""
 
 import dataclasses
 import importlib
@@ -12,49 +12,62 @@ COHORTS = {
     "fundus_phantom": "equipoise.data_builders.fundus_phantom.builder:FundusPhantom",
     "harvard_fairseg": "equipoise.data_builders.harvard.fairseg:HarvardFairseg",
     "simba": "equipoise.data_builders.simba.builder:Simba",
-    "table": "equipoise.data_builders.table.builder:Table",
+    "table": "equipoise.data_builders.table.builder:TableCohort",
 }
-"""Name of every cohort that ships -> its builder, ``module:Class``."""
+"""Name of a cohort -> its builder, ``module:Class``. Every builder of the package that is no base class stands here."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
-    """One line of ``equipoise prepare --list``."""
+class Entry:
+    """The lines of one cohort in ``equipoise prepare --list``.
+
+    Attributes:
+      name: of the cohort.
+      description: the first line of its builder's docstring; empty where the builder cannot be imported.
+      configs: names of its configurations.
+      problem: why its builder cannot be imported; empty where it can.
+    """
 
     name: str
-    description: str
-    configs: tuple[str, ...]
+    description: str = ""
+    configs: tuple[str, ...] = ()
+    problem: str = ""
 
 
 def _import(builder: str) -> type[Cohort]:
-    """The class that ``module:Class`` names."""
+    """Imports the class that ``module:Class`` names."""
     module, _, name = builder.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
-def list_cohorts() -> list[Listed]:
-    """Every cohort that ships, with its configurations."""
-    listed = []
+def list_cohorts() -> list[Entry]:
+    """Lists every cohort that ships; one whose builder cannot be imported is listed with the reason."""
+    entries = []
     for name, builder in COHORTS.items():
-        cls = _import(builder)
-        summary = (cls.__doc__ or "").strip().splitlines()[0]
-        listed.append(Listed(name, summary, tuple(c.name for c in cls.BUILDER_CONFIGS)))
-    return listed
+        try:
+            cls = _import(builder)
+        except Exception as error:  # a package that is missing or broken must not hide the other cohorts
+            reason = " ".join(str(error).split())
+            entries.append(Entry(name, problem=f"{type(error).__name__}: {reason}"))
+            continue
+        description = (cls.__doc__ or "").strip().partition("\n")[0]
+        entries.append(Entry(name, description, tuple(config.name for config in cls.BUILDER_CONFIGS)))
+    return entries
 
 
 def find_builder(
     name: str, *, data_dir: pathlib.Path, source_dir: pathlib.Path | None = None, **options: Any
 ) -> Cohort:
-    """The builder of ``simba/near_4mm`` or of ``my_pkg.module:Builder[/config]``.
+    """Finds the builder of a cohort, such as ``simba/near_4mm`` or ``my_pkg.module:Builder[/config]``.
 
     Args:
-      name: of the cohort, with its configuration if it has any.
-      data_dir: where it is or will be prepared.
-      source_dir: folder of the raw cohort.
+      name: of the cohort, with its configuration where it has some.
+      data_dir: folder of prepared cohorts.
+      source_dir: folder of the cohort's raw files.
       **options: settings, for cohorts that have some.
 
     Raises:
-      UserError: for a name, configuration or setting that does not exist.
+      UserError: for a name, configuration or setting that does not exist, and for a builder that cannot be imported.
     """
     base, _, config = name.partition("/")
     if ":" in base:
@@ -63,11 +76,12 @@ def find_builder(
         except (ImportError, AttributeError) as error:
             raise UserError(f"--cohort={name}: {error}") from error
         if not (isinstance(cls, type) and issubclass(cls, Cohort)):
-            raise UserError(
-                f"--cohort={name}: the class is not a subclass of equipoise.data_builders.base.cohort.Cohort"
-            )
+            raise UserError(f"--cohort={name}: the class is not a subclass of equipoise.data_builders.Cohort")
     elif base in COHORTS:
-        cls = _import(COHORTS[base])
+        try:
+            cls = _import(COHORTS[base])
+        except ImportError as error:
+            raise UserError(f"cohort {base!r} cannot be imported: {error}") from error
     else:
         raise UserError(f"no cohort {base!r}.{did_you_mean(base, COHORTS)} See `equipoise prepare --list`.")
     known = [c.name for c in cls.BUILDER_CONFIGS]

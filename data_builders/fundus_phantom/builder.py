@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels
+from equipoise.data_builders.base.schema import Scan, Schema
 from equipoise.data_builders.fundus_phantom.config import CONFIGS, FundusConfig, make_config
 from equipoise.data_builders.fundus_phantom.design import FRACTIONS, design_subjects
 from equipoise.data_builders.fundus_phantom.render import draw_eye

@@ -16,8 +16,9 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from equipoise.data_builders.base import cache, settings, splits
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_npz
+from equipoise.data_builders.base.schema import Scan, Schema
 from equipoise.engine.errors import UserError
 from equipoise.engine.vocabulary import UNKNOWN
 
@@ -88,7 +89,7 @@ class Harvard(Cohort):
       MASKS: modality -> keys of its mask; empty where there is none.
       MASK_CLASSES: of codes 0, 1, 2, ... or 0, -1, -2, ...
       STRUCTURES: what is scored -> classes whose union it is.
-      RATIOS: what is measured of structures (:class:`equipoise.data_builders.base.cohort.Schema`).
+      RATIOS: what is measured of structures (:class:`equipoise.data_builders.Schema`).
       LABELS: what images are to be classified by.
       ATTRIBUTES: what makes the groups.
       LISTS: where the published lists may be, in the source folder.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_nifti, resampled
+from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_nifti, resample
 from equipoise.engine.errors import UserError, did_you_mean
 
 _ATLAS_OFFSET = (-73.0, -107.0, -72.0)  # mm, of a 1 mm grid with axes to the right, anterior, superior
@@ -238,10 +238,7 @@ def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> 
     Raises:
       UserError: for a file that cannot be read, grids that differ, or values that are no intensities or labels.
     """
-    import nibabel as nib
-
     read: list[Pixels] = []
-    affines = []
     for name, path in (("template", template), ("labels", labels)):
         try:
             pixels = read_nifti(path)
@@ -250,10 +247,9 @@ def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> 
         slope, intercept = pixels.scale
         values = pixels.image[..., 0] * np.float64(slope) + intercept
         read.append(dataclasses.replace(pixels, image=values[..., None]))
-        affines.append(nib.as_closest_canonical(nib.load(path)).affine)
     brain, regions = (pixels.image[..., 0] for pixels in read)
     sizes = ["x".join(map(str, values.shape)) for values in (brain, regions)]
-    if sizes[0] != sizes[1] or not np.allclose(*affines, atol=1e-3):
+    if sizes[0] != sizes[1] or not np.allclose(read[0].affine, read[1].affine, atol=1e-3):
         how = f"{sizes[0]} and {sizes[1]} voxels" if sizes[0] != sizes[1] else "affines differ"
         raise UserError(
             f"simba: template and labels are not on one grid ({how}): resample the labels to the template "
@@ -276,12 +272,8 @@ def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> 
     whole = dataclasses.replace(
         read[0], image=brain[..., None].astype(np.float32), mask=regions.astype(np.int32)
     )
-    there = resampled(whole, (resolution,) * 3)
-    affine = affines[0].copy()
-    if there is not whole:
-        ratio = resolution / spacing.astype(float)
-        affine = affine @ nib.affines.from_matvec(np.diag(ratio), 0.5 * ratio - 0.5)
-    return Anatomy(_unit(there.image[..., 0]), there.mask, affine)
+    there = resample(whole, (resolution,) * 3)
+    return Anatomy(_unit(there.image[..., 0]), there.mask, there.affine)
 
 
 def _unit(brain: np.ndarray) -> np.ndarray:

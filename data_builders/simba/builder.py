@@ -43,8 +43,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base import report
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.data_builders.base.schema import Scan, Schema
 from equipoise.data_builders.simba import sites as simba_sites
 from equipoise.data_builders.simba.anatomy import Anatomy
 from equipoise.data_builders.simba.config import (
@@ -189,7 +191,7 @@ class Simba(Cohort):
         Raises:
           UserError: for a velocity field that cannot be used.
         """
-        if not (pathlib.Path(self.data_path) / "cohort_report.json").exists():
+        if not (pathlib.Path(self.data_path) / report.FILE).exists():
             _ = self._renderer  # before a split's bar is there, and before anything is written
         super().download_and_prepare(**kwargs)
 

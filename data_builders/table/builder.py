@@ -1,7 +1,7 @@
 """Private data without a builder: a table with one row per scan becomes a cohort, ``table/NAME``.
 
 The first call proposes a schema (which text means which level, what is missing, the form of the images) and writes it
-beside the table; a person looks at it, and from then on it is the law. Nothing that is stored tells a path: a scan is
+beside the table; a person looks at it, and from then on it is binding. Nothing that is stored tells a path: a scan is
 named by its subject and its place among the subject's files in the order of their names, or by a column of the table.
 """
 
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from equipoise.data_builders.base import cache
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base import cache, report
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels, UnreadableScan
+from equipoise.data_builders.base.schema import Scan, Schema
 from equipoise.data_builders.table import images as table_images
-from equipoise.data_builders.table import schema as table_schema
+from equipoise.data_builders.table import schema_file as schema_files
 from equipoise.data_builders.table.config import (
     EXAMPLE,
     NO_IMAGE,
@@ -30,16 +31,17 @@ from equipoise.data_builders.table.config import (
     resolve,
     sort_out,
 )
-from equipoise.data_builders.table.rows import check_images_differ, identifiers
-from equipoise.data_builders.table.schema import TableSchema
+from equipoise.data_builders.table.schema_file import SchemaFile
+from equipoise.data_builders.table.text_table import check_images_differ, identifiers
 from equipoise.engine import files
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.vocabulary import UNKNOWN
 
 
-class Table(Cohort):
+class TableCohort(Cohort):
     """Private data from a CSV or Parquet file: one row per PNG, JPEG or NIfTI image (--table=my.csv ...)."""
 
+    name = "table"
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, **kwargs: Any):
@@ -50,9 +52,9 @@ class Table(Cohort):
         """
         if not isinstance(kwargs.get("config"), TableConfig):
             raise UserError(f"cohort 'table' needs --table, --image, --label and --subject, e.g. {EXAMPLE}")
-        self.law: TableSchema = kwargs["config"].law
-        self.FRACTIONS = dict(self.law.fractions)
-        self.SPLIT_SEED = self.law.seed
+        self.schema_file: SchemaFile = kwargs["config"].schema_file
+        self.FRACTIONS = dict(self.schema_file.fractions)
+        self.SPLIT_SEED = self.schema_file.seed
         super().__init__(**kwargs)
 
     @classmethod
@@ -63,7 +65,7 @@ class Table(Cohort):
     @property
     def is_proposal(self) -> bool:
         """Whether nobody has seen the schema yet."""
-        return not self.builder_config.path.exists()
+        return not self.builder_config.schema_path.exists()
 
     def propose(self) -> str:
         """Writes the proposed schema to its file.
@@ -71,40 +73,47 @@ class Table(Cohort):
         Returns:
           Text that shows it, with counts.
         """
-        config, law = self.builder_config, self.law
-        lines = [f"{config.rows.path.name}: {len(config.rows.frame)} scans"]
-        for role, columns in (("label", law.labels), ("attribute", law.attributes)):
+        config, schema_file = self.builder_config, self.schema_file
+        lines = [f"{config.table.path.name}: {len(config.table.frame)} scans"]
+        for role, columns in (("label", schema_file.labels), ("attribute", schema_file.attributes)):
             for name, column in columns.items():
-                lines += table_schema.describe_column(config.rows, name, column, role)
+                lines += schema_files.describe_column(config.table, name, column, role)
         headers, reasons = sort_out(config.survey())
-        lines += table_images.describe(law.images, headers, reasons)
+        lines += table_images.describe(schema_file.images, headers, reasons)
         lines.append(self._describe_splits())
-        files.write_text(config.path, law.to_json())
-        return "\n".join([*lines, f"schema written to {config.path}"])
+        files.write_text(config.schema_path, schema_file.to_json())
+        return "\n".join([*lines, f"schema written to {config.schema_path}"])
 
     def _describe_splits(self) -> str:
-        law = self.law
-        if law.splits is None:
-            shares = ", ".join(f"{split} {share:g}" for split, share in law.fractions.items())
+        schema_file = self.schema_file
+        if schema_file.splits is None:
+            shares = ", ".join(f"{split} {share:g}" for split, share in schema_file.fractions.items())
             return f"splits by subject: {shares}"
-        column = law.columns["split"]
-        counts = collections.Counter(law.splits[text] for text in self.builder_config.rows.frame[column])
-        listed = ", ".join(f"{split} ({counts[split]})" for split in law.fractions)
+        column = schema_file.columns["split"]
+        counts = collections.Counter(
+            schema_file.splits[text] for text in self.builder_config.table.frame[column]
+        )
+        listed = ", ".join(f"{split} ({counts[split]})" for split in schema_file.fractions)
         return f"splits of column {column!r}: {listed}"
 
     def schema(self) -> Schema:
         """The table's labels and attributes; the metadata tells how splits were made and which schema was read."""
-        law = self.law
+        schema_file = self.schema_file
         metadata = {"schema_fingerprint": self._fingerprint()}
-        if law.splits is not None:
-            metadata["split_rule"] = {"unit": "subject", "column": law.columns["split"]}
+        if schema_file.splits is not None:
+            metadata["split_rule"] = {"unit": "subject", "column": schema_file.columns["split"]}
         return Schema(
-            image_shape=(*law.images.size, law.images.channels),
-            dtype=np.dtype(law.images.dtype),
-            labels={k: c.levels if c.kind == "levels" else None for k, c in law.labels.items()},
-            attributes={k: c.levels if c.kind == "levels" else None for k, c in law.attributes.items()},
-            positive={k: c.positive for k, c in law.labels.items() if c.positive and c.kind == "levels"},
-            has_mask="mask" in law.columns,
+            image_shape=(*schema_file.images.size, schema_file.images.channels),
+            dtype=np.dtype(schema_file.images.dtype),
+            labels={k: c.levels if c.kind == "levels" else None for k, c in schema_file.labels.items()},
+            attributes={
+                k: c.levels if c.kind == "levels" else None for k, c in schema_file.attributes.items()
+            },
+            positive={
+                k: c.positive for k, c in schema_file.labels.items() if c.positive and c.kind == "levels"
+            },
+            has_mask="mask" in schema_file.columns,
+            has_affine=schema_file.images.kind == "volume",
             metadata=metadata,
         )
 
@@ -119,19 +128,25 @@ class Table(Cohort):
 
     @functools.cached_property
     def _scans(self) -> list[Scan]:
-        config, law = self.builder_config, self.law
-        rows, columns = config.rows, law.columns
-        subjects = identifiers(rows, columns["subject"], "subject")
-        files = [resolve(config.image_root, cell) for cell in rows.frame[columns["image"]]]
+        config, schema_file = self.builder_config, self.schema_file
+        table, columns = config.table, schema_file.columns
+        subjects = identifiers(table, columns["subject"], "subject")
+        files = [resolve(config.image_root, cell) for cell in table.frame[columns["image"]]]
         masks = [None] * len(files)
         if "mask" in columns:
-            masks = [resolve(config.image_root, cell) for cell in rows.frame[columns["mask"]]]
-        check_images_differ(rows, files, subjects)
-        table_images.check_shapes(law.images, sort_out(config.survey())[0])
-        labels = {k: table_schema.read_column(rows, k, c, config.path) for k, c in law.labels.items()}
-        attributes = {k: table_schema.read_column(rows, k, c, config.path) for k, c in law.attributes.items()}
+            masks = [resolve(config.image_root, cell) for cell in table.frame[columns["mask"]]]
+        check_images_differ(table, files, subjects)
+        table_images.check_shapes(schema_file.images, sort_out(config.survey())[0])
+        labels = {
+            k: schema_files.read_column(table, k, c, config.schema_path)
+            for k, c in schema_file.labels.items()
+        }
+        attributes = {
+            k: schema_files.read_column(table, k, c, config.schema_path)
+            for k, c in schema_file.attributes.items()
+        }
         names = self._scan_names(subjects, files)
-        strata = _strata(labels, attributes, law)
+        strata = _strata(labels, attributes, schema_file)
         return [
             Scan(
                 scan_id=names[i],
@@ -145,14 +160,14 @@ class Table(Cohort):
         ]
 
     def _scan_names(self, subjects: Sequence[str], files: Sequence[pathlib.Path | None]) -> list[str]:
-        rows, column = self.builder_config.rows, self.law.columns.get("scan")
+        table, column = self.builder_config.table, self.schema_file.columns.get("scan")
         if column:
-            names = identifiers(rows, column, "scan")
+            names = identifiers(table, column, "scan")
             first: dict[str, int] = {}
             for index, name in enumerate(names):
                 if first.setdefault(name, index) != index:
                     raise UserError(
-                        f"{rows.at(first[name], index)}: the same scan in column {column!r}: every row needs its own"
+                        f"{table.at(first[name], index)}: the same scan in column {column!r}: every row needs its own"
                     )
             return names
         names = [""] * len(subjects)
@@ -166,24 +181,24 @@ class Table(Cohort):
 
     def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
         """The table's own split column where it has one; else stratified by label and attributes."""
-        law, rows = self.law, self.builder_config.rows
-        if law.splits is None:
+        schema_file, table = self.schema_file, self.builder_config.table
+        if schema_file.splits is None:
             return super().assign_splits(scans)
-        texts = rows.frame[law.columns["split"]]
+        texts = table.frame[schema_file.columns["split"]]
         first: dict[str, int] = {}
         for index, scan in enumerate(self._scans):
-            if texts[index] not in law.splits:
+            if texts[index] not in schema_file.splits:
                 raise UserError(
-                    f"{rows.at(index)}, column {law.columns['split']!r}: {texts[index]!r} is not in 'splits' of "
-                    f"{self.builder_config.path.name}.{did_you_mean(texts[index], law.splits)}"
+                    f"{table.at(index)}, column {schema_file.columns['split']!r}: {texts[index]!r} is not in 'splits' of "
+                    f"{self.builder_config.schema_path.name}.{did_you_mean(texts[index], schema_file.splits)}"
                 )
             before = first.setdefault(scan.subject_id, index)
-            if law.splits[texts[before]] != law.splits[texts[index]]:
+            if schema_file.splits[texts[before]] != schema_file.splits[texts[index]]:
                 raise UserError(
-                    f"{rows.at(before, index)}: one subject in {law.splits[texts[before]]} and in "
-                    f"{law.splits[texts[index]]}: a subject belongs to one split, or the test has been seen in training"
+                    f"{table.at(before, index)}: one subject in {schema_file.splits[texts[before]]} and in "
+                    f"{schema_file.splits[texts[index]]}: a subject belongs to one split, or the test has been seen in training"
                 )
-        return {subject: law.splits[texts[index]] for subject, index in first.items()}
+        return {subject: schema_file.splits[texts[index]] for subject, index in first.items()}
 
     def check(self) -> None:
         """Reads every row by the schema, without pixels.
@@ -195,20 +210,20 @@ class Table(Cohort):
 
     def load(self, scan: Scan) -> Pixels:
         """Reads one image, with its mask, in the cohort's form; one that was decoded beforehand comes from the cache."""
-        if not self.law.images.is_slow:
+        if not self.schema_file.images.is_slow:
             return self._decode(scan)
         return self._cache.get(_files(scan), lambda: self._decode(scan))
 
     def _decode(self, scan: Scan) -> Pixels:
         image, mask = scan.payload
-        if image is None or (mask is None and "mask" in self.law.columns):
+        if image is None or (mask is None and "mask" in self.schema_file.columns):
             raise UnreadableScan("the table names no mask" if image else NO_IMAGE)
-        return table_images.load(self.law.images, image, mask)
+        return table_images.load(self.schema_file.images, image, mask)
 
     @functools.cached_property
     def _cache(self) -> cache.DecodedCache:
         default = pathlib.Path(self._data_dir_root) / ".cache" / self.name / self.builder_config.name
-        settings = dataclasses.asdict(self.law.images)
+        settings = dataclasses.asdict(self.schema_file.images)
         return cache.DecodedCache(self.builder_config.cache_dir or default, settings)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
@@ -218,35 +233,35 @@ class Table(Cohort):
           UserError: as :meth:`Cohort.download_and_prepare`, and when the cohort there was made by another schema.
         """
         folder = pathlib.Path(self.data_path)
-        if (folder / "cohort_report.json").exists():
+        if (folder / report.FILE).exists():
             self._check_same_schema(folder)
             return
         self.check()
-        if self.law.images.is_slow:
+        if self.schema_file.images.is_slow:
             labelled = [s for s in self._scans if None not in s.labels.values()]
             there = self._cache.fill(labelled, _files, self._decode, "decoding", self.NUM_THREADS)
             if there:
                 print(f"{there} of {len(labelled)} scans were decoded before")
         super().download_and_prepare(**kwargs)
-        if self.law.images.is_slow and not self.builder_config.keep_cache:
+        if self.schema_file.images.is_slow and not self.builder_config.keep_cache:
             self._cache.remove()
 
     def _check_same_schema(self, folder: pathlib.Path) -> None:
         if self.info.metadata.get("schema_fingerprint") != self._fingerprint():
             raise UserError(
-                f"{folder} was prepared by another schema than {self.builder_config.path.name}: give another --name, "
+                f"{folder} was prepared by another schema than {self.builder_config.schema_path.name}: give another --name, "
                 "or remove that folder"
             )
-        report = folder / "cohort_report.json"
-        if self.builder_config.rows.path.stat().st_mtime > report.stat().st_mtime:
+        built = (folder / report.FILE).stat().st_mtime
+        if self.builder_config.table.path.stat().st_mtime > built:
             print(
-                f"note: {self.builder_config.rows.path.name} was changed after the cohort was prepared; to read it "
+                f"note: {self.builder_config.table.path.name} was changed after the cohort was prepared; to read it "
                 f"anew give another --name, or remove {folder}"
             )
 
     def _fingerprint(self) -> str:
         """Of the schema alone: nothing that the table says of a person enters."""
-        values = dataclasses.asdict(self.law)
+        values = dataclasses.asdict(self.schema_file)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -254,10 +269,12 @@ def _files(scan: Scan) -> list[pathlib.Path]:
     return [file for file in scan.payload if file]
 
 
-def _strata(labels: dict[str, list[Any]], attributes: dict[str, list[Any]], law: TableSchema) -> list[str]:
+def _strata(
+    labels: dict[str, list[Any]], attributes: dict[str, list[Any]], schema_file: SchemaFile
+) -> list[str]:
     """Cell of every row: classes of all labels (of a number its quarter) and levels of all attributes in words."""
     parts = []
-    for name, column in law.labels.items():
+    for name, column in schema_file.labels.items():
         if column.kind == "levels":
             parts.append(labels[name])
         else:
@@ -265,5 +282,5 @@ def _strata(labels: dict[str, list[Any]], attributes: dict[str, list[Any]], law:
             known = values[~np.isnan(values)]
             cuts = np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else []
             parts.append(np.searchsorted(cuts, values).tolist())
-    parts += [attributes[name] for name, column in law.attributes.items() if column.kind == "levels"]
+    parts += [attributes[name] for name, column in schema_file.attributes.items() if column.kind == "levels"]
     return ["/".join(UNKNOWN if v is None else str(v) for v in row) for row in zip(*parts, strict=True)]

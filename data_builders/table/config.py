@@ -14,10 +14,10 @@ from equipoise.data_builders.base import cache
 from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import UnreadableScan
 from equipoise.data_builders.table import images as table_images
-from equipoise.data_builders.table import schema as table_schema
+from equipoise.data_builders.table import schema_file as schema_files
 from equipoise.data_builders.table.images import Header
-from equipoise.data_builders.table.rows import Rows, read_rows
-from equipoise.data_builders.table.schema import TableSchema
+from equipoise.data_builders.table.schema_file import SchemaFile
+from equipoise.data_builders.table.text_table import TextTable, read_table
 from equipoise.engine.errors import UserError, did_you_mean
 
 EXAMPLE = "equipoise prepare --cohort=table --table=my.csv --image=path --label=y --subject=pid --attributes=sex,age"
@@ -35,18 +35,18 @@ class TableConfig(tfds.core.BuilderConfig):
     """A table and how it is read.
 
     Attributes:
-      rows: of the table.
-      law: the schema, read from its file or proposed.
-      path: of the schema file.
+      table: of the user.
+      schema_file: the schema, read from its file or proposed.
+      schema_path: of the schema file.
       image_root: folder that relative paths start from.
       cache_dir: of decoded scans; None: under the data folder.
       keep_cache: whether it stays after the build.
       survey: gives the header of every row's image, or the reason why it has none.
     """
 
-    rows: Rows
-    law: TableSchema
-    path: pathlib.Path
+    table: TextTable
+    schema_file: SchemaFile
+    schema_path: pathlib.Path
     image_root: pathlib.Path
     cache_dir: pathlib.Path | None
     keep_cache: bool
@@ -72,15 +72,15 @@ class _Asked:
     cache_dir: str = ""
     keep_cache: bool = False
 
-    def check(self, rows: Rows) -> None:
+    def check(self, table: TextTable) -> None:
         """Raises UserError for a column that is not there or has a name that cannot be used."""
         for role in _ROLES:
             if getattr(self, role):
-                rows.check_column(getattr(self, role), role)
+                table.check_column(getattr(self, role), role)
         for flag in ("label", "attributes"):
             names = getattr(self, flag)
             for name in names:
-                rows.check_column(name, flag)
+                table.check_column(name, flag)
                 if (
                     "/" in name
                     or (flag == "attributes" and _RESERVED.fullmatch(name))
@@ -126,22 +126,22 @@ def make_config(name: str, description: str, options: dict[str, Any]) -> TableCo
     name = name or re.sub(r"[^\w-]+", "_", file.stem)
     if not re.fullmatch(r"[\w-]+", name):
         raise UserError(f"table/{name}: letters, digits, '_' and '-' only")
-    rows = read_rows(file)
-    asked.check(rows)
+    table = read_table(file)
+    asked.check(table)
     root = pathlib.Path(asked.image_root).expanduser() if asked.image_root else file.parent
     if not root.is_dir():
         raise UserError(f"--image_root: no folder {root}")
     path = (
         pathlib.Path(asked.schema).expanduser() if asked.schema else file.with_name(f"{file.name}.schema.json")
     )  # fmt: skip
-    survey = functools.cache(functools.partial(_survey, rows, asked.image, root))
-    law = _read_law(asked, path) if path.exists() else _propose(asked, rows, survey())
+    survey = functools.cache(functools.partial(_survey, table, asked.image, root))
+    schema_file = _read_schema_file(asked, path) if path.exists() else _propose(asked, table, survey())
     return TableConfig(
         name=name,
         description=description,
-        rows=rows,
-        law=law,
-        path=path,
+        table=table,
+        schema_file=schema_file,
+        schema_path=path,
         image_root=root,
         survey=survey,
         cache_dir=pathlib.Path(asked.cache_dir).expanduser() if asked.cache_dir else None,
@@ -149,24 +149,26 @@ def make_config(name: str, description: str, options: dict[str, Any]) -> TableCo
     )
 
 
-def _propose(asked: _Asked, rows: Rows, survey: Sequence[Header | UnreadableScan]) -> TableSchema:
+def _propose(asked: _Asked, table: TextTable, survey: Sequence[Header | UnreadableScan]) -> SchemaFile:
     headers = sort_out(survey)[0]
     kind = "volume" if len(headers[0].shape) == 3 else "picture"
-    return TableSchema(
+    return SchemaFile(
         columns=asked.columns(),
-        labels={name: table_schema.propose_column(rows, name, "label") for name in asked.label},
-        attributes={name: table_schema.propose_column(rows, name, "attributes") for name in asked.attributes},
+        labels={name: schema_files.propose_column(table, name, "label") for name in asked.label},
+        attributes={
+            name: schema_files.propose_column(table, name, "attributes") for name in asked.attributes
+        },
         images=table_images.propose(
             kind, headers, asked.numbers("size", int), asked.numbers("spacing", float)
         ),
         fractions=Cohort.FRACTIONS,
         seed=Cohort.SPLIT_SEED,
-        splits=table_schema.propose_splits(rows, asked.split) if asked.split else None,
+        splits=schema_files.propose_splits(table, asked.split) if asked.split else None,
     )
 
 
-def _read_law(asked: _Asked, path: pathlib.Path) -> TableSchema:
-    law = table_schema.read_schema(path)
+def _read_schema_file(asked: _Asked, path: pathlib.Path) -> SchemaFile:
+    schema_file = schema_files.read_schema_file(path)
     wanted: dict[str, Any] = {
         "columns": asked.columns(), "labels": list(asked.label), "attributes": list(asked.attributes),
     }  # fmt: skip
@@ -174,17 +176,17 @@ def _read_law(asked: _Asked, path: pathlib.Path) -> TableSchema:
         wanted["size"] = list(size)
     if spacing := asked.numbers("spacing", float):
         wanted["spacing"] = list(spacing) * (3 if len(spacing) == 1 else 1)
-    law.check_asked(wanted, path)
-    return law
+    schema_file.check_asked(wanted, path)
+    return schema_file
 
 
-def _survey(rows: Rows, column: str, root: pathlib.Path) -> list[Header | UnreadableScan]:
+def _survey(table: TextTable, column: str, root: pathlib.Path) -> list[Header | UnreadableScan]:
     """Reads the header of every image.
 
     Raises:
       UserError: when none can be read, or they are not all pictures or all volumes.
     """
-    files = [resolve(root, cell) for cell in rows.frame[column]]
+    files = [resolve(root, cell) for cell in table.frame[column]]
     table_images.kind_of(file for file in files if file)
 
     def one(file: pathlib.Path | None) -> Header | UnreadableScan:

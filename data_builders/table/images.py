@@ -11,14 +11,13 @@ import numpy as np
 from equipoise.data_builders.base.readers import (
     Pixels,
     UnreadableScan,
-    as_type,
+    crop_or_pad_pixels,
     read_nifti,
     read_picture,
-    resampled,
-    resampled_shape,
+    resample,
 )
+from equipoise.data_builders.base.readers.resample import resampled_shape, round_to_type
 from equipoise.engine.errors import UserError
-from equipoise.engine.transforms.spatial import crop_or_pad
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _VOLUMES = (".nii", ".nii.gz")
@@ -258,7 +257,7 @@ def load(form: Form, image: pathlib.Path, mask: pathlib.Path | None) -> Pixels:
     if form.kind == "picture":
         pixels = _converted(pixels, form.channels)
         return _resized(pixels, form.size) if form.fit != "none" else pixels
-    return _fitted(resampled(pixels, form.spacing) if form.spacing else pixels, form)
+    return _fitted(resample(pixels, form.spacing) if form.spacing else pixels, form)
 
 
 def _read(file: pathlib.Path) -> Pixels:
@@ -307,16 +306,14 @@ def _resized(pixels: Pixels, size: tuple[int, ...]) -> Pixels:
     mask = pixels.mask
     if mask is not None:
         mask = resize(mask, Image.Resampling.NEAREST).astype(np.uint8)
-    image = as_type(np.stack(planes, -1), pixels.image.dtype)
+    image = round_to_type(np.stack(planes, -1), pixels.image.dtype)
     return dataclasses.replace(pixels, image=image, mask=mask)
 
 
 def _fitted(pixels: Pixels, form: Form) -> Pixels:
-    if form.fit == "none" or pixels.image.shape[:-1] == form.size:
+    if form.fit == "none":
         return pixels
-    mask = None if pixels.mask is None else crop_or_pad(pixels.mask, form.size)
-    image = crop_or_pad(pixels.image, form.size, float(pixels.image.min()))
-    return dataclasses.replace(pixels, image=image, mask=mask)
+    return crop_or_pad_pixels(pixels, form.size, float(pixels.image.min()))
 
 
 def _text(shape: Sequence[float]) -> str:

@@ -15,37 +15,38 @@ from jaxtyping import Array
 from equipoise.engine import data, mesh
 from equipoise.engine.config import fingerprint
 from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.engine.training.program import Program
-from equipoise.engine.training.step import TrainState, make_preprocess
+from equipoise.engine.training.machine import Machine
+from equipoise.engine.update.preprocess import make_preprocess
+from equipoise.engine.update.state import TrainState
 
 
-def names(program: Program) -> dict[str, int]:
+def names(machine: Machine) -> dict[str, int]:
     """Block -> values of one image, in the order of the network."""
 
     def apply() -> dict[str, Array]:
-        images = jax.numpy.zeros((1, *program.image_shape), program.config.model.dtype)
-        return program.model.init_with_output(jax.random.key(0), images, train=False)[0][1]
+        images = jax.numpy.zeros((1, *machine.image_shape), machine.config.model.dtype)
+        return machine.model.init_with_output(jax.random.key(0), images, train=False)[0][1]
 
     return {name: int(np.prod(block.shape[1:])) for name, block in jax.eval_shape(apply).items()}
 
 
-def choose(program: Program, wanted: Sequence[str]) -> dict[str, int]:
+def choose(machine: Machine, wanted: Sequence[str]) -> dict[str, int]:
     """The blocks asked for, by default all.
 
     Raises:
       UserError: for a block that the network does not have.
     """
-    known = names(program)
+    known = names(machine)
     for name in wanted:
         if name not in known:
             raise UserError(
-                f"the network {program.config.model.name!r} has no block {name!r}.{did_you_mean(name, known)} It has: {', '.join(known)}"
+                f"the network {machine.config.model.name!r} has no block {name!r}.{did_you_mean(name, known)} It has: {', '.join(known)}"
             )
     return {name: size for name, size in known.items() if name in wanted or not wanted}
 
 
 def stream(
-    program: Program,
+    machine: Machine,
     state: TrainState,
     split: data.Split,
     folder: pathlib.Path,
@@ -55,7 +56,7 @@ def stream(
     """Writes ``folder/BLOCK.npy`` for each block and opens it.
 
     Args:
-      program: of the run.
+      machine: of the run.
       state: whose parameters are used.
       split: of a prepared cohort.
       folder: to write to; what it holds of the same checkpoint and split is used as it is.
@@ -70,9 +71,9 @@ def stream(
     """
     if mesh.num_hosts() > 1:
         raise UserError("features are written by one process: leave out --distributed")
-    chosen = choose(program, blocks)
+    chosen = choose(machine, blocks)
     mark = {
-        "run": fingerprint(program.config),
+        "run": fingerprint(machine.config),
         "step": int(state.step),
         "cohort": split.cohort,
         "split": split.name,
@@ -84,34 +85,34 @@ def stream(
     if kept != mark or not all(path.exists() for path in paths.values()):
         folder.mkdir(parents=True, exist_ok=True)
         seal.unlink(missing_ok=True)
-        _write(program, state, split, paths, chosen, progress)
+        _write(machine, state, split, paths, chosen, progress)
         seal.write_text(json.dumps(mark))
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
 def _write(
-    program: Program,
+    machine: Machine,
     state: TrainState,
     split: data.Split,
     paths: dict[str, pathlib.Path],
     sizes: dict[str, int],
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    preprocess, model, method = make_preprocess(program.config), program.model, program.method
+    preprocess, model, method = make_preprocess(machine.config), machine.model, machine.method
 
     def step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         found = method.predict(model, variables, preprocess(batch)["image"], batch)[1]
         flat = {name: found[name].reshape(len(found[name]), -1).astype(np.float32) for name in sizes}
         return {"index": batch["index"], **flat}
 
-    predict = program.runner.predict(step)
+    predict = machine.runner.predict(step)
     variables = method.variables(state)
     files = {
         name: np.lib.format.open_memmap(path, "w+", np.float32, (len(split), sizes[name]))
         for name, path in paths.items()
     }
     done = 0
-    for batch in mesh.prefetch(program.eval_batches(split), program.runner.shard):
+    for batch in mesh.prefetch(machine.eval_batches(split), machine.runner.shard):
         out = jax.device_get(predict(variables, batch))
         real = out["index"] >= 0
         for name, file in files.items():

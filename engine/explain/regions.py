@@ -38,7 +38,7 @@ class LabelMap:
 
 
 def read(metadata: Mapping[str, Any]) -> LabelMap | None:
-    """The label map in a cohort's metadata (``label_map`` of :class:`equipoise.data_builders.base.cohort.Schema`); None without one."""
+    """The label map in a cohort's metadata (``label_map`` of :class:`equipoise.data_builders.Schema`); None without one."""
     found = metadata.get("label_map")
     if found is None:
         return None

@@ -20,7 +20,9 @@ from equipoise.engine.config import Run
 from equipoise.engine.methods.groups import Groups
 
 if TYPE_CHECKING:
-    from equipoise.engine.training.step import Sweep, TaskKind, TrainState
+    from equipoise.engine.update.state import TrainState
+    from equipoise.engine.update.sweep import Sweep
+    from equipoise.engine.update.task import TaskKind
 
     Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 

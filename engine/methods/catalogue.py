@@ -28,7 +28,8 @@ from equipoise.engine.methods.unlearning import Adversarial, Unlearning
 
 if TYPE_CHECKING:
     from equipoise.engine.methods.base import Step
-    from equipoise.engine.training.step import Sweep, TrainState
+    from equipoise.engine.update.state import TrainState
+    from equipoise.engine.update.sweep import Sweep
 
 
 class Reweighing(Method):

@@ -18,7 +18,7 @@ from equipoise.engine.methods.base import Method
 from equipoise.engine.update import losses
 
 if TYPE_CHECKING:
-    from equipoise.engine.training.step import TaskKind
+    from equipoise.engine.update.task import TaskKind
 
 _NEAR = 1e-12  # below which a loss is that of a perfect group
 

@@ -38,7 +38,8 @@ from equipoise.engine.update import optim
 
 if TYPE_CHECKING:
     from equipoise.engine.methods.base import Step
-    from equipoise.engine.training.step import Sweep, TrainState
+    from equipoise.engine.update.state import TrainState
+    from equipoise.engine.update.sweep import Sweep
 
 
 _NEAR = 1e-6  # below which distance a norm is smoothed
@@ -357,7 +358,7 @@ def communication(method: Visiting, state: TrainState, cycles: int) -> Communica
 
     Args:
       method: of the run.
-      state: of the run; shapes will do (:meth:`equipoise.engine.training.program.Program.abstract`).
+      state: of the run; shapes will do (:meth:`equipoise.engine.training.machine.Machine.abstract`).
       cycles: rounds and cycles.
     """
     network, optimizer = (

@@ -20,7 +20,8 @@ from equipoise.engine.update import losses, optim
 
 if TYPE_CHECKING:
     from equipoise.engine.methods.base import Step
-    from equipoise.engine.training.step import Sweep, TrainState
+    from equipoise.engine.update.state import TrainState
+    from equipoise.engine.update.sweep import Sweep
 
 
 class Unlearning(Method):

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import math
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from equipoise.engine import mesh
 from equipoise.engine.errors import UserError
-from equipoise.engine.training.step import TrainState
+from equipoise.engine.update.state import TrainState
 
 
 class Damaged(Exception):
@@ -72,6 +72,12 @@ class Checkpoints:
             item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
         )
         logging.set_verbosity(verbosity)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _goodness(self, metrics: dict[str, Any]) -> float:
         value = metrics.get("best")

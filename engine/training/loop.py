@@ -20,13 +20,15 @@ from equipoise.engine.config import Checkpoint, Evaluation, Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import write_table
+from equipoise.engine.rundir import stamp, validation_path
 from equipoise.engine.training import population, writers
 from equipoise.engine.training.checkpoint import Checkpoints
+from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.population import Population
-from equipoise.engine.training.program import Program, stamp, validation_path
-from equipoise.engine.training.step import TaskKind, TrainState
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.task import TaskKind
 
 
 class Preempted(Exception):
@@ -61,7 +63,7 @@ class _Record:
         run_config.claim(workdir, config, write=mesh.is_main())
         mesh.wait_for_hosts("claimed")
         self.config, self.workdir = config, workdir
-        higher = metric_frame.higher_is_better(config.checkpoint.best_metric)
+        higher = ranking.higher_is_better(config.checkpoint.best_metric)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
         self._best: float | None = None
         self.last_good: int | None = None
@@ -121,7 +123,7 @@ class _Record:
         values = {"loss": loss} | task.metrics(frame)
         best = config.checkpoint.best_metric
         if best not in values:
-            values[best] = metric_frame.select_value(frame, best, described)[0]
+            values[best] = ranking.select_value(frame, best, described)[0]
         self._best = values[best] if step > config.method.starts_after else None
         self.writer.write(step, "validation", values | cost)
         return values
@@ -137,7 +139,7 @@ def _mean(each: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
 
 
-def _restore(records: list[_Record], machine: Program | Population) -> tuple[int, Any]:
+def _restore(records: list[_Record], machine: Machine | Population) -> tuple[int, Any]:
     """The newest step that every member has a sound checkpoint of, and the state there; starts the records there."""
     while True:
         found = [record.checkpoints.restore_newest(machine.abstract()) for record in records]

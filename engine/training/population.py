@@ -26,15 +26,11 @@ from equipoise.engine.config import Parallel, Run
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
-from equipoise.engine.training.program import Program
-from equipoise.engine.training.step import (
-    TaskKind,
-    TrainState,
-    init_state,
-    make_predict_step,
-    make_train_step,
-)
+from equipoise.engine.training.machine import Machine
+from equipoise.engine.training.step import init_state, make_predict_step, make_train_step
 from equipoise.engine.update import optim
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.task import TaskKind
 
 # Fields that a compiled step uses as numbers alone, so that one program can hold many values of them.
 VARIABLE = (
@@ -86,14 +82,14 @@ def folders(workdir: pathlib.Path, config: Run) -> list[pathlib.Path]:
     return [workdir / f"member_{i:03d}" for i in range(count)] if count > 1 else [workdir]
 
 
-def make(config: Run, task: TaskKind, training: data.Split) -> "Program | Population":
+def make(config: Run, task: TaskKind, training: data.Split) -> "Machine | Population":
     """The machine that trains a configuration: of one model, or of many in the form that suits the devices.
 
     Raises:
       UserError: for a runner, or a number of devices or processes, that a population cannot have.
     """
     if len(members(config)) == 1:
-        return Program(run_config.replaced(members(config)[0], parallel=config.parallel), task, training)
+        return Machine(run_config.replaced(members(config)[0], parallel=config.parallel), task, training)
     form = config.population.form
     if form == "auto":
         can_map = _make_updates_alike(members(config), methods.make(config, training))
@@ -126,7 +122,7 @@ class _Batches:
 
 
 class Population:
-    """Many runs as one machine, with what the loop asks of :class:`equipoise.engine.training.program.Program`; its two forms are below.
+    """Many runs as one machine, with what the loop asks of :class:`equipoise.engine.training.machine.Machine`; its two forms are below.
 
     Attributes:
       members: configuration of every member.
@@ -146,7 +142,7 @@ class Population:
         self.config, self.task, self.training = config, task, training
         self.members = members(config)
         # What is one member's own lives on one device; no batch is split.
-        self._one = Program(
+        self._one = Machine(
             run_config.replaced(self.members[0], parallel=Parallel(num_devices=1)), task, training
         )
         self.method = self._one.method

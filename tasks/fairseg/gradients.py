@@ -10,8 +10,9 @@ import numpy as np
 from equipoise.engine import config as run_config
 from equipoise.engine import data
 from equipoise.engine.methods import catalogue as methods
-from equipoise.engine.training import program as evaluate
-from equipoise.engine.training.step import make_preprocess
+from equipoise.engine.training import choosing
+from equipoise.engine.training.machine import Machine
+from equipoise.engine.update.preprocess import make_preprocess
 from equipoise.tasks import make_task
 
 FORMS = ("febs_released", "febs_intent")
@@ -51,8 +52,8 @@ def measure(workdir: pathlib.Path, data_dir: pathlib.Path, group: str, num_batch
     training = data.open_split(config.data.cohort, config.data.train_split, data_dir)
     usual = run_config.replaced(config, **{"task.dice_over": "batch", "task.dice_weight": 1.0})
     task = make_task(usual, training)
-    program = evaluate.Program(config, make_task(config, training), training)
-    state = evaluate.restore(program, workdir, max(evaluate.choose_steps(workdir, config, "all")))
+    machine = Machine(config, make_task(config, training), training)
+    state = choosing.restore(machine, workdir, max(choosing.choose_steps(workdir, config, "all")))
     forms = {
         form: methods.make(
             run_config.replaced(usual, **{"method.name": form, "method.group": group}), training
@@ -62,12 +63,12 @@ def measure(workdir: pathlib.Path, data_dir: pathlib.Path, group: str, num_batch
     some = forms[FORMS[0]]
     batches = data.TrainBatches(training, config.data, config.task.label, config.seed, group=some.code)
     tasks = {"plain": task} | {form: method.adapt(task, "all") for form, method in forms.items()}
-    preprocess, variables = make_preprocess(config), program.method.variables(state)
+    preprocess, variables = make_preprocess(config), machine.method.variables(state)
 
     @jax.jit
     def one(batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
         seen = preprocess(batch)
-        logits = program.method.predict(program.model, variables, seen["image"], seen)[0]
+        logits = machine.method.predict(machine.model, variables, seen["image"], seen)[0]
 
         def norms(task) -> jax.Array:
             def loss(logits: jax.Array) -> jax.Array:

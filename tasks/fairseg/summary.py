@@ -3,16 +3,17 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data
+from equipoise.engine import data, rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
 from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
 from equipoise.engine.metrics.estimates import comparisons
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.page import files, page
@@ -26,8 +27,7 @@ from equipoise.engine.report.page.page import (
     probability,
     text_cell,
 )
-from equipoise.engine.training import program as evaluate
-from equipoise.tasks.fairseg import gradients
+from equipoise.tasks.fairseg import analysis, gradients
 from equipoise.tasks.fairseg.gradients import Kept
 from equipoise.tasks.kit.plan import run_folders
 
@@ -77,7 +77,7 @@ class Model:
 
 def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> Scored:
     config = run_config.load(workdir)
-    tables = evaluate.table_path(workdir, config.data.cohort, "test", 0).parent
+    tables = rundir.table_path(workdir, config.data.cohort, "test", 0).parent
     steps = sorted(int(p.stem) for p in tables.glob("*.parquet") if p.stem.isdigit())
     if not steps:
         raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
@@ -261,19 +261,10 @@ def scaling(model: Model, kept: Sequence[Kept]) -> Section:
     )
 
 
-def _difficulty(model: Model, data_dir: pathlib.Path) -> Section | None:
-    """How hard each group was drawn, of a phantom; None of any other cohort."""
+def _metadata(model: Model, data_dir: pathlib.Path) -> Mapping[str, Any]:
+    """The metadata of the cohort that a network was trained on."""
     config = run_config.load(model.erm)
-    metadata = data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
-    groups = metadata.get("design", {}).get("groups")
-    if not groups:
-        return None
-    names = list(next(iter(groups.values())))
-    rows = [(text_cell(g), *(Cell(number(values[n], 2)) for n in names)) for g, values in groups.items()]
-    text = (
-        "Images are drawn. By race alone, edges have another contrast and blur and cups another size: nothing else differs.",
-    )
-    return Section("How hard each group was made", text, (), (Grid(("group", *names), rows),))
+    return data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
 
 
 def _csv(models: Sequence[Model]) -> str:
@@ -304,7 +295,7 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     """
     models, left_out = gather(folder)
     found, keys = [], []
-    difficulty = _difficulty(models[0], data_dir)
+    difficulty = analysis.difficulty(_metadata(models[0], data_dir))
     for model in models:
         found += [served(model), scaling(model, gradients.measure(model.erm, data_dir, model.group))]
         for structure in model.structures:

@@ -25,7 +25,7 @@ from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.formulas.segmentation import Ratio
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import Schema
 from equipoise.engine.transforms import spatial
 from equipoise.engine.update import losses
@@ -162,7 +162,7 @@ class Segmentation:
     def metrics(self, frame: pd.DataFrame) -> dict[str, float]:
         """Mean Dice, of every structure and of all."""
         names = ("dice", *(f"dice_{structure}" for structure in self.structures))
-        return {name: metric_frame.select_value(frame, name, self._described({}))[0] for name in names}
+        return {name: ranking.select_value(frame, name, self._described({}))[0] for name in names}
 
 
 def _on_grid(output: Float[Array, "b *old k"], shape: tuple[int, ...]) -> Float[Array, "b *new k"]:

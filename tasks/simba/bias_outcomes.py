@@ -21,7 +21,7 @@ from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.table import table
 from equipoise.engine.report.page import files
-from equipoise.engine.training import program as evaluate
+from equipoise.engine.training import choosing
 from equipoise.tasks.kit.plan import run_folders
 from equipoise.tasks.simba import renderings
 
@@ -133,7 +133,7 @@ def of_run(workdir: pathlib.Path) -> list[Outcome]:
     steps = {int(p.stem) for p in (workdir / "evaluations").glob("*/test/*.parquet") if p.stem.isdigit()}
     if not steps:
         raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
-    step = evaluate.best_step(workdir, config, sorted(steps))
+    step = choosing.best_step(workdir, config, sorted(steps))
     tables = _tables(workdir, step)
     found = []
     for cohort, (frame, positive) in tables.items():

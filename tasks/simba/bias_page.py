@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page import files, page

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data
+from equipoise.engine import data, rundir
 from equipoise.engine.config import Method
 from equipoise.engine.errors import UserError
 from equipoise.engine.explain import probes
@@ -22,7 +22,6 @@ from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table, read_table
-from equipoise.engine.training import program as evaluate
 from equipoise.engine.training.writers import read_rows
 from equipoise.engine.vocabulary import UNKNOWN
 from equipoise.tasks.kit.plan import run_folders
@@ -99,7 +98,7 @@ def of_run(workdir: pathlib.Path, sizes: Mapping[str, int]) -> Learned:
       UserError: for a run without an evaluation on its test split.
     """
     config = run_config.load(workdir)
-    folder = evaluate.table_path(workdir, config.data.cohort, "test", 0).parent
+    folder = rundir.table_path(workdir, config.data.cohort, "test", 0).parent
     steps = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
     if not steps:
         raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")

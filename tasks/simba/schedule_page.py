@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import (

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import special
 
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame import evaluate as frame
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames import frame
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.groupings import JOIN
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures

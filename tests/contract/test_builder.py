@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from equipoise.data_builders.base import catalogue
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import read_nifti
+from equipoise.data_builders.base.schema import Scan, Schema
 from equipoise.engine import data
 from equipoise.engine.errors import UserError
 

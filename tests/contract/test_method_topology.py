@@ -15,7 +15,7 @@ CODE = """
 import pathlib, sys
 import jax, numpy as np
 from equipoise.engine import config as run_config, data
-from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.machine import Machine
 from equipoise.tasks import make_task
 from tests import tiny_runs
 from tests.engine.test_methods import SETTINGS
@@ -34,13 +34,13 @@ def run(name, mode, devices):
     config.method = run_config.Method(name=name, group="sex", **SETTINGS.get(name, {}))
     config.optimizer.accumulate = 1 if config.method.has_cycles else 2
     config.parallel = run_config.Parallel(mode, devices)
-    program = evaluate.Program(config, make_task(config, split), split)
-    state, shown = program.init(), []
+    machine = Machine(config, make_task(config, split), split)
+    state, shown = machine.init(), []
     for step in range(4):
-        state, metrics = program.train_step(step)(state, program.runner.shard(program.batches.at(step)))
+        state, metrics = machine.train_step(step)(state, machine.runner.shard(machine.batches.at(step)))
         shown.append(metrics)
     leaves = jax.tree_util.tree_leaves_with_path((jax.device_get(state), shown))
-    scores = program.predict(state, validation)[0]["score"].to_numpy()
+    scores = machine.predict(state, validation)[0]["score"].to_numpy()
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves} | {"scores": scores}
 
 

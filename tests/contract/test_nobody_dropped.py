@@ -24,15 +24,16 @@ def test_eval_batches_hold_each_image_once(tiny_data_dir, batch_size, devices):
 
 
 def test_the_table_holds_each_image_once(tiny_run, tiny_data_dir):
-    from equipoise.engine.training import program as evaluate
+    from equipoise.engine.training import choosing
+    from equipoise.engine.training.machine import Machine
     from equipoise.tasks import make_task
 
     config, workdir = tiny_run
     split = data.open_split("tiny", "test", tiny_data_dir)
     for size in (1, 5, 64):
         config.data.eval_batch_size = size
-        program = evaluate.Program(config, make_task(config, split), split)
-        frame, _ = program.predict(evaluate.restore(program, workdir, 12), split)
+        machine = Machine(config, make_task(config, split), split)
+        frame, _ = machine.predict(choosing.restore(machine, workdir, 12), split)
         assert sorted(frame["scan_id"]) == sorted(split.columns["scan_id"])
         if size == 1:
             reference = frame

@@ -15,7 +15,7 @@ CODE = """
 import pathlib, sys
 import jax, numpy as np
 from equipoise.engine import config as run_config, data
-from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.machine import Machine
 from equipoise.tasks import make_task
 from tests import tiny_runs
 
@@ -32,12 +32,12 @@ def run(mode, devices, parts, use_norm=True):
     config.method = run_config.Method(name=method, group="sex")
     config.optimizer.accumulate = parts
     config.parallel = run_config.Parallel(mode, devices)
-    program = evaluate.Program(config, make_task(config, split), split)
-    state, shown = program.init(), []
+    machine = Machine(config, make_task(config, split), split)
+    state, shown = machine.init(), []
     for step in range(2):
-        state, metrics = program.train_step(step)(state, program.runner.shard(program.batches.at(step)))
+        state, metrics = machine.train_step(step)(state, machine.runner.shard(machine.batches.at(step)))
         shown.append(metrics)
-    table = program.predict(state, validation)[0].select_dtypes(float)
+    table = machine.predict(state, validation)[0].select_dtypes(float)
     leaves = jax.tree_util.tree_leaves_with_path((jax.device_get(state), shown))
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves} | {"table": table.to_numpy()}
 

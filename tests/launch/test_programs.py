@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from equipoise.engine import config
 from equipoise.launch import program, reference
 from equipoise.launch.__main__ import COMMANDS
 from tests import launching
@@ -68,6 +69,17 @@ def test_mistakes_get_one_clear_line(words, code, message, tmp_path):
 def test_the_command_line_reference_is_current():
     written = (launching.ROOT / "docs" / "cli.md").read_text()
     assert written == reference.text(), "run `make docs`"
+
+
+def test_every_field_of_a_run_and_every_flag_says_what_it_means():
+    lines = reference.text().splitlines()
+    cells = [line.strip("|").split(" | ") for line in lines if line.startswith("| `")]
+    fields = [name.strip(" `") for name, *_ in cells]
+    assert fields == [name for name, _ in config.flatten(config.to_dict(config.Run()))]
+    assert [name for name, *_, meaning in cells if len(meaning.split()) < 2] == []
+    stated = [line.strip() for line in lines if line.startswith("  --")]
+    assert len(stated) > 100
+    assert [line for line in stated if len(line.partition(": ")[2].split()) < 2] == []
 
 
 def test_arguments_of_a_network_are_flags():

@@ -13,11 +13,11 @@ import numpy as np
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals, mcnemar, multiplicity
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.frame import disparities
-from equipoise.engine.metrics.frame import evaluate as frame
-from equipoise.engine.metrics.frame.cells import Rows
-from equipoise.engine.metrics.frame.disparities import Disparity
-from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.formulas.metric import per_image
+from equipoise.engine.metrics.frames import disparities, frame
+from equipoise.engine.metrics.frames.cells import Rows
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.resampling import permutation
 from equipoise.engine.metrics.resampling.permutation import Permuted
 from equipoise.engine.metrics.table import groupings
@@ -208,7 +208,7 @@ def compare_calls(
         raise UserError(
             f"metric {metric!r} is not a share of images: compare it with equipoise.engine.metrics.comparing.paired"
         )
-    a, b = (registry.per_image(entry, rows.columns(name)) for name in (first, second))
+    a, b = (per_image(entry, rows.columns(name)) for name in (first, second))
     counted = np.isfinite(a)
     if (counted != np.isfinite(b)).any():
         raise UserError(

@@ -18,10 +18,10 @@ from equipoise.engine.metrics.estimates import comparisons, multiplicity, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.formulas import registry, segmentation
-from equipoise.engine.metrics.formulas.registry import Metric
-from equipoise.engine.metrics.frame import summary
-from equipoise.engine.metrics.frame.disparities import Disparity
-from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.formulas.metric import Metric
+from equipoise.engine.metrics.frames import export
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings
 
 SCHEMA_VERSION = 1
@@ -139,7 +139,7 @@ def _gap_of_runs(
 
 def _fields(mean: OverSeeds, **more: Any) -> dict[str, Any]:
     """Returns the fields of a comparison over seeds."""
-    low, high = mean.estimate.limits(summary.CONFIDENCE)
+    low, high = mean.estimate.limits(export.CONFIDENCE)
     return {
         "value": mean.estimate.value, "low": low, "high": high, "reason": mean.estimate.reason, "seed_sd": mean.seed_sd,
         "sample_sd": mean.sample_sd, "mean_of_runs": mean.estimate.value, "num_runs": len(mean.values), **more,
@@ -321,8 +321,8 @@ def _worst(
 
 
 def _cell(mean: OverSeeds) -> dict[str, Any]:
-    low, high = mean.sample.limits(summary.CONFIDENCE)
-    return summary.cell(mean.estimate) | {
+    low, high = mean.sample.limits(export.CONFIDENCE)
+    return export.cell(mean.estimate) | {
         "num_runs": len(mean.values), "seed_sd": mean.seed_sd, "sample_sd": mean.sample_sd, "sample_low": low, "sample_high": high,
         "variance_seed": mean.variance_seed, "variance_patients": mean.variance_patients, "variance_both": mean.variance_both,
     }  # fmt: skip
@@ -346,13 +346,13 @@ def to_json(
                 for a, levels in method_scores.groups.items()
             },
             "disparities": {
-                a: {k: summary.comparison(d) for k, d in gaps.items()}
+                a: {k: export.comparison(d) for k, d in gaps.items()}
                 for a, gaps in method_scores.disparities.items()
             },
         }
         for name, method_scores in methods.items()
     }
-    contrasted = [summary.comparison(contrast) for contrast in differences]
-    return summary.clean(
+    contrasted = [export.comparison(contrast) for contrast in differences]
+    return export.clean(
         {"schema_version": SCHEMA_VERSION, "methods": scores, "contrasts": contrasted, **more}
     )

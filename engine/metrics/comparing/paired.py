@@ -11,8 +11,9 @@ from scipy import special
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates import comparisons, delong, multiplicity
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.evaluate import Frame
-from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
+from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.frames.export import CONFIDENCE, clean
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
@@ -141,7 +142,7 @@ def compare(
 
     Args:
       table: the table of both frames.
-      frames: model -> its scores, from one call of :func:`equipoise.engine.metrics.frame.evaluate.evaluate_models`, so that the resamples are the
+      frames: model -> its scores, from one call of :func:`equipoise.engine.metrics.frames.frame.evaluate_models`, so that the resamples are the
         same. What a shared report hides stays hidden.
       models: (first, second).
       metrics: names of the metrics to compare.
@@ -157,7 +158,8 @@ def _difference(
 ) -> tuple[Estimate, float, str]:
     """Returns (second − first, p, test) in one set of rows."""
     first, second = cells
-    if metric == "auroc" and table.schema.kind == "binary" and math.isfinite(first.value + second.value):
+    is_area = table.schema.kind == "binary" and registry.get(metric).kind == "area"
+    if is_area and math.isfinite(first.value + second.value):
         return _area_difference(table, rows, models, second, first)
     return comparisons.gap(second, first), *comparisons.p_value(second, first)
 

@@ -26,11 +26,10 @@ from equipoise.engine.metrics.confounding.pair import GroupPair
 from equipoise.engine.metrics.estimates import multiplicity, percentiles
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.registry import Metric
-from equipoise.engine.metrics.frame import disparities
-from equipoise.engine.metrics.frame import evaluate as frame
-from equipoise.engine.metrics.frame.cells import SMALL
-from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.formulas.metric import Metric
+from equipoise.engine.metrics.frames import disparities, frame
+from equipoise.engine.metrics.frames.cells import SMALL
+from equipoise.engine.metrics.frames.disparities import Disparity
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.resampling import weighing
 from equipoise.engine.metrics.table import groupings

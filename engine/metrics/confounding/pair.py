@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from equipoise.engine.metrics.estimates import intervals, percentiles
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.registry import Metric
-from equipoise.engine.metrics.frame.cells import Rows
+from equipoise.engine.metrics.formulas.metric import Metric
+from equipoise.engine.metrics.frames.cells import Rows
 from equipoise.engine.metrics.resampling import weighing
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table

@@ -16,8 +16,8 @@ from equipoise.engine.metrics.comparing import paired
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.registry import Metric
-from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.formulas.metric import Metric
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings
 
 ALPHA = 0.025  # level of a one-sided test
@@ -166,7 +166,7 @@ def groups_equivalent(
     """Tests the equivalence of each group to a comparator.
 
     Args:
-      frame: scores of one model, from :func:`equipoise.engine.metrics.frame.evaluate.evaluate`.
+      frame: scores of one model, from :func:`equipoise.engine.metrics.frames.frame.evaluate`.
       attribute: an attribute of the frame.
       metric: a metric of the frame.
       margin: largest difference that does not matter, in the unit of the metric.

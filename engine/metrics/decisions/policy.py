@@ -29,9 +29,9 @@ from typing import Any
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.decisions.rules import OVERALL, PAIRED, Rule, read
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.disparities import Disparity
-from equipoise.engine.metrics.frame.evaluate import Frame
-from equipoise.engine.metrics.frame.summary import CONFIDENCE, clean
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.export import CONFIDENCE, clean
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.groupings import GIVEN
 

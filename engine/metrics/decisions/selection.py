@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from equipoise.engine import config
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import fairness
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.metrics.table.thresholds import require_other
 
@@ -137,10 +137,10 @@ def select(
     rows, groups = [], []
     for candidate in candidates:
         table = candidate.table
-        overall = frame.select_value(table.frame, metric, table.schema)[0]
-        groups.append(frame.group_values(table.frame, metric, attribute, table.schema))
+        overall = ranking.select_value(table.frame, metric, table.schema)[0]
+        groups.append(ranking.group_values(table.frame, metric, attribute, table.schema))
         known = list(groups[-1].values())
-        worst = min(known, key=lambda v: frame.goodness(metric, v), default=math.nan)
+        worst = min(known, key=lambda v: ranking.goodness(metric, v), default=math.nan)
         row = {"overall": overall} | {f"{attribute}={level}": v for level, v in groups[-1].items()}
         row |= {"worst_group": worst, "gap": max(known) - min(known) if len(known) > 1 else math.nan}
         if utopia is not None:
@@ -150,7 +150,7 @@ def select(
         rows, index=pd.Index([candidate.name for candidate in candidates], name="candidate")
     )
     overall, worst = (
-        scores[name].map(lambda v: frame.goodness(metric, v)) for name in ("overall", "worst_group")
+        scores[name].map(lambda v: ranking.goodness(metric, v)) for name in ("overall", "worst_group")
     )
     choices = {
         "overall": Choice(f"the best {metric} of everyone", _best(overall)),

@@ -9,14 +9,14 @@ Bins are assigned once, on all rows, and are the same in every group and replica
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from equipoise.engine.metrics.estimates import intervals
-from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, ratio
 
 BINS = 15
 LIMIT = 1e-6  # scores are held within this distance of 0 and 1 before their logit is taken
@@ -246,14 +246,15 @@ def curve(
 
 
 _BINARY, _COX = ("binary",), "Cox, Biometrika 1958;45:562; Van Calster et al., BMC Med 2019;17:230"
-for _metric in (
+METRICS: Sequence[Metric] = (
     Metric("calibration_intercept", "calibration intercept (0: as many positives as predicted)",
            f"a of logit P(positive) = a + logit(score); scores held within {LIMIT:g} of 0 and 1", False, -np.inf, np.inf,
-           "one of the classes has no image", _COX, _BINARY, kind="weighted", weighted=_intercept, prepare=_logit_columns, target=0),
+           "one of the classes has no image", _COX, _BINARY, kind="weighted", weighted=_intercept, prepare=_logit_columns, target=0,
+           may_bin=True),
     Metric("calibration_slope", "calibration slope (1: neither over- nor underconfident)",
            f"b of logit P(positive) = a + b · logit(score); scores held within {LIMIT:g} of 0 and 1", True, -np.inf, np.inf,
            "the scores of the classes do not overlap", _COX, _BINARY, kind="weighted", weighted=_slope, prepare=_logit_columns,
-           target=1),
+           target=1, may_bin=True),
     Metric("squared_calibration_error_debiased", "squared calibration error, debiased (0 on average when calibrated; may be negative)",
            f"Σ (n_b / N) [(mean score − share positive)² − share (1 − share) / (n_b − 1)] over {BINS} bins of equal mass", False,
            -np.inf, 1, "no bin has two images; bins with one are left out", "Kumar et al., NeurIPS 2019, arXiv:1909.10155", _BINARY,
@@ -266,5 +267,4 @@ for _metric in (
            f"Σ (n_b / N) |mean score − share positive| over {BINS} bins of width 1/{BINS}", False, 0, 1, "no image",
            "Guo et al., ICML 2017, PMLR 70:1321", _BINARY, kind="weighted", weighted=_expected_error,
            prepare=_binned(equal_width_bins), smooth=False, listed=False),
-):  # fmt: skip
-    register(_metric)
+)  # fmt: skip

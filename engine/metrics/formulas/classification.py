@@ -4,20 +4,15 @@ A score at or above the threshold is a positive; the table has compared the two 
 threshold, whatever the order of the rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Float, Float64, Int
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.formulas.registry import (
-    Columns,
-    Metric,
-    array_module,
-    ratio,
-    register,
-    register_family,
-)
+from equipoise.engine.metrics.estimates import intervals
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, proportion_of, ratio
 
 CELLS = ("tp", "fp", "fn", "tn")
 TINY = np.finfo(
@@ -75,6 +70,18 @@ def _balanced_accuracy(sums: Sums) -> Array:
     return (_sensitivity(sums) + _specificity(sums)) / 2
 
 
+def _estimate_balanced_accuracy(metric: Metric, columns: Columns, code: Int[np.ndarray, " n"]) -> Estimate:
+    """The mean of two proportions, sensitivity and specificity (:func:`intervals.average`)."""
+    tp, fp, fn, tn = (columns[name] for name in metric.components)
+    sensitivity, specificity = (
+        ratio(tp, tp + fn),
+        ratio(tn, tn + fp),
+    )  # of one image: 1, 0, or NaN where it does not count
+    return intervals.average(
+        proportion_of(sensitivity, code, _NO_POSITIVE), proportion_of(specificity, code, _NO_NEGATIVE)
+    )
+
+
 def _f1(sums: Sums) -> Array:
     return ratio(2 * sums["tp"], 2 * sums["tp"] + sums["fp"] + sums["fn"])
 
@@ -123,6 +130,10 @@ def _auroc(columns: Columns, weight: Float[Array, " n"]) -> Array:
     return ratio(xp.sum(xp.where(columns["positive"], weight * beaten, 0)), positives * negatives)
 
 
+def _estimate_area(metric: Metric, columns: Columns, code: Int[np.ndarray, " n"]) -> Estimate:
+    return intervals.area(columns["truth"], columns["score"], code)
+
+
 def _auprc(columns: Columns, weight: Float[Array, " n"]) -> Array:
     xp = array_module(weight)
     _, _, tp, fp, positives, _ = _called(columns, weight)
@@ -165,6 +176,7 @@ def _at_specificity(name: str, number: float) -> Metric:
         name, f"sensitivity at a specificity of {number:g}",
         f"largest TP / (TP + FN) of all thresholds with TN / (TN + FP) ≥ {number:g}, among the images themselves", True, 0, 1,
         _ONE_CLASS, _METZ, ("binary",), kind="weighted", weighted=_sensitivity_at(_fraction(name, number)), prepare=sort_scores,
+        may_bin=True, focus=lambda truth: (~truth, number),
     )  # fmt: skip
 
 
@@ -173,6 +185,7 @@ def _at_sensitivity(name: str, number: float) -> Metric:
         name, f"specificity at a sensitivity of {number:g}",
         f"largest TN / (TN + FP) of all thresholds with TP / (TP + FN) ≥ {number:g}, among the images themselves", True, 0, 1,
         _ONE_CLASS, _METZ, ("binary",), kind="weighted", weighted=_specificity_at(_fraction(name, number)), prepare=sort_scores,
+        may_bin=True, focus=lambda truth: (truth, 1 - number),
     )  # fmt: skip
 
 
@@ -214,24 +227,27 @@ def _proportion(*entry, part: str, others: tuple[str, ...], **settings) -> Metri
 
 
 _BINARY = ("binary",)
-for _metric in (
+METRICS: Sequence[Metric] = (
     Metric("auroc", "area under the ROC curve", "P(score of a positive > score of a negative) + ½ P(equal)", True, 0, 1,
-           _ONE_CLASS, "Hanley and McNeil, Radiology 1982;143:29", _BINARY, kind="weighted", weighted=_auroc, prepare=sort_scores),
+           _ONE_CLASS, "Hanley and McNeil, Radiology 1982;143:29", _BINARY, kind="area", weighted=_auroc, prepare=sort_scores,
+           estimate=_estimate_area, short="AUROC"),
     Metric("auprc", "average precision (area under the precision-recall curve)", "Σ (Rₖ − Rₖ₋₁) Pₖ over thresholds k, no interpolation",
            True, 0, 1, _NO_POSITIVE, "Davis and Goadrich, ICML 2006:233", _BINARY, True, kind="weighted", weighted=_auprc,
-           prepare=sort_scores),
+           prepare=sort_scores, may_bin=True),
     Metric("accuracy", "accuracy", "images called right / n", True, 0, 1, "no image", _METZ, ("binary", "multiclass"), True,
            "proportion", ("correct", "count"), mean_of("correct")),
     Metric("balanced_accuracy", "balanced accuracy", "(sensitivity + specificity) / 2", True, 0, 1, _ONE_CLASS,
-           "Brodersen et al., ICPR 2010:3121", _BINARY, components=CELLS, of_sums=_balanced_accuracy),
+           "Brodersen et al., ICPR 2010:3121", _BINARY, components=CELLS, of_sums=_balanced_accuracy,
+           estimate=_estimate_balanced_accuracy),
     _proportion("sensitivity", "sensitivity (true-positive rate)", "TP / (TP + FN)", True, 0, 1, _NO_POSITIVE, _ALTMAN,
-                part="tp", others=("fn",)),
+                part="tp", others=("fn",), gap="ΔTPR"),
     _proportion("specificity", "specificity (true-negative rate)", "TN / (TN + FP)", True, 0, 1, _NO_NEGATIVE, _ALTMAN,
                 part="tn", others=("fp",)),
-    _proportion("fpr", "false-positive rate", "FP / (FP + TN)", False, 0, 1, _NO_NEGATIVE, _ALTMAN, part="fp", others=("tn",)),
+    _proportion("fpr", "false-positive rate", "FP / (FP + TN)", False, 0, 1, _NO_NEGATIVE, _ALTMAN, part="fp", others=("tn",),
+                short="FPR", gap="ΔFPR"),
     _proportion("fnr", "false-negative rate", "FN / (FN + TP)", False, 0, 1, _NO_POSITIVE, _ALTMAN, part="fn", others=("tp",)),
     _proportion("ppv", "positive predictive value", "TP / (TP + FP)", True, 0, 1, "no image is called positive", _PREDICTIVE,
-                part="tp", others=("fp",), depends_on_prevalence=True),
+                part="tp", others=("fp",), depends_on_prevalence=True, short="PPV"),
     _proportion("npv", "negative predictive value", "TN / (TN + FN)", True, 0, 1, "no image is called negative", _PREDICTIVE,
                 part="tn", others=("fn",), depends_on_prevalence=True),
     Metric("f1", "F1 score", "2 TP / (2 TP + FP + FN)", True, 0, 1, "no image is positive, truly or by the model",
@@ -252,10 +268,11 @@ for _metric in (
                 False, 0, 1, _NO_POSITIVE, "Seyyed-Kalantari et al., Nat Med 2021;27:2176", part="fn", others=("tp",), listed=False),
     _at_specificity("sensitivity_at_specificity_0.90", 0.9),
     _at_sensitivity("specificity_at_sensitivity_0.90", 0.9),
-):  # fmt: skip
-    register(_metric)
+)  # fmt: skip
 
-register_family("sensitivity_at_specificity", _at_specificity)
-register_family("specificity_at_sensitivity", _at_sensitivity)
-register_family("ppv_at_prevalence", _ppv_at)
-register_family("npv_at_prevalence", _npv_at)
+FAMILIES: Mapping[str, Callable[[str, float], Metric]] = {
+    "sensitivity_at_specificity": _at_specificity,
+    "specificity_at_sensitivity": _at_sensitivity,
+    "ppv_at_prevalence": _ppv_at,
+    "npv_at_prevalence": _npv_at,
+}

@@ -22,7 +22,7 @@ from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.formulas.metric import Metric
 
 Number = float | Float[np.ndarray, " b"]  # a value, or one of each replicate
 Values = Mapping[str, Mapping[str, Number]]  # level -> metric -> value

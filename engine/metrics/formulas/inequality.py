@@ -6,12 +6,12 @@ people want (a loan); where a call is bad news the classes are exchanged first. 
 Speicher et al., KDD 2018:2239, arXiv:1807.00787.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array
 
-from equipoise.engine.metrics.formulas.registry import Metric, array_module, ratio, register
+from equipoise.engine.metrics.formulas.metric import Metric, array_module, ratio
 
 
 def _mean_benefit(sums: Mapping[str, Array]) -> Array:
@@ -32,11 +32,10 @@ def _theil(sums: Mapping[str, Array]) -> Array:
 
 _SPEICHER = "Speicher et al., KDD 2018:2239, arXiv:1807.00787"
 _UNDEFINED, _PARTS = "no image, or every image is a missed positive", ("fp", "fn", "count")
-for _metric in (
+METRICS: Sequence[Metric] = (
     Metric("generalized_entropy", "generalised entropy index of individual benefits (α = 2)",
            "mean of [(b / μ)² − 1] / 2, b = 1 + call − truth, μ its mean", False, 0, np.inf, _UNDEFINED, _SPEICHER, ("binary",), True,
            components=_PARTS, of_sums=_generalized_entropy),
     Metric("theil_index", "Theil index of individual benefits", "mean of (b / μ) ln(b / μ), b = 1 + call − truth, μ its mean", False, 0,
            np.inf, _UNDEFINED, _SPEICHER, ("binary",), True, components=_PARTS, of_sums=_theil),
-):  # fmt: skip
-    register(_metric)
+)  # fmt: skip

@@ -14,12 +14,13 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Float, Float64, Int
 
 from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.engine.metrics.formulas import classification, registry
+from equipoise.engine.metrics.estimates.intervals import Estimate
+from equipoise.engine.metrics.formulas import classification
 from equipoise.engine.metrics.formulas.classification import TINY, Sums, mean_of
-from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, ratio
 
 AVERAGES = ("macro", "micro")
 _LISTED = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "f1")
@@ -93,24 +94,18 @@ def _weighted_kappa(sums: Sums) -> Array:
     return 1 - ratio(observed, expected)
 
 
-register(Metric(
-    "multicategory_brier", "Brier score over classes", "mean over images of Σₖ (scoreₖ − [class = k])²", False, 0, 2, "no image",
-    "Brier, Mon Weather Rev 1950;78:1", ("multiclass",), True, components=("squared_error", "count"),
-    of_sums=mean_of("squared_error"),
-))  # fmt: skip
-register(Metric(
-    "quadratic_weighted_kappa", "quadratic-weighted kappa of ordered classes", "1 − Σ(i−j)² Oᵢⱼ / Σ(i−j)² Eᵢⱼ, E by chance", True,
-    -1, 1, "all images are of one class and are called that class", "Cohen, Psychol Bull 1968;70:213", ("multiclass",), True,
-    components=_KAPPA, of_sums=_weighted_kappa, listed=False,
-))  # fmt: skip
-register(Metric(
-    "subset_accuracy", "share of images with every label right", "images with all labels called right / n", True, 0, 1, "no image",
-    _REFERENCE, ("multilabel",), True, "proportion", ("correct", "count"), mean_of("correct"),
-))  # fmt: skip
-register(Metric(
-    "hamming_loss", "Hamming loss", "labels called wrong / (n · labels)", False, 0, 1, "no image", _REFERENCE, ("multilabel",), True,
-    components=("fp:micro", "fn:micro", "count:micro"), of_sums=_hamming,
-))  # fmt: skip
+METRICS: Sequence[Metric] = (
+    Metric("multicategory_brier", "Brier score over classes", "mean over images of Σₖ (scoreₖ − [class = k])²", False, 0, 2, "no image",
+           "Brier, Mon Weather Rev 1950;78:1", ("multiclass",), True, components=("squared_error", "count"),
+           of_sums=mean_of("squared_error")),
+    Metric("quadratic_weighted_kappa", "quadratic-weighted kappa of ordered classes", "1 − Σ(i−j)² Oᵢⱼ / Σ(i−j)² Eᵢⱼ, E by chance", True,
+           -1, 1, "all images are of one class and are called that class", "Cohen, Psychol Bull 1968;70:213", ("multiclass",), True,
+           components=_KAPPA, of_sums=_weighted_kappa, listed=False),
+    Metric("subset_accuracy", "share of images with every label right", "images with all labels called right / n", True, 0, 1, "no image",
+           _REFERENCE, ("multilabel",), True, "proportion", ("correct", "count"), mean_of("correct")),
+    Metric("hamming_loss", "Hamming loss", "labels called wrong / (n · labels)", False, 0, 1, "no image", _REFERENCE, ("multilabel",), True,
+           components=("fp:micro", "fn:micro", "count:micro"), of_sums=_hamming),
+)  # fmt: skip
 
 
 def names(task: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -126,38 +121,37 @@ def names(task: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
 
 @functools.cache  # one entry, one function: what is compiled for it is found again
 def derived(
-    base: str, part: str, classes: tuple[str, ...] = (), averaged: tuple[str, ...] | None = None
+    metric: Metric, part: str, classes: tuple[str, ...] = (), averaged: tuple[str, ...] | None = None
 ) -> Metric:
     """The entry of ``BASE:PART``.
 
     Args:
-      base: a binary metric's name.
-      part: ``macro``, ``micro``, a class's name or, without ``classes``, its number.
-      classes: in order.
-      averaged: those of a macro-average; by default all.
+      metric: entry of the binary metric BASE.
+      part: ``macro``, ``micro``, the name of a class or, without ``classes``, its number.
+      classes: names of the classes in order.
+      averaged: classes of a macro-average; by default all.
 
     Raises:
       UserError: for an unknown class, or a base that is not binary.
     """
-    metric = registry.get(base)
+    base = metric.name
     if "binary" not in metric.tasks:
         raise UserError(
             f"metric '{base}:{part}': {base} is of {' and '.join(metric.tasks)} tasks, not of one class"
         )
-    entry = dataclasses.replace(metric, name=f"{base}:{part}", tasks=_TASKS, base=base)
+    entry = dataclasses.replace(
+        metric, name=f"{base}:{part}", tasks=_TASKS, base=base, may_bin=False, focus=None
+    )
     if part == "micro":
         return _micro(entry, metric)
     if part == "macro":
-        return _macro(
-            entry,
-            metric,
-            [_number(base, name, classes) for name in (classes if averaged is None else averaged)],
-        )
+        numbers = [_number(base, name, classes) for name in (classes if averaged is None else averaged)]
+        return _macro(entry, metric, numbers)
     return _one_class(entry, metric, part, _number(base, part, classes))
 
 
 def _number(base: str, part: str, classes: tuple[str, ...]) -> int:
-    """A class's place in order."""
+    """The place of a class in the order of classes."""
     if part in classes:
         return classes.index(part)
     if not classes and part.isdecimal():
@@ -185,7 +179,15 @@ def _one_class(entry: Metric, metric: Metric, name: str, number: int) -> Metric:
             entry, components=parts, of_sums=lambda sums: _of_part(metric, number, sums)
         )
     prepare = metric.prepare or dict
-    return dataclasses.replace(entry, prepare=lambda columns: prepare(one_against_rest(columns, number)))
+
+    def estimate(entry: Metric, columns: Columns, code: Int[np.ndarray, " n"]) -> Estimate:
+        return metric.estimate(metric, one_against_rest(columns, number), code)
+
+    return dataclasses.replace(
+        entry,
+        prepare=lambda columns: prepare(one_against_rest(columns, number)),
+        estimate=estimate if metric.estimate else None,
+    )
 
 
 def _micro(entry: Metric, metric: Metric) -> Metric:
@@ -197,7 +199,11 @@ def _micro(entry: Metric, metric: Metric) -> Metric:
         # One image adds several pairs, so that a proportion of pairs is none of images.
         parts = tuple(f"{part}:micro" for part in metric.components)
         return dataclasses.replace(
-            entry, kind="sums", components=parts, of_sums=lambda sums: _of_part(metric, "micro", sums)
+            entry,
+            kind="sums",
+            components=parts,
+            of_sums=lambda sums: _of_part(metric, "micro", sums),
+            estimate=None,
         )
 
     def prepare(columns: Columns) -> dict[str, np.ndarray]:
@@ -214,7 +220,7 @@ def _micro(entry: Metric, metric: Metric) -> Metric:
         }
         return _sorted_again(metric, flat, array_module(weight).repeat(weight, k))
 
-    return dataclasses.replace(entry, prepare=prepare, weighted=weighted)
+    return dataclasses.replace(entry, kind="weighted", prepare=prepare, weighted=weighted, estimate=None)
 
 
 def _macro(entry: Metric, metric: Metric, numbers: Sequence[int]) -> Metric:
@@ -235,7 +241,7 @@ def _macro(entry: Metric, metric: Metric, numbers: Sequence[int]) -> Metric:
     if metric.of_sums:
         parts = tuple(f"{part}:{number}" for number in numbers for part in metric.components)
         return dataclasses.replace(
-            entry, kind="sums", components=parts, of_sums=lambda sums: mean([_of_part(metric, k, sums) for k in numbers])
+            entry, kind="sums", components=parts, of_sums=lambda sums: mean([_of_part(metric, k, sums) for k in numbers]), estimate=None
         )  # fmt: skip
 
     def prepare(columns: Columns) -> dict[str, np.ndarray]:
@@ -246,7 +252,7 @@ def _macro(entry: Metric, metric: Metric, numbers: Sequence[int]) -> Metric:
         own = {k: {n[: -len(f":{k}")]: v for n, v in columns.items() if n.endswith(f":{k}")} for k in numbers}
         return mean([_sorted_again(metric, own[number], weight) for number in numbers])
 
-    return dataclasses.replace(entry, prepare=prepare, weighted=weighted)
+    return dataclasses.replace(entry, kind="weighted", prepare=prepare, weighted=weighted, estimate=None)
 
 
 def _in_row_order(metric: Metric, columns: Columns) -> dict[str, np.ndarray]:

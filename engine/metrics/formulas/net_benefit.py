@@ -7,13 +7,13 @@ Vickers and Elkin, Med Decis Making 2006;26:565.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register_family
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, ratio
 
 _REFERENCE = "Vickers and Elkin, Med Decis Making 2006;26:565"
 
@@ -84,4 +84,4 @@ def _net_benefit(name: str, threshold: float) -> Metric:
     )  # fmt: skip
 
 
-register_family("net_benefit", _net_benefit)
+FAMILIES: Mapping[str, Callable[[str, float], Metric]] = {"net_benefit": _net_benefit}

@@ -4,10 +4,12 @@ Sums of squares are taken about the mean of all rows, not about 0: ages near 50 
 group's own mean is then subtracted exactly, so that the formulas are those of the group alone.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Array, Float64
 
-from equipoise.engine.metrics.formulas.registry import Columns, Metric, array_module, ratio, register
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, ratio
 
 _ROUNDING = 1e-12  # a spread below this share of the sum of squares is rounding of equal numbers
 
@@ -85,16 +87,16 @@ def _sd_of_values(sums):
 _REGRESSION, _VALUES = ("regression",), ("values",)
 _WILLMOTT = "Willmott and Matsuura, Clim Res 2005;30:79"
 _NO_CASE = "no case has a value"
-for _metric in (
+METRICS: Sequence[Metric] = (
     Metric("mae", "mean absolute error", "mean of |score − truth|", False, 0, np.inf, "no image", _WILLMOTT, _REGRESSION,
-           components=("absolute_error", "count"), of_sums=_mean("absolute_error")),
+           components=("absolute_error", "count"), of_sums=_mean("absolute_error"), short="MAE"),
     Metric("rmse", "root mean squared error", "√ mean of (score − truth)²", False, 0, np.inf, "no image", _WILLMOTT, _REGRESSION,
-           components=("squared_error", "count"), of_sums=_rmse),
+           components=("squared_error", "count"), of_sums=_rmse, short="RMSE"),
     Metric("bias", "mean error (positive: predicted too high)", "mean of (score − truth)", False, -np.inf, np.inf, "no image",
            "Bland and Altman, Lancet 1986;327:307", _REGRESSION, components=("error", "count"), of_sums=_mean("error"), target=0),
     Metric("r2", "coefficient of determination", "1 − Σ(score − truth)² / Σ(truth − mean truth)²", True, -np.inf, 1,
            "the truth is the same for all images", "Kvålseth, Am Stat 1985;39:279", _REGRESSION, True,
-           components=("squared_error", "deviation", "squared_deviation", "count"), of_sums=_r2),
+           components=("squared_error", "deviation", "squared_deviation", "count"), of_sums=_r2, short="R²"),
     Metric("mean", "mean over cases", "mean of the values of the cases that have one", True, -np.inf, np.inf, _NO_CASE,
            "Maier-Hein et al., Nat Methods 2024;21:195", _VALUES, components=("level", "deviation", "defined"),
            of_sums=_mean_of_values),
@@ -104,5 +106,4 @@ for _metric in (
     Metric("sd", "standard deviation over cases", "√(Σ(value − mean)² / (m − 1)) of the m cases that have a value", False, 0, np.inf,
            "fewer than two cases have a value", "Bland and Altman, BMJ 1996;312:1654", _VALUES,
            components=("deviation", "squared_deviation", "defined"), of_sums=_sd_of_values, listed=False),
-):  # fmt: skip
-    register(_metric)
+)  # fmt: skip

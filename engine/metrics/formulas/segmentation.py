@@ -24,7 +24,7 @@ from scipy import ndimage, spatial
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.registry import Metric
+from equipoise.engine.metrics.formulas.metric import Metric
 
 _MM3_PER_ML = 1000.0
 _RELOADED = "Maier-Hein et al., Nat Methods 2024;21:195"

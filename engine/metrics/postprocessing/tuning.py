@@ -2,7 +2,7 @@
 
 A choice (:mod:`equipoise.engine.metrics.postprocessing.recalibration`, :mod:`equipoise.engine.metrics.postprocessing.parity`) is made on
 a table of the validation split and carries the name of that split. Applied to a table of another split it returns the same table with
-one more model, so that :func:`equipoise.engine.metrics.frame.evaluate.evaluate_models` judges both models from the same resamples.
+one more model, so that :func:`equipoise.engine.metrics.frames.frame.evaluate_models` judges both models from the same resamples.
 """
 
 import dataclasses

@@ -1,1 +1,1 @@
-"""resampling."""
+"""Resampling of patients: the bootstrap, and tests by permutation."""

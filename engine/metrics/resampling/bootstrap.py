@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int, UInt8
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import fairness, multiclass, registry
-from equipoise.engine.metrics.formulas.registry import Columns, Metric
+from equipoise.engine.metrics.formulas.metric import Columns, Metric
 from equipoise.engine.metrics.resampling.weighing import LANES, Areas, Part, Sets, Sums, Weighted
 
 _DRAWS, _CELLS = 0, 1  # streams of random numbers
@@ -259,9 +259,10 @@ def _ranked(
         sets, code = sets.repeat(width), code.repeat(width)
     elif view != _ITSELF:
         columns = multiclass.one_against_rest(columns, view)
-    if base == "auroc":
+    metric = registry.get(base)
+    if metric.kind == "area":
         return Areas(columns["truth"], columns["score"], sets, code, patients)
-    return Weighted(registry.get(base), columns, sets, code, patients)
+    return Weighted(metric, columns, sets, code, patients)
 
 
 def weigher(

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse, special
 
-from equipoise.engine.metrics.formulas import multiclass, registry
-from equipoise.engine.metrics.formulas.registry import Columns, Metric
+from equipoise.engine.metrics.formulas import multiclass
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, per_image
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.resampling.weighing import LANES, Sets
 
@@ -132,7 +132,7 @@ Scored = Callable[[Bool[np.ndarray, "units b"]], Scores]
 
 def _share(metric: Metric, columns: Columns, units: Units) -> Scored:
     """A share of images, with the SE of :func:`intervals.proportion`."""
-    success = registry.per_image(metric, columns)
+    success = per_image(metric, columns)
     rows = np.flatnonzero(np.isfinite(success))
     x, m = (units.sums(v, rows).sum(axis=1) for v in (success[rows], np.ones(len(rows))))
     has = m > 0
@@ -249,12 +249,12 @@ def _scored(
     name: str, columns: Columns, units: Units, code: np.ndarray, classes: Sequence[str], averaged: Sequence[str] | None
 ) -> Scored:  # fmt: skip
     metric = resample.require_smooth(name, classes, averaged)
-    base, _, part = name.partition(":")
+    part = name.partition(":")[2]
     if metric.kind == "proportion":
         return _share(metric, columns, units)
     if metric.of_sums:
         return _sums(metric, columns, units)
-    if base == "auroc" and part not in multiclass.AVERAGES:
+    if metric.kind == "area":
         return _area(multiclass.one_against_rest(columns, classes.index(part)) if part else columns, units)
     return _by_jackknife(metric, columns, units, code, classes, averaged)
 

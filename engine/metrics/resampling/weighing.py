@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Float64, Int, UInt8
 from scipy import sparse
 
-from equipoise.engine.metrics.formulas.registry import Columns, Metric
+from equipoise.engine.metrics.formulas.metric import Columns, Metric
 
 LANES = 128  # replicates drawn together
 _DEPTH, _TILES = 128, 64  # rows of a tile and tiles of a call: shapes that never change compile once
@@ -21,14 +21,6 @@ _CELL_GAIN = 8  # cells are drawn where they are this many times fewer than pati
 _ELEMENTS, _CACHED = 1 << 22, 1 << 20  # of one intermediate array; of one that is passed over many times
 _BINS = 512  # of neighbouring scores that rows of large sets are put into
 _LARGE = 4 * _BINS
-# Smooth in the scores of each class, and unchanged where a row of weight 2 is split into two: neighbouring scores may be merged.
-_OF_SCORES = (
-    "auprc",
-    "calibration_intercept",
-    "calibration_slope",
-    "sensitivity_at_specificity",
-    "specificity_at_sensitivity",
-)
 
 Part = tuple[str, str]  # (model, column)
 
@@ -203,7 +195,7 @@ def _padded(n: int) -> int:
 class Weighted:
     """A metric that needs its rows, in sets of rows, for any weights of the patients; prepared once for all sets.
 
-    In a large set rows of neighbouring scores are put into bins where the metric allows it (:data:`_OF_SCORES`): a replicate then
+    In a large set rows of neighbouring scores are put into bins where its entry says that they may be (``may_bin``): a replicate then
     weighs bins. What binning changes in the sample itself is added back, so that only deviations are of bins.
     """
 
@@ -215,9 +207,8 @@ class Weighted:
         rank = np.empty(n, np.int64)
         rank[order] = np.arange(n)
         self._compute, self._sets = _over_lanes(metric.weighted), []
-        stem = (metric.base or metric.name).rstrip("0123456789.").rstrip("_")
         for rows in sets.rows:
-            if stem in _OF_SCORES and len(rows) > _LARGE:
+            if metric.may_bin and len(rows) > _LARGE:
                 place = np.sort(rank[rows])
                 own = {k: v[place] if v.shape[:1] == (n,) else v for k, v in prepared.items()}
                 exact = float(metric.weighted(own, np.ones(len(rows))))
@@ -259,7 +250,7 @@ def _in_bins(
       ([2 · bins, patients + 1] rows that a patient adds to each, their prepared columns, exact − binned value of the sample).
     """
     truth, score = np.asarray(columns["truth"], bool)[rows], np.asarray(columns["score"], np.float64)[rows]
-    number, middle = _neighbours(score, _focus(metric.name, truth, score, code[rows]))
+    number, middle = _neighbours(score, _focus(metric, truth, score, code[rows]))
     binned = {"truth": np.arange(2 * _BINS) % 2 == 1, "score": middle.repeat(2)}
     prepared = dict((metric.prepare or dict)(binned))
     order = prepared.pop("row", np.arange(2 * _BINS))
@@ -300,13 +291,15 @@ def _neighbours(
 
 
 def _focus(
-    name: str, truth: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"], code: Int[np.ndarray, " n"]
+    metric: Metric,
+    truth: Bool[np.ndarray, " n"],
+    score: Float64[np.ndarray, " n"],
+    code: Int[np.ndarray, " n"],
 ) -> tuple[float, float] | None:
     """Where a metric at a fixed rate has its threshold, and how many rows a replicate may move it: six standard errors."""
-    stem, _, number = name.rpartition("_")
-    if not stem.endswith(("_at_specificity", "_at_sensitivity")):
+    if metric.focus is None:
         return None
-    counted, share = (~truth, float(number)) if stem.endswith("specificity") else (truth, 1 - float(number))
+    counted, share = metric.focus(truth)
     if not counted.any():
         return None
     images = np.unique(code, return_counts=True)[1]

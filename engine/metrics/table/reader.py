@@ -19,9 +19,8 @@ import pyarrow.compute as pc
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.table.file import File
 from equipoise.engine.metrics.table.table import Schema, Source, Table, validate
-from equipoise.engine.vocabulary import UNKNOWN
+from equipoise.engine.vocabulary import MISSING_WORDS, UNKNOWN, is_missing
 
-_MISSING = ("", "na", "n/a", "nan", "null", "<na>", UNKNOWN)
 _POSITIVE = {
     "1": "0",
     "1.0": "0.0",
@@ -73,7 +72,7 @@ def _text(values: pd.Series) -> pd.Series:
         values = values.astype("Int64")
     place, distinct = pd.factorize(values, use_na_sentinel=False)
     shown = pd.Series(distinct, dtype=object).map(
-        lambda x: UNKNOWN if pd.isna(x) or str(x).strip().lower() in _MISSING else " ".join(str(x).split())
+        lambda x: UNKNOWN if pd.isna(x) or is_missing(str(x)) else " ".join(str(x).split())
     )
     return pd.Series(shown.astype(str).to_numpy()[place], values.index, dtype=str)
 
@@ -92,7 +91,7 @@ def _number(values: pd.Series, column: str, source: Source) -> np.ndarray:
     except pa.ArrowInvalid:
         pass
     stripped = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-    stripped = stripped.mask(stripped.str.lower().isin(_MISSING))
+    stripped = stripped.mask(stripped.str.lower().isin(MISSING_WORDS))
     number = pd.to_numeric(stripped, errors="coerce")
     bad = number.isna() & stripped.notna()
     comma = bad.any() and stripped[bad].str.fullmatch(r"-?\d+,\d+").all()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.formulas import net_benefit
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Figure
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Cell, Figure, interval, number
 

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.page.page import Figure, entry, interval, number, title
 from equipoise.engine.vocabulary import UNKNOWN
 

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.engine.gather import Gathered
-from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
+from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores, entry
 from equipoise.engine.metrics.estimates.seeds import ONE_SEED, OverSeeds
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.page.page import interval, short_title
-
-_ABBREVIATED = {"auroc": "AUROC", "fpr": "FPR", "ppv": "PPV", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +52,8 @@ class Comparison:
 
 def short_name(metric: str) -> str:
     """A metric where there is little room."""
-    base, _, part = metric.partition(":")
-    return (
-        f"{_ABBREVIATED[base]}{f', {part}' if part else ''}" if base in _ABBREVIATED else short_title(metric)
-    )
+    short, part = entry(metric).short, metric.partition(":")[2]
+    return f"{short}{f', {part}' if part else ''}" if short else short_title(metric)
 
 
 def around_or_why(low: float, high: float, reason: str | None, signed: bool = False) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from equipoise.engine.metrics.comparing import methods as over_runs
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.many.context import Comparison, excludes_zero, limits, short_name
 from equipoise.engine.report.page import files, latex
 

@@ -6,7 +6,7 @@ import pathlib
 
 from equipoise.engine.metrics.comparing.methods import Contrast
 from equipoise.engine.metrics.estimates.seeds import FEW, OverSeeds
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.many import exports

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from equipoise.engine import files
-from equipoise.engine.metrics.frame import summary
+from equipoise.engine.metrics.frames import export
 from equipoise.engine.report.page.page import Section
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -21,7 +21,7 @@ def harmless(text: Any) -> Any:
 
 def to_csv(document: Mapping[str, Any]) -> str:
     """A ``metrics.json`` as a tidy table: every model, one score a line; safe to open in a spreadsheet."""
-    parts = [summary.lines(found).assign(model=name) for name, found in document["models"].items()]
+    parts = [export.lines(found).assign(model=name) for name, found in document["models"].items()]
     frame = pd.concat(parts, ignore_index=True)
     return safe_csv(frame[["model", *frame.columns.drop("model")]])
 

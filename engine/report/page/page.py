@@ -17,7 +17,7 @@ from equipoise.engine.metrics.comparing.methods import entry
 from equipoise.engine.metrics.comparing.paired import ModelComparison
 from equipoise.engine.metrics.confounding.gaps import Adjusted
 from equipoise.engine.metrics.decisions.policy import Verdict
-from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Schema
 

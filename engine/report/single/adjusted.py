@@ -13,8 +13,8 @@ from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.confounding import balance
 from equipoise.engine.metrics.confounding import gaps as adjustment
 from equipoise.engine.metrics.confounding.gaps import Adjusted
-from equipoise.engine.metrics.frame.disparities import Disparity
-from equipoise.engine.metrics.frame.summary import clean
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.export import clean
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures.style import (
     COLOURS,

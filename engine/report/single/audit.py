@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.frame import evaluate as metric_frame
-from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.frames import frame as metric_frame
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings, suppression, thresholds
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.page.page import Context

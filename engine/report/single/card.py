@@ -2,7 +2,7 @@
 
 import jinja2
 
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.page.page import Context, interval, number, title
 from equipoise.engine.report.single import findings
 from equipoise.engine.report.single import methods_text as methods

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.metrics.comparing import paired
 from equipoise.engine.metrics.comparing.paired import GAP, GROUP, OVERALL, Change, ModelComparison
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import (

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from equipoise.engine.metrics.decisions.policy import to_json as verdicts_to_json
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import frame as metric_frame
 from equipoise.engine.report.page import files
 from equipoise.engine.report.page.page import (
     Cell,
@@ -56,7 +56,7 @@ def limits(context: Context) -> Section:
         rows.append(
             (
                 text_cell(
-                    f"{findings.SHORT.get(metric, short_title(metric))} by {attribute}: {' − '.join(gap.levels)}"
+                    f"{findings.gap_symbol(metric) or short_title(metric)} by {attribute}: {' − '.join(gap.levels)}"
                 ),
                 text_cell("–" if None in sizes else f"{sizes[0]} and {sizes[1]} {kind}{context.unit}"),
                 Cell(number(gap.min_detectable)),

@@ -4,7 +4,8 @@ import math
 from collections.abc import Collection, Mapping
 
 from equipoise.engine.metrics.estimates import multiplicity
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE, Disparity
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import (
     Cell,
@@ -42,7 +43,8 @@ _COMPARED = {
 }
 _MOST_OPEN = 16  # rows of a table that is not folded
 INEQUALITY = ("generalized_entropy", "theil_index")  # of the appendix
-SHORT = {"sensitivity": "ΔTPR", "fpr": "ΔFPR"}
+# What a rate says of people in a sentence, by the images that it counts: (before, after the number).
+_SAID = {("tp", "fn"): ("finds", ""), ("fp", "tn"): ("wrongly calls", " positive")}
 _BASIC = ("difference", "worst_group", "max_min")
 
 
@@ -96,7 +98,13 @@ def split_name(name: str, found: Disparity) -> tuple[str, str]:
 
 
 def _gap_title(context: Context, metric: str) -> str:
-    return SHORT.get(metric, f"Δ {short_title(metric)}")
+    return gap_symbol(metric) or f"Δ {short_title(metric)}"
+
+
+def gap_symbol(metric: str) -> str:
+    """The symbol of a difference in a metric, such as ``ΔTPR``; empty where it has none."""
+    about = entry(metric)
+    return about.gap if about.name == metric else ""  # not that of one class of several
 
 
 def main_gaps(context: Context) -> dict[tuple[str, str], Disparity]:
@@ -177,16 +185,15 @@ def _sentence(context: Context, attribute: str, metric: str, gap: Disparity) -> 
     groups, schema = context.frame.groups[attribute], context.schema
     low, high = (_amount(context, metric, x) for x in (gap.low, gap.high))
     around = f"({_amount(context, metric, gap.value)}, 95 % interval {low.removesuffix(' points')} to {high})"
-    if schema.kind != "binary" or metric not in SHORT:
+    said = _SAID.get(entry(metric).components)
+    if schema.kind != "binary" or not said:
         first, second = (number(groups[g][metric].value) for g in (level, reference))
         return f"{title(metric)} is {first} in group “{level}”, but {second} in group “{reference}” {around}"
     first, second = (f"{number(100 * groups[g][metric].value, 0)}\u00a0%" for g in (level, reference))
     negative = next(c for c in schema.classes if c != schema.positive)
-    who, does = (
-        (schema.positive, ("finds", "")) if metric == "sensitivity" else (negative, ("wrongly calls", " positive"))
-    )  # fmt: skip
+    who = schema.positive if entry(metric).components[0] == "tp" else negative
     return (
-        f"of {context.unit} with {named_class(context, who)} it {does[0]} {first}{does[1]} in group “{level}”, but {second} in group "
+        f"of {context.unit} with {named_class(context, who)} it {said[0]} {first}{said[1]} in group “{level}”, but {second} in group "
         f"“{reference}” {around}"
     )  # fmt: skip
 
@@ -229,7 +236,9 @@ def key_numbers(context: Context) -> list[KeyNumber]:
     for metric in shown(context)[:2]:
         estimate = context.frame.overall[metric]
         note = interval(*estimate.limits(CONFIDENCE))
-        heading = {"auroc": "AUROC"}.get(metric, sentence(title(metric)))
+        about = entry(metric)
+        is_area = about.kind == "area" and about.name == metric  # better known by its short name
+        heading = about.short if is_area else sentence(title(metric))
         keys.append(KeyNumber(heading, number(estimate.value), note, pointer("overall", metric)))
     gaps = {k: d for k, d in main_gaps(context).items() if math.isfinite(d.value)}
     for (attribute, name), found in list((_established(context) | gaps).items())[:2]:
@@ -345,7 +354,7 @@ def difference_grid(
     for name, gap in context.frame.disparities[attribute].items():
         kind, metric = split_name(name, gap)
         if kind == wanted and gap.levels[0] in levels and metric in metrics:
-            heading = title(metric) + (f", {SHORT[metric]}" if metric in SHORT else "")
+            heading = ", ".join(filter(None, (title(metric), gap_symbol(metric))))
             around = interval(gap.low, gap.high, 3, True)
             value = Cell(number(gap.value, 3, True), pointer("disparities", attribute, name), around)
             pair = shown_level(attribute, " − ".join(gap.levels)) + " − the rest" * (wanted == "to_rest")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from equipoise.engine.metrics.estimates import intervals
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import curves

@@ -1,6 +1,6 @@
 """A methods paragraph to paste into a paper, and the settings by which a report can be made again."""
 
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.page.page import (
     Context,
@@ -114,7 +114,7 @@ def _checkpoint(context: Context) -> str:
     evaluated = [r for r in context.history if r.get("split") == "validation" and r.get(best) is not None]
     if not evaluated:
         return ""
-    better = max if metric_frame.higher_is_better(best) else min
+    better = max if ranking.higher_is_better(best) else min
     top = better(r[best] for r in evaluated)
     mine = [r[best] for r in evaluated if r["step"] == context.step]
     is_best = mine and mine[0] == top

@@ -3,7 +3,7 @@
 import numpy as np
 
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.evaluate import CONFIDENCE
+from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.page.page import Cell, Context, Grid, Section, named_class, number, text_cell

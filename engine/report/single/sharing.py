@@ -11,7 +11,8 @@ from typing import Any
 
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness
-from equipoise.engine.metrics.frame.evaluate import Disparity, Frame
+from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import suppression
 from equipoise.engine.metrics.table.suppression import EVERYONE, Cell
 from equipoise.engine.metrics.table.table import Table

@@ -1,16 +1,13 @@
-import importlib
 import json
 import pathlib
-import pkgutil
 
 import numpy as np
 import pytest
 
-from equipoise import data_builders
-from equipoise.data_builders.base import catalogue, cohort
-from equipoise.data_builders.base.cohort import Cohort, Scan, Schema
+from equipoise.data_builders.base import cohort
+from equipoise.data_builders.base.cohort import Cohort
 from equipoise.data_builders.base.readers import Pixels
-from equipoise.data_builders.harvard.family import Harvard
+from equipoise.data_builders.base.schema import Scan, Schema
 from equipoise.engine.errors import UserError
 
 
@@ -102,26 +99,3 @@ def test_a_dataset_without_its_report_is_not_taken_for_a_prepared_cohort(tmp_pat
     (build(tmp_path, monkeypatch) / "cohort_report.json").unlink()
     with pytest.raises(UserError, match=r"has no cohort_report.json.*Remove the folder"):
         build(tmp_path, monkeypatch)
-
-
-def test_the_catalogue_lists_every_cohort_of_the_package():
-    """Also those whose name begins with another's; helper modules are not cohorts and do no harm."""
-    modules = [m.name for m in pkgutil.walk_packages(data_builders.__path__, "equipoise.data_builders.")]
-    classes = {
-        f"{cls.__module__}:{cls.__name__}"
-        for module in map(importlib.import_module, modules)
-        for cls in vars(module).values()
-        if isinstance(cls, type) and issubclass(cls, Cohort) and cls.__module__ == module.__name__
-    }
-    families = {f"{cls.__module__}:{cls.__name__}" for cls in (Cohort, Harvard)}
-    assert classes - families == set(catalogue.COHORTS.values())
-    assert {c.name for c in catalogue.list_cohorts()} == set(catalogue.COHORTS)
-
-
-def test_a_cohort_may_be_called_like_another_with_more_behind(tmp_path, monkeypatch):
-    longer = f"{Visits.__module__}:Visits"
-    monkeypatch.setitem(catalogue.COHORTS, "simba_visits", longer)
-    assert isinstance(catalogue.find_builder("simba_visits", data_dir=tmp_path), Visits)
-    assert {"simba", "simba_visits"} <= {c.name for c in catalogue.list_cohorts()}
-    with pytest.raises(UserError, match=r"no cohort 'simba_visit'. Did you mean 'simba_visits'"):
-        catalogue.find_builder("simba_visit", data_dir=tmp_path)

@@ -13,7 +13,7 @@ from PIL import Image
 from equipoise.data_builders.base import catalogue
 from equipoise.data_builders.base.readers import UnreadableScan
 from equipoise.data_builders.table import images as table_images
-from equipoise.data_builders.table.schema import read_schema
+from equipoise.data_builders.table.schema_file import read_schema_file
 from equipoise.engine import data
 from equipoise.engine.errors import UserError
 from tests import launching
@@ -114,6 +114,7 @@ def test_voxels_read_back_are_the_files_voxels_and_the_cache_is_gone(tmp_path):
         example = found[f"p{i:03d}-001"]
         np.testing.assert_array_equal(example["image"][..., 0], raw.get_fdata())
         np.testing.assert_array_equal(example["spacing"], [1, 1, 2])
+        np.testing.assert_array_equal(example["affine"], raw.affine)
     assert not list((tmp_path / "data").rglob("*.npz"))
 
 
@@ -148,17 +149,17 @@ def test_spellings_in_other_case_are_merged_and_abbreviations_are_not(tmp_path):
     text = builder.propose()
     assert "Male       3  merged from 'Male', 'male '" in text
     assert "read as missing: ' Unknown' (1), 'n/a' (1)" in text
-    sex = builder.law.attributes["sex"]
+    sex = builder.schema_file.attributes["sex"]
     assert sex.levels == ("F", "M", "Male")
     assert sex.strings["male "] == "Male" and sex.strings["M"] == "M"
 
 
-def test_the_file_is_read_back_as_it_was_written_and_is_the_law(tmp_path):
+def test_the_file_is_read_back_as_it_was_written_and_is_binding(tmp_path):
     table = pictures(tmp_path, r4={"sex": "male"})
     first = builder_of(table)
     first.propose()
     path = table.with_name("my.csv.schema.json")
-    assert read_schema(path) == builder_of(table).law
+    assert read_schema_file(path) == builder_of(table).schema_file
     held = json.loads(path.read_text())
     held["attributes"]["sex"] |= {"levels": ["F", "M"], "strings": {"F": "F", "M": "M", "male": "M"}}
     held["labels"]["y"]["positive"] = "no"
@@ -228,8 +229,8 @@ def test_a_prepared_cohort_is_not_taken_for_one_of_another_schema(tmp_path):
 )
 def test_words_and_codes_are_levels_and_other_numbers_are_numbers(tmp_path, column, values, kind):
     table = pictures(tmp_path, count=16, **{f"r{i}": {column: values[i % 4]} for i in range(16)})
-    law = builder_of(table).law
-    assert (law.labels | law.attributes)[column].kind == kind
+    schema_file = builder_of(table).schema_file
+    assert (schema_file.labels | schema_file.attributes)[column].kind == kind
 
 
 def test_a_number_may_be_a_label_and_there_may_be_several(tmp_path):
@@ -247,15 +248,15 @@ def test_tables_of_other_delimiters_and_parquet_are_the_same_table(tmp_path, del
     table = pictures(tmp_path, count=6, r1={"age": ""})
     usual = builder_of(table)
     other = write_table(
-        tmp_path / "other.csv", usual.builder_config.rows.frame.to_dict("records"), delimiter, encoding
+        tmp_path / "other.csv", usual.builder_config.table.frame.to_dict("records"), delimiter, encoding
     )
     frame = pd.read_csv(table)
     assert frame["age"].dtype == float  # whole numbers and an empty cell
     frame.to_parquet(tmp_path / "other.parquet")
     for path in (other, tmp_path / "other.parquet"):
         found = builder_of(path)
-        pd.testing.assert_frame_equal(found.builder_config.rows.frame, usual.builder_config.rows.frame)
-        assert found.law == usual.law
+        pd.testing.assert_frame_equal(found.builder_config.table.frame, usual.builder_config.table.frame)
+        assert found.schema_file == usual.schema_file
 
 
 def test_lines_are_counted_as_an_editor_does(tmp_path):
@@ -488,6 +489,9 @@ def test_volumes_are_resampled_then_cropped_or_padded(tmp_path):
     image = found["p002-001"]["image"][1:-1, :-1, :, 0]  # 6x7x16, padded to 8x8 and cropped to 10 planes
     np.testing.assert_allclose(image[..., 1], 0.75 * raw[..., 2] + 0.25 * raw[..., 1], atol=0.51)
     np.testing.assert_allclose(image[..., 2], 0.75 * raw[..., 2] + 0.25 * raw[..., 3], atol=0.51)
+    # So plane 2 of the image lies at 2.25 planes of the file, 4.5 mm; one row is padded before, and no column.
+    place = found["p002-001"]["affine"] @ [1, 0, 2, 1]
+    np.testing.assert_allclose(place, [0, 0, 4.5, 1], atol=1e-6)
 
 
 def test_volumes_stored_in_different_ways_become_real_units(tmp_path):

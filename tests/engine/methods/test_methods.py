@@ -16,10 +16,10 @@ from equipoise.engine.data import shuffled
 from equipoise.engine.errors import UserError
 from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods import groups
-from equipoise.engine.training import loop
-from equipoise.engine.training import program as evaluate
-from equipoise.engine.training.step import TrainState, init_state, make_predict_step, make_train_step
+from equipoise.engine.training import choosing, loop
+from equipoise.engine.training.step import init_state, make_predict_step, make_train_step
 from equipoise.engine.update import optim
+from equipoise.engine.update.state import TrainState
 from equipoise.tasks import make_task
 from equipoise.tasks.kinds.classification import Classification
 from tests import tiny_runs
@@ -413,9 +413,9 @@ def test_a_checkpoint_from_before_the_method_is_never_the_best(tmp_path):
         {"step": s, "split": "validation", "auroc": a} for s, a in ((2, 0.9), (4, 0.8), (6, 0.6), (8, 0.7))
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert evaluate.best_step(tmp_path, config, [2, 4, 6, 8]) == 8
+    assert choosing.best_step(tmp_path, config, [2, 4, 6, 8]) == 8
     config.method = run_config.Method()
-    assert evaluate.best_step(tmp_path, config, [2, 4, 6, 8]) == 2
+    assert choosing.best_step(tmp_path, config, [2, 4, 6, 8]) == 2
 
 
 def test_an_unknown_block_is_refused(rng):

@@ -6,9 +6,8 @@ import types
 import numpy as np
 import pandas as pd
 
-from equipoise.engine import config
+from equipoise.engine import config, rundir
 from equipoise.engine.metrics.table.table import Schema, write_table
-from equipoise.engine.training import program as evaluate
 from equipoise.engine.transforms.masks import encode_labels, encode_mask
 
 COHORT, STEP = "simba/near_4mm", 600
@@ -123,9 +122,9 @@ def make(workdir, data_dir, n: int = 600, *, counterfactual: bool = True, lean: 
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history()))
     for flip in (False, True)[: 1 + counterfactual]:
         frame = predictions(n, 1, flip=flip, lean=lean)
-        write_table(evaluate.table_path(workdir, frame["cohort"][0], "test", STEP), frame, SCHEMA)
+        write_table(rundir.table_path(workdir, frame["cohort"][0], "test", STEP), frame, SCHEMA)
     arrays, planted = volumes()
-    path = evaluate.saliency_path(workdir, COHORT, STEP)
+    path = rundir.saliency_path(workdir, COHORT, STEP)
     path.parent.mkdir(parents=True)
     np.savez(path, **arrays)
     data_dir.mkdir(parents=True, exist_ok=True)

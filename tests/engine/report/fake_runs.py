@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from equipoise.engine import config
+from equipoise.engine import config, rundir
 from equipoise.engine.metrics.table.table import Schema, write_table
-from equipoise.engine.training import program as evaluate
 
 COHORT, STEP = "clinic", 50
 SCHEMA = Schema(
@@ -59,7 +58,7 @@ def make(folder, frame: pd.DataFrame, seed: int, quality: float = 1.0, *, step: 
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     if step:
         write_table(
-            evaluate.table_path(folder, COHORT, "test", step), predictions(frame, quality, seed), SCHEMA
+            rundir.table_path(folder, COHORT, "test", step), predictions(frame, quality, seed), SCHEMA
         )
 
 

@@ -9,7 +9,7 @@ from equipoise.engine import mesh
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged, checksums
-from equipoise.engine.training.step import TrainState
+from equipoise.engine.update.state import TrainState
 
 # Orbax leaves coroutines of a failed read behind, and warns when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -15,7 +15,7 @@ from equipoise.engine import data, mesh
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table import table
 from equipoise.engine.training import loop, population
-from equipoise.engine.training import program as evaluate
+from equipoise.engine.training.machine import Machine
 from equipoise.tasks import make_task
 from tests import launching, tiny_runs
 from tests.engine.methods.test_methods import SETTINGS
@@ -82,7 +82,7 @@ def compare(config, data_dir):
     tables = many.predict_members(states, validation)
     seen = set()
     for i, (run, state) in enumerate(zip(many.members, many.split(states), strict=True)):
-        alone = evaluate.Program(run_config.replaced(run, **{"parallel.num_devices": 1}), task, split)
+        alone = Machine(run_config.replaced(run, **{"parallel.num_devices": 1}), task, split)
         expected, metrics = steps_of(alone)
         frame, loss = alone.predict(expected, validation)
         ours = (

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.engine import config
+from equipoise.engine import config, rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table.table import Schema, write_table
-from equipoise.engine.training import program as evaluate
 from equipoise.tasks.fairseg import gradients, study, summary
 from equipoise.tasks.fairseg.gradients import Kept
 from tests import launching
@@ -105,7 +104,7 @@ def make(folder, method, seed, black):
         cohort=run.data.cohort, split="test", target=0, dice_rim=dice, dice_cup=dice - 0.1, threshold=np.nan, threshold_split="argmax",
         checkpoint_step=STEP, checkpoint_fingerprint="0123456789ab-30", config_fingerprint="0123456789ab",
     )  # fmt: skip
-    write_table(evaluate.table_path(folder, run.data.cohort, "test", STEP), frame, SCHEMA)
+    write_table(rundir.table_path(folder, run.data.cohort, "test", STEP), frame, SCHEMA)
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table.table import read_table
 from equipoise.engine.report.single import overlays
-from equipoise.engine.training import loop
-from equipoise.engine.training import program as evaluate
+from equipoise.engine.training import choosing, loop
 from equipoise.engine.training.checkpoint import checksums
+from equipoise.engine.training.machine import Machine
 from equipoise.engine.transforms import spatial
 from equipoise.tasks import make_task
 from equipoise.tasks.kinds.segmentation import Segmentation
@@ -51,9 +51,9 @@ def program(trained, masks_data_dir):
     """(machine, final state, test split)."""
     run, folder = trained
     split = data.open_split("tiny_masks", "train", masks_data_dir)
-    machine = evaluate.Program(run, make_task(run, split), split)
+    machine = Machine(run, make_task(run, split), split)
     test = data.open_split("tiny_masks", "test", masks_data_dir)
-    return machine, evaluate.restore(machine, folder, 8), test
+    return machine, choosing.restore(machine, folder, 8), test
 
 
 @pytest.mark.parametrize("grid", ["output", "image"])
@@ -153,7 +153,7 @@ def test_an_image_without_structures_has_no_value_and_is_in_the_table(program):
 def test_the_table_does_not_depend_on_batches(program, size):
     machine, state, split = program
     whole, loss = machine.predict(state, split)
-    other = evaluate.Program(
+    other = Machine(
         run_config.replaced(machine.config, **{"data.eval_batch_size": size}), machine.task, machine.training
     )
     again, same = other.predict(state, split)
@@ -174,9 +174,9 @@ def test_a_run_that_stopped_is_the_run_that_never_did(trained, masks_data_dir, t
     assert [r for r in resumed if (r["step"], r["split"]) != (4, "train")][-1] == json.loads(
         rows.splitlines()[-1]
     )
-    machine = evaluate.Program(run, make_task(run, split), split)
-    assert checksums(evaluate.restore(machine, whole, 8)) == checksums(
-        evaluate.restore(machine, tmp_path / "run", 8)
+    machine = Machine(run, make_task(run, split), split)
+    assert checksums(choosing.restore(machine, whole, 8)) == checksums(
+        choosing.restore(machine, tmp_path / "run", 8)
     )
 
 

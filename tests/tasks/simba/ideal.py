@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Schema, Table
 from equipoise.engine.report.page.page import Context
 from equipoise.tasks.simba import renderings

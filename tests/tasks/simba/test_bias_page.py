@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.engine import config
+from equipoise.engine import config, rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.table.table import Schema, write_table
-from equipoise.engine.training import program as evaluate
 from equipoise.tasks.simba import bias_outcomes as outcomes
 from equipoise.tasks.simba import bias_page as summary
 
@@ -58,7 +57,7 @@ def make(folder, method, seed, gained, lost=0, told=None):
     ):
         frame = decided(frame, cohort, gained, lost)
         write_table(
-            evaluate.table_path(folder, cohort, "test", STEP), frame.sample(frac=1, random_state=seed), SCHEMA
+            rundir.table_path(folder, cohort, "test", STEP), frame.sample(frac=1, random_state=seed), SCHEMA
         )
     if told is not None:
         path = probes.path(folder, "simba/near_8mm", "test", STEP)

@@ -8,7 +8,7 @@ import pytest
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates.intervals import wilson_limits
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Schema, Table
 from equipoise.engine.report.page.page import Context
 from equipoise.tasks.simba import analysis, sites

@@ -7,8 +7,8 @@ from equipoise.engine.metrics.comparing import hypotheses
 from equipoise.engine.metrics.estimates import comparisons, multiplicity
 from equipoise.engine.metrics.estimates.mcnemar import mcnemar
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.frame import evaluate as frame
-from equipoise.engine.metrics.frame.cells import Rows
+from equipoise.engine.metrics.frames import frame
+from equipoise.engine.metrics.frames.cells import Rows
 from equipoise.engine.metrics.resampling import permutation
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 from tests.engine.metrics.resampling.test_permutation import slow_statistic

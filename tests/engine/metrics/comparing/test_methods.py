@@ -4,7 +4,7 @@ from sklearn.metrics import f1_score
 
 from equipoise.engine.metrics.comparing import methods as runs
 from equipoise.engine.metrics.estimates import multiplicity
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 from tests.engine.report import fake_runs

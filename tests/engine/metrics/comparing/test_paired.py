@@ -7,7 +7,7 @@ from scipy import special
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import paired
 from equipoise.engine.metrics.estimates import comparisons, delong, intervals, multiplicity, percentiles
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 from tests.engine.report import fake_run
 

@@ -8,7 +8,7 @@ from equipoise.engine.metrics.confounding.balance import Matching, Standardizati
 from equipoise.engine.metrics.confounding.gaps import evaluate
 from equipoise.engine.metrics.confounding.pair import GroupPair
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 

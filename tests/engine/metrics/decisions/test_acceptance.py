@@ -8,8 +8,8 @@ from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.decisions import acceptance
 from equipoise.engine.metrics.decisions.acceptance import equivalence, every, minimum_rate, non_inferiority
 from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
-from equipoise.engine.metrics.frame import evaluate as frame
-from tests.engine.metrics.frame.test_evaluate import CELLS, METRICS, SCHEMA, table
+from equipoise.engine.metrics.frames import frame
+from tests.engine.metrics.frames.test_frame import CELLS, METRICS, SCHEMA, table
 
 
 def share(k, n, first=0):

@@ -5,7 +5,7 @@ import pytest
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.decisions import policy
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 from tests.engine.report import fake_run
 

@@ -8,7 +8,7 @@ import pytest
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.decisions import selection
 from equipoise.engine.metrics.decisions.selection import Candidate, select
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import Schema, Table, read_table, validate, write_table
 
 SCHEMA = Schema("classification", "disease", ("absent", "present"), "present", {"sex": ["F", "M", "unknown"]})
@@ -69,7 +69,7 @@ def test_less_may_be_better_and_the_utopia_point_is_explicit():
 
 def test_the_worst_group_is_that_of_training():
     for one in candidates(CELLS):
-        value, better = frame.select_value(one.table.frame, "worst_group:sensitivity:sex", SCHEMA)
+        value, better = ranking.select_value(one.table.frame, "worst_group:sensitivity:sex", SCHEMA)
         found = select([one], "sensitivity", "sex").scores
         assert better and value == found["worst_group"].iloc[0]
 
@@ -113,7 +113,7 @@ def test_runs_are_read_from_their_folders(tiny_run):
     for one, path in zip(given, kept, strict=True):
         own = read_table(path)
         assert found.scores.loc[one.name, "overall"] == pytest.approx(
-            frame.select_value(own.frame, "auroc", own.schema)[0], nan_ok=True
+            ranking.select_value(own.frame, "auroc", own.schema)[0], nan_ok=True
         )
     smuggled = read_table(kept[0])
     write_table(kept[0], smuggled.frame.assign(split="test"), smuggled.schema)

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.formulas import fairness, registry
-from equipoise.engine.metrics.frame import disparities
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import disparities, frame
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 from tests import oracles
@@ -400,7 +399,7 @@ def test_xauc_pair_by_pair(rng):
         return np.mean([(p > q) + 0.5 * (p == q) for p, q in pairs])
 
     assert (first.value, second.value) == pytest.approx((across("b", "a"), across("a", "b")))
-    found = disparities.xauc(rows, "a", {"truth": truth, "score": score}, np.arange(60))[
+    found = disparities.xauc("auroc", rows, "a", {"truth": truth, "score": score}, np.arange(60))[
         "xauc_disparity:auroc:b-a"
     ]
     assert found.value == pytest.approx(across("b", "a") - across("a", "b"))
@@ -410,6 +409,7 @@ def test_xauc_pair_by_pair(rng):
 def test_xauc_of_a_group_without_positives_is_undefined():
     truth = np.array([1, 0, 0, 0], bool)
     found = disparities.xauc(
+        "auroc",
         {"a": np.array([0, 1]), "b": np.array([2, 3])},
         "a",
         {"truth": truth, "score": np.arange(4) / 4},

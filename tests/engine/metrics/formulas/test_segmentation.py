@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.formulas import registry, segmentation
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import frame as metric_frame
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 from tests import oracles
 

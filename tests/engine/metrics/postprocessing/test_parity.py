@@ -6,7 +6,7 @@ from scipy import special
 from sklearn.base import BaseEstimator
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.postprocessing import parity
 from equipoise.engine.metrics.postprocessing.parity import Mixture
 from tests.engine.metrics.postprocessing.test_recalibration import table

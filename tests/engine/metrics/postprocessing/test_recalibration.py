@@ -6,7 +6,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.postprocessing import recalibration
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 

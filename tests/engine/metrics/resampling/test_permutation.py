@@ -7,6 +7,7 @@ from scipy import special, stats
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals, multiplicity
 from equipoise.engine.metrics.formulas import registry
+from equipoise.engine.metrics.formulas.metric import per_image
 from equipoise.engine.metrics.resampling import permutation
 from equipoise.engine.metrics.resampling.permutation import Units
 from tests import oracles
@@ -55,7 +56,7 @@ def slow_statistic(metric, columns, code, level, pair):
         own = {name: column[rows] for name, column in columns.items()}
         if metric == "auroc":
             return intervals.area(own["truth"], own["score"], code[rows])
-        success = registry.per_image(registry.get(metric), own)
+        success = per_image(registry.get(metric), own)
         counted = np.isfinite(success)
         return intervals.proportion(success[counted] > 0, code[rows][counted])
 

@@ -6,7 +6,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Table, validate
 from equipoise.engine.report.figures import slices
 from equipoise.engine.report.figures import style as figures

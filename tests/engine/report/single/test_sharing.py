@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from equipoise.engine.metrics.decisions.policy import Rule
-from equipoise.engine.metrics.frame import evaluate as metric_frame
+from equipoise.engine.metrics.frames import frame as metric_frame
 from equipoise.engine.metrics.table import suppression
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 from equipoise.engine.report.figures import curves

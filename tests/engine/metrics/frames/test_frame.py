@@ -7,7 +7,7 @@ import pytest
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.frame import evaluate as frame
+from equipoise.engine.metrics.frames import frame, ranking
 from equipoise.engine.metrics.table.table import Schema, Table, validate
 
 # One of each kind of interval: compiling every metric of ranks takes longer than all of the tests.
@@ -135,12 +135,12 @@ def test_range_null_reads_zero_for_equal_groups():
 
 def test_select_value():
     whole = table(CELLS)
-    assert frame.select_value(whole.frame, "accuracy", SCHEMA) == ((75 + 82 + 2) / 193, True)
-    assert frame.select_value(whole.frame, "worst_group:sensitivity:sex", SCHEMA) == (0.75, True)
-    assert frame.select_value(whole.frame, "worst_group:fpr:sex", SCHEMA) == (0.3, False)
+    assert ranking.select_value(whole.frame, "accuracy", SCHEMA) == ((75 + 82 + 2) / 193, True)
+    assert ranking.select_value(whole.frame, "worst_group:sensitivity:sex", SCHEMA) == (0.75, True)
+    assert ranking.select_value(whole.frame, "worst_group:fpr:sex", SCHEMA) == (0.3, False)
     only_unknown = whole.frame[whole.frame["sex"] == "unknown"]
-    assert np.isnan(frame.select_value(only_unknown, "worst_group:sensitivity:sex", SCHEMA)[0])
-    assert frame.higher_is_better("loss") is False
+    assert np.isnan(ranking.select_value(only_unknown, "worst_group:sensitivity:sex", SCHEMA)[0])
+    assert ranking.higher_is_better("loss") is False
     for name, words in (
         ("worst_group:sensitivity", "write worst_group:METRIC:ATTRIBUTE"),
         ("worst_group:sensitivity:sx", "Did you mean 'sex'"),
@@ -148,7 +148,7 @@ def test_select_value():
         ("sensitivty", "Did you mean 'sensitivity'"),
     ):
         with pytest.raises(UserError, match=words):
-            frame.select_value(whole.frame, name, SCHEMA)
+            ranking.select_value(whole.frame, name, SCHEMA)
 
 
 def test_tables_that_cannot_be_judged():
@@ -385,14 +385,15 @@ def test_several_classes_equal_the_registry(rng, exclusive):
     assert "equity_scaled_sum:auroc:macro" in found.disparities["site"]
     assert set(found.settings["averaged_classes"]) == {"cat", "dog", "emu"}
     assert (
-        frame.select_value(whole.frame, "auroc:macro", whole.schema)[0] == found.overall["auroc:macro"].value
+        ranking.select_value(whole.frame, "auroc:macro", whole.schema)[0]
+        == found.overall["auroc:macro"].value
     )
     worst = min(found.groups["site"][level]["auroc:macro"].value for level in "AB")
-    assert frame.select_value(whole.frame, "worst_group:auroc:macro:site", whole.schema) == (
+    assert ranking.select_value(whole.frame, "worst_group:auroc:macro:site", whole.schema) == (
         pytest.approx(worst),
         True,
     )
-    assert frame.higher_is_better("auroc:dog")
+    assert ranking.higher_is_better("auroc:dog")
 
 
 def test_averages_are_over_classes_that_every_group_has(rng):
@@ -418,7 +419,7 @@ def test_the_worst_of_an_ideal_value_is_the_farthest_from_it():
     whole = Table(validate(rows, schema, "t"), schema)
     worst = frame.evaluate(whole, metrics=("bias",), resamples=200).disparities["site"]["worst_group:bias"]
     assert worst.value == pytest.approx(-4) and worst.levels == ("B",) and worst.low < -4 < worst.high
-    assert frame.select_value(whole.frame, "worst_group:bias:site", schema)[0] == pytest.approx(-4)
+    assert ranking.select_value(whole.frame, "worst_group:bias:site", schema)[0] == pytest.approx(-4)
 
 
 # ---- faults that other packages have had ----

@@ -1,4 +1,4 @@
-"""How the text of a user's table is read: proposed on the first call, kept in a JSON file, and from then on the law."""
+"""How the text of a user's table is read: proposed on the first call, kept in a JSON file, and binding from then on."""
 
 import collections
 import dataclasses
@@ -6,22 +6,18 @@ import json
 import math
 import pathlib
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from equipoise.data_builders.table.images import Form
-from equipoise.data_builders.table.rows import Rows
+from equipoise.data_builders.table.text_table import TextTable
 from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.vocabulary import may_be_missing, normalized
 
 MAX_LEVELS = 50
 _VERSION = 1
 _MAX_CODES, _LARGEST_CODE = 10, 20  # few small whole numbers are codes of levels; ages and scores are numbers
 _LARGE_NUMBER = 100_000  # whole numbers this large, all different, number people or visits
-_MISSING = {
-    *("", "na", "n/a", "#n/a", "<na>", "n.a.", "nan", "null", "nil", "?", "-", "."),
-    *("unknown", "unk", "missing", "not available", "not applicable", "not known", "not reported"),
-}
 _NEGATIVE = {
     *("0", "no", "none", "absent", "negative", "neg", "without", "false"),
     *("healthy", "normal", "control", "benign"),
@@ -98,8 +94,8 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class TableSchema:
-    """The law by which a table is read.
+class SchemaFile:
+    """How a table is read, as its schema file says.
 
     Attributes:
       columns: role -> column: image, subject, and mask, scan, split where there are some.
@@ -154,7 +150,7 @@ class TableSchema:
                 )
 
 
-def read_schema(path: pathlib.Path) -> TableSchema:
+def read_schema_file(path: pathlib.Path) -> SchemaFile:
     """Reads a schema file.
 
     Raises:
@@ -172,7 +168,7 @@ def read_schema(path: pathlib.Path) -> TableSchema:
             raise UserError(f"{path.name}: {group!r} is missing, or no object of columns")
         given[group] = {k: _build(Column, v, f"{path.name}, {group} {k!r}") for k, v in given[group].items()}
     given["images"] = _build(Form, given.get("images"), f"{path.name}, images")
-    schema = _build(TableSchema, given, path.name)
+    schema = _build(SchemaFile, given, path.name)
     for text, split in (schema.splits or {}).items():
         if split not in _SPLITS:
             raise UserError(
@@ -197,29 +193,29 @@ def _build(cls: type, given: Any, where: str) -> Any:
         raise UserError(f"{where}: {error}") from None
 
 
-def propose_column(rows: Rows, name: str, flag: str) -> Column:
+def propose_column(table: TextTable, name: str, flag: str) -> Column:
     """How a column of labels or attributes seems to be meant.
 
     Spellings that differ in case or blanks alone become one level; nothing else is merged.
 
     Args:
-      rows: the table.
+      table: of the user.
       name: of the column.
       flag: that names it: "label" or "attributes".
 
     Raises:
       UserError: for a column that is empty, free text, or an identifier.
     """
-    counts = collections.Counter(rows.frame[name])
-    missing = tuple(sorted({"", *(text for text in counts if _key(text) in _MISSING)}))
+    counts = collections.Counter(table.frame[name])
+    missing = tuple(sorted({"", *(text for text in counts if may_be_missing(text))}))
     known = {text: count for text, count in counts.items() if text not in missing}
-    where = f"{rows.path.name}, column {name!r} (--{flag})"
+    where = f"{table.path.name}, column {name!r} (--{flag})"
     if not known:
         raise UserError(f"{where} holds no value: leave it out of --{flag}")
     numbers = {text: number for text in known if (number := _number(text)) is not None}
     codes = _are_codes(numbers.values()) and len(numbers) == len(known)
     mostly_numbers = sum(known[t] for t in numbers) > 0.8 * sum(known.values())
-    distinct = {_key(text) for text in known}
+    distinct = {normalized(text) for text in known}
     if mostly_numbers and not codes:
         if _is_identifier(numbers.values(), known):
             raise UserError(f"{where} looks like an identifier: leave it out of --{flag}")
@@ -232,7 +228,7 @@ def propose_column(rows: Rows, name: str, flag: str) -> Column:
         )
     variants: dict[str, list[str]] = collections.defaultdict(list)
     for text in sorted(known, key=lambda t: (-known[t], t)):
-        variants[f"{numbers[text]:g}" if codes else _key(text)].append(text)
+        variants[f"{numbers[text]:g}" if codes else normalized(text)].append(text)
     named = {key: key if codes else " ".join(texts[0].split()) for key, texts in variants.items()}
     order = sorted(
         variants, key=lambda k: (flag == "label" and k not in _NEGATIVE, float(k) if codes else 0, k)
@@ -245,28 +241,28 @@ def propose_column(rows: Rows, name: str, flag: str) -> Column:
     )  # fmt: skip
 
 
-def propose_splits(rows: Rows, name: str) -> dict[str, str]:
+def propose_splits(table: TextTable, name: str) -> dict[str, str]:
     """Text in the split column -> train, validation or test.
 
     Raises:
       UserError: for a text that is no usual word for any of them.
     """
     words = {word: split for split, known in _SPLITS.items() for word in known}
-    texts = rows.frame[name].tolist()
+    texts = table.frame[name].tolist()
     for index, text in enumerate(texts):
-        if _key(text) not in words:
+        if normalized(text) not in words:
             raise UserError(
-                f"{rows.at(index)}, column {name!r} (--split): {text!r} is no split.{did_you_mean(_key(text), words)} "
+                f"{table.at(index)}, column {name!r} (--split): {text!r} is no split.{did_you_mean(normalized(text), words)} "
                 f"Write train, validation or test (also: {', '.join(sorted(set(words) - set(_SPLITS)))})"
             )
-    return {text: words[_key(text)] for text in sorted(set(texts))}
+    return {text: words[normalized(text)] for text in sorted(set(texts))}
 
 
-def read_column(rows: Rows, name: str, column: Column, path: pathlib.Path) -> list[Any]:
+def read_column(table: TextTable, name: str, column: Column, path: pathlib.Path) -> list[Any]:
     """The levels or numbers of a column, None where they are missing.
 
     Args:
-      rows: the table.
+      table: of the user.
       name: of the column.
       column: how it is read.
       path: of the schema file, for messages.
@@ -275,7 +271,7 @@ def read_column(rows: Rows, name: str, column: Column, path: pathlib.Path) -> li
       UserError: for the first text that the schema does not have: file, line, column, text, nearest level, remedy.
     """
     values, wrong = [], []
-    for index, text in enumerate(rows.frame[name]):
+    for index, text in enumerate(table.frame[name]):
         try:
             values.append(column.value(text))
         except ValueError as problem:
@@ -284,14 +280,14 @@ def read_column(rows: Rows, name: str, column: Column, path: pathlib.Path) -> li
         index, text, problem = wrong[0]
         more = f" ({len(wrong) - 1} more like it in this column.)" if len(wrong) > 1 else ""
         raise UserError(
-            f"{rows.at(index)}, column {name!r}: {text!r} {problem} of column {name!r} in {path.name}.{more}"
+            f"{table.at(index)}, column {name!r}: {text!r} {problem} of column {name!r} in {path.name}.{more}"
         )
     return values
 
 
-def describe_column(rows: Rows, name: str, column: Column, role: str) -> list[str]:
+def describe_column(table: TextTable, name: str, column: Column, role: str) -> list[str]:
     """Lines that say how a column will be read, with counts."""
-    counts = collections.Counter(rows.frame[name])
+    counts = collections.Counter(table.frame[name])
     lines = [f"{role} {name!r}: {column.kind}"]
     if column.kind == "levels":
         width = max(map(len, column.levels))
@@ -305,11 +301,6 @@ def describe_column(rows: Rows, name: str, column: Column, role: str) -> list[st
         lines.append(f"  {min(numbers):g} to {max(numbers):g}, {len(numbers)} rows")
     found = ", ".join(f"{text!r} ({counts[text]})" for text in column.missing if counts[text])
     return [*lines, *([f"  read as missing: {found}"] if found else [])]
-
-
-def _key(text: str) -> str:
-    """What spellings that differ in case or blanks alone share."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _number(text: str) -> float | None:

@@ -11,7 +11,7 @@ from equipoise.engine.metrics.estimates import comparisons, multiplicity
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness
 from equipoise.engine.metrics.formulas.fairness import Cells, Score
-from equipoise.engine.metrics.formulas.registry import Columns, Metric
+from equipoise.engine.metrics.formulas.metric import Columns, Metric
 
 _NAN = float("nan")
 _CONFIDENCE = 0.95
@@ -259,11 +259,16 @@ def _mean(parts: Mapping[str, Disparity], weight: Mapping[str, int]) -> Disparit
 
 
 def xauc(
-    rows: Mapping[str, Int[np.ndarray, " i"]], reference: str, columns: Columns, code: Int[np.ndarray, " n"]
+    metric: str,
+    rows: Mapping[str, Int[np.ndarray, " i"]],
+    reference: str,
+    columns: Columns,
+    code: Int[np.ndarray, " n"],
 ) -> dict[str, Disparity]:
     """How far a group's positives stand above the reference's negatives, beyond the reverse (:func:`fairness.xauc`).
 
     Args:
+      metric: name of the area under the ROC curve.
       rows: level -> its rows.
       reference: level that the others are compared with.
       columns: binary.
@@ -275,5 +280,5 @@ def xauc(
             continue
         pair = fairness.xauc(columns["truth"], columns["score"], code, rows[level], rows[reference])
         null = f"positives of {level} stand above negatives of {reference} as often as the reverse"
-        found[f"xauc_disparity:auroc:{level}-{reference}"] = tested(*pair, null, (level, reference))
+        found[f"xauc_disparity:{metric}:{level}-{reference}"] = tested(*pair, null, (level, reference))
     return _holm(found)

@@ -3,15 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frame.disparities import Disparity
-
-if TYPE_CHECKING:
-    from equipoise.engine.metrics.frame.evaluate import Frame
+from equipoise.engine.metrics.frames.disparities import Disparity
 
 SCHEMA_VERSION = 1
 CONFIDENCE = 0.95
@@ -44,27 +41,39 @@ def comparison(disparity: Disparity) -> dict[str, Any]:
     return values
 
 
-def to_json(frames: Mapping[str, "Frame"]) -> dict[str, Any]:
-    """What ``metrics.json`` holds: the first model at the top, every model under ``models``; undefined is null.
+def scores(
+    overall: Mapping[str, Estimate],
+    groups: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
+    disparities: Mapping[str, Mapping[str, Disparity]],
+) -> dict[str, Any]:
+    """The scores of one model as ``metrics.json`` holds them.
 
     Args:
-      frames: model name -> its frame.
+      overall: metric -> estimate.
+      groups: attribute -> level -> metric -> estimate.
+      disparities: attribute -> score -> comparison.
     """
-    models = {}
-    for name, frame in frames.items():
-        models[name] = {
-            "overall": {k: cell(e) for k, e in frame.overall.items()},
-            "groups": {
-                a: {lv: {k: cell(e) for k, e in m.items()} for lv, m in g.items()}
-                for a, g in frame.groups.items()
-            },
-            "disparities": {
-                a: {k: comparison(d) for k, d in g.items()} for a, g in frame.disparities.items()
-            },
-        }
-    first = next(iter(frames))
-    settings = frames[first].settings
-    return clean({"schema_version": SCHEMA_VERSION, **models[first], "models": models, "settings": settings})
+    return {
+        "overall": {metric: cell(estimate) for metric, estimate in overall.items()},
+        "groups": {
+            attribute: {
+                level: {metric: cell(estimate) for metric, estimate in estimates.items()}
+                for level, estimates in levels.items()
+            }
+            for attribute, levels in groups.items()
+        },
+        "disparities": {
+            attribute: {score: comparison(disparity) for score, disparity in comparisons.items()}
+            for attribute, comparisons in disparities.items()
+        },
+    }
+
+
+def document(
+    first: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole of ``metrics.json``: the first model's :func:`scores` at the top, those of every model under ``models``."""
+    return clean({"schema_version": SCHEMA_VERSION, **first, "models": models, "settings": settings})
 
 
 def lines(document: Mapping[str, Any]) -> pd.DataFrame:

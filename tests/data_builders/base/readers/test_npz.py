@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from equipoise.data_builders.base.readers import UnreadableScan, read_npz
+from equipoise.data_builders import UnreadableScan, read_npz
 
 
 class Command:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.vocabulary import is_missing
 
 _DELIMITERS = ",;\t|"
 _PARQUET = (".parquet", ".pq")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class TextTable:
     """A table of text.
 
     Attributes:
@@ -46,7 +47,7 @@ class Rows:
             )
 
 
-def read_rows(path: pathlib.Path) -> Rows:
+def read_table(path: pathlib.Path) -> TextTable:
     """Reads a CSV file (comma, semicolon, tab or bar; UTF-8 with or without BOM) or a Parquet file.
 
     Raises:
@@ -57,48 +58,50 @@ def read_rows(path: pathlib.Path) -> Rows:
         raise UserError(f"--table: no file {path}")
     if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
         raise UserError(f"--table: {path.name} is a spreadsheet: save it as CSV (UTF-8) and give that")
-    rows = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_csv(path)
-    if not len(rows.frame):
+    table = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_csv(path)
+    if not len(table.frame):
         raise UserError(f"{path.name} has no row below its header")
-    repeated = rows.frame.columns[rows.frame.columns.duplicated()]
+    repeated = table.frame.columns[table.frame.columns.duplicated()]
     if len(repeated):
         raise UserError(
             f"{path.name} has two columns named {repeated[0]!r}: rename one, so that it is clear which is meant"
         )
-    return rows
+    return table
 
 
-def identifiers(rows: Rows, column: str, flag: str) -> list[str]:
+def identifiers(table: TextTable, column: str, flag: str) -> list[str]:
     """The ids of a column, without blanks around them.
 
     Args:
-      rows: the table.
+      table: of the user.
       column: that holds them.
       flag: that names it.
 
     Raises:
       UserError: for one that is missing or holds a slash, naming the line.
     """
-    found = [text.strip() for text in rows.frame[column]]
+    found = [text.strip() for text in table.frame[column]]
     for index, text in enumerate(found):
-        if text.casefold() in ("", "na", "n/a", "nan", "null", "unknown"):
+        if is_missing(text):
             raise UserError(
-                f"{rows.at(index)}, column {column!r} (--{flag}): {text!r} names no one. Whose scan it is decides its "
+                f"{table.at(index)}, column {column!r} (--{flag}): {text!r} names no one. Whose scan it is decides its "
                 "split: fill it in, or remove the row"
             )
         if set(text) & set("/\\"):
             raise UserError(
-                f"{rows.at(index)}, column {column!r} (--{flag}): the id holds a slash, as a path does; "
+                f"{table.at(index)}, column {column!r} (--{flag}): the id holds a slash, as a path does; "
                 "use the cohort's own identifier"
             )
     return found
 
 
-def check_images_differ(rows: Rows, files: Sequence[pathlib.Path | None], subjects: Sequence[str]) -> None:
+def check_images_differ(
+    table: TextTable, files: Sequence[pathlib.Path | None], subjects: Sequence[str]
+) -> None:
     """Checks that no image stands twice.
 
     Args:
-      rows: the table.
+      table: of the user.
       files: image of each row.
       subjects: of each row.
 
@@ -113,12 +116,12 @@ def check_images_differ(rows: Rows, files: Sequence[pathlib.Path | None], subjec
         if before != index:
             same = subjects[before] == subjects[index]
             raise UserError(
-                f"{rows.at(before, index)}: the same image {'twice' if same else 'under two subjects'}: "
+                f"{table.at(before, index)}: the same image {'twice' if same else 'under two subjects'}: "
                 f"{'remove one row' if same else 'find out whose it is, and remove the other row'}"
             )
 
 
-def _read_csv(path: pathlib.Path) -> Rows:
+def _read_csv(path: pathlib.Path) -> TextTable:
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -145,16 +148,16 @@ def _read_csv(path: pathlib.Path) -> Rows:
             lines.append(line)
     except csv.Error as error:
         raise UserError(f"{path.name}, line {end + 1}: {error} (a quote that is never closed?)") from error
-    return Rows(path, pd.DataFrame(cells, columns=names, dtype=object), lines)
+    return TextTable(path, pd.DataFrame(cells, columns=names, dtype=object), lines)
 
 
-def _read_parquet(path: pathlib.Path) -> Rows:
+def _read_parquet(path: pathlib.Path) -> TextTable:
     try:
         frame = pd.read_parquet(path)
     except Exception as error:
         raise UserError(f"{path.name} is not a readable Parquet file ({type(error).__name__})") from error
     text = pd.DataFrame({str(name): _as_text(frame[name]) for name in frame}, dtype=object)
-    return Rows(path, text, range(1, len(text) + 1), "row")
+    return TextTable(path, text, range(1, len(text) + 1), "row")
 
 
 def _as_text(column: pd.Series) -> list[str]:

@@ -9,14 +9,13 @@ import numpy as np
 from equipoise.engine.metrics.estimates import intervals, percentiles
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness, multiclass, registry
-from equipoise.engine.metrics.formulas.registry import Metric
-from equipoise.engine.metrics.frame import disparities
-from equipoise.engine.metrics.frame.disparities import Disparity
+from equipoise.engine.metrics.formulas.metric import Metric
+from equipoise.engine.metrics.frames import disparities
+from equipoise.engine.metrics.frames.disparities import Disparity
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.groupings import Grouping
 from equipoise.engine.metrics.table.table import Table
 
-CLOSED = ("auroc", "balanced_accuracy")  # and every proportion: intervals that need no resample
 SMALL = 11  # cells below this in images, events or non-events are flagged
 
 
@@ -117,9 +116,12 @@ class Cells:
             cells = {level: levels[level] for level in names}
             n = {level: int(images[i]) for level, i in names.items()}
             strata[stratum] = disparities.Stratum(cells, overall[stratum], n, replicates)
-            if self._binary and "auroc" in self._entries:
-                rows = {grouping.levels[i]: np.flatnonzero(grouping.code == i) for i in filled}
-                pairs |= disparities.xauc(rows, grouping.levels[reference], self._columns, self._code)
+            for name, entry in self._entries.items():
+                if self._binary and entry.kind == "area":
+                    rows = {grouping.levels[i]: np.flatnonzero(grouping.code == i) for i in filled}
+                    pairs |= disparities.xauc(
+                        name, rows, grouping.levels[reference], self._columns, self._code
+                    )
         scores = fairness.scores(self._schema.kind, self._entries)
         return disparities.named(scores, strata, found) | pairs
 
@@ -141,18 +143,10 @@ class Cells:
         rows: np.ndarray,
         number: int,
     ) -> Estimate:
-        """By the interval that suits the metric (README.md)."""
-        base, _, part = metric.name.partition(":")
-        if base == "auroc" and part not in multiclass.AVERAGES:
-            if part:
-                columns = multiclass.one_against_rest(columns, self._schema.classes.index(part))
-            return intervals.area(columns["truth"], columns["score"], code)
-        if metric.kind == "proportion":
-            return _proportion(metric, columns, code)
-        if base == "balanced_accuracy" and part not in multiclass.AVERAGES:
-            halves = (half + metric.name.removeprefix(base) for half in ("sensitivity", "specificity"))
-            entries = (registry.get(half, self._schema.classes) for half in halves)
-            return intervals.average(*(_proportion(half, columns, code) for half in entries))
+        """One metric of one set of rows, with the interval that suits it (README.md)."""
+        if metric.estimate:
+            return metric.estimate(metric, columns, code)
+        part = metric.name.partition(":")[2]
         n = int(np.isfinite(columns["value"]).sum()) if "value" in columns else len(code)
         events = int(columns["truth"].sum()) if self._binary else n
         if not metric.smooth:
@@ -191,18 +185,3 @@ class Cells:
         if self._binary or part in self._schema.classes:
             counts = [len(np.unique(code[columns["truth"] == y])) for y in (True, False)]
         return min((count for count in counts if count), default=0) - 1
-
-
-def is_closed(metric: Metric) -> bool:
-    """Whether the interval of a metric needs no resample."""
-    base, _, part = metric.name.partition(":")
-    return metric.kind == "proportion" or (base in CLOSED and part not in multiclass.AVERAGES)
-
-
-def _proportion(metric: Metric, columns: Mapping[str, np.ndarray], code: np.ndarray) -> Estimate:
-    """Of the images that the formula counts."""
-    value = registry.per_image(metric, columns)
-    counted = np.isfinite(value)
-    if not counted.any():
-        return intervals.undefined(metric.undefined)
-    return intervals.proportion(value[counted] > 0, code[counted])

@@ -1,0 +1,114 @@
+"""Mean saliency maps of a run: where a model looks in images of each class and group that it classifies correctly."""
+
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from equipoise.engine import data, rng
+from equipoise.engine.errors import UserError
+from equipoise.engine.explain import gradients
+from equipoise.engine.training.machine import Machine
+from equipoise.engine.update.preprocess import make_preprocess
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.task import TaskKind
+from equipoise.engine.vocabulary import UNKNOWN
+
+
+def group_maps(
+    machine: Machine,
+    state: TrainState,
+    split: data.Split,
+    groups: dict[str, list[int]],
+    num_samples: int = 20,
+    noise: float = 0.05,
+) -> dict[str, np.ndarray]:
+    """Mean SmoothGrad map of the true class's logit in every group of images, each map scaled to [0, 1] first.
+
+    Args:
+      machine: of the run.
+      state: to explain.
+      split: that the images are from.
+      groups: name -> rows of the split, as from :func:`correct_groups`.
+      num_samples: noisy copies of each image.
+      noise: standard deviation as a fraction of the image's range. Volumes are mostly smooth, so that the tenth or
+        fifth usual for photographs drowns what the model sees.
+
+    Returns:
+      ``mean_NAME`` [*spatial] and ``count_NAME`` of each group, and ``template``, the mean of all their images.
+    """
+    variables = machine.method.variables(state)
+    preprocess, group = make_preprocess(machine.config), machine.group(split)
+    stream = rng.key(machine.config.seed, "saliency")
+
+    @jax.jit
+    def one_sample(
+        variables: Any, images: jax.Array, batch: dict[str, jax.Array], keys: jax.Array
+    ) -> jax.Array:
+        def logits(x: jax.Array) -> jax.Array:
+            return machine.method.predict(machine.model, variables, x, batch)[0]
+
+        return gradients.smooth_grad(logits, images, batch["target"], keys, num_samples=1, noise=noise)
+
+    size = max(map(len, groups.values()))
+    maps, template = gradients.GroupMeans(), gradients.GroupMeans()
+    for name, rows in groups.items():
+        padded = (rows * size)[:size]  # one compiled shape for every group
+        batch = data.read(split, padded, machine.config.data, machine.config.task.label, group)
+        batch = machine.runner.replicate(batch | {"row": np.array(padded)})
+        images = preprocess(batch)["image"]
+        keys = rng.example_keys(stream, batch["row"])
+        total = 0.0
+        for number in range(num_samples):
+            drawn = jax.vmap(lambda k, number=number: jax.random.fold_in(k, number))(keys)
+            total = total + one_sample(variables, images, batch, drawn)
+        maps.add(gradients.normalise(total[: len(rows)]), [name] * len(rows))
+        template.add(np.asarray(images)[: len(rows)].mean(-1), ["template"] * len(rows))
+    means = {f"mean_{k}": v.astype(np.float32) for k, v in maps.means().items()}
+    counts = {f"count_{k}": np.int32(n) for k, n in maps.count.items()}
+    return means | counts | {"template": template.means()["template"].astype(np.float32)}
+
+
+def correct_groups(
+    frame: pd.DataFrame, task: TaskKind, attribute: str, per_group: int, seed: int
+) -> dict[str, list[int]]:
+    """Rows of correctly classified images, up to ``per_group`` of each class and level, drawn by a hash of the scan.
+
+    Args:
+      frame: stamped predictions, one row per image of the split in storage order.
+      task: of the run.
+      attribute: whose levels form the groups; ``unknown`` forms none.
+      per_group: images of each.
+      seed: of the draw.
+
+    Raises:
+      UserError: when no image at all is classified correctly.
+    """
+    predicted = task.decide(frame)
+    draw = frame["scan_id"].map(lambda s: hashlib.sha256(f"{seed}/{s}".encode()).hexdigest())
+    ordered = frame.assign(draw=draw)[predicted == frame["target"].to_numpy()].sort_values("draw")
+    groups = {}
+    for (target, level), rows in ordered.groupby(["target", attribute], sort=True):
+        if level != UNKNOWN:
+            groups[f"{task.classes[target]}_{level}"] = rows.index[:per_group].tolist()
+    if not groups:
+        raise UserError("no image is classified correctly: there is nothing to map")
+    return groups
+
+
+def choose_attribute(split: data.Split, wanted: str | None) -> str:
+    """The attribute that forms groups: the one asked for, else the first that has levels.
+
+    Raises:
+      UserError: when there is none, or it is a number.
+    """
+    words = [k for k, levels in split.vocabulary("attributes").items() if levels is not None]
+    if wanted is None and words:
+        return words[0]
+    if wanted not in words:
+        raise UserError(
+            f"cohort {split.cohort!r} has no attribute {wanted!r} with levels; it has: {', '.join(words) or 'none'}"
+        )
+    return wanted
