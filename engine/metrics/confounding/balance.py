@@ -91,7 +91,7 @@ class Balancer(Protocol):
         """Does once what is the same under all weights, and returns the function that balances weights.
 
         Args:
-          confounders: those of the rows of both groups.
+          confounders: confounders of the rows of both groups.
           member: whether each row belongs to the group and not to the reference.
           target: the target population, one of :data:`TARGETS`.
           seed: seed of the random numbers.
@@ -343,7 +343,7 @@ def standardized_differences(
     difference above 0.1 is commonly called unbalanced.
 
     Args:
-      confounders: those of the rows of both groups.
+      confounders: confounders of the rows of both groups.
       member: whether each row belongs to the group and not to the reference.
       weights: weight of each row.
     """

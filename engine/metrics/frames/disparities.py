@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from equipoise.engine.metrics.estimates import comparisons, multiplicity
+from equipoise.engine.metrics.estimates import chance, comparisons, multiplicity
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness
 from equipoise.engine.metrics.formulas.fairness import Cells, Score
@@ -132,8 +132,8 @@ def extremes(
     worst = comparisons.worst_group(estimates, entry.higher_is_better, entry.target)
     name = next(k for k, e in known.items() if e.value == worst[0])
     common = float(np.average(values, weights=[e.n for e in estimates]))
-    drawn = comparisons.equal_replicates(estimates, np.stack([replicates[k] for k in known]), common)
-    p = comparisons.range_p(values, drawn)
+    drawn = chance.equal_replicates(estimates, np.stack([replicates[k] for k in known]), common)
+    p = chance.range_p(values, drawn)
     test = None if math.isnan(p) else "range of centred bootstrap replicates"
     ratio = Disparity(_NAN, _NAN, _NAN, reason="a ratio needs values above 0")
     if entry.low >= 0 and values.min() > 0:
@@ -153,7 +153,7 @@ def extremes(
 
 def _beside(found: Disparity, drawn: Float[np.ndarray, " b"]) -> Disparity:
     """A comparison with what it reads by chance."""
-    mean, low, high = comparisons.by_chance(drawn)
+    mean, low, high = chance.band(drawn)
     return dataclasses.replace(found, null_mean=mean, null_low=low, null_high=high)
 
 
@@ -186,7 +186,7 @@ class Stratum:
             overall[metric], own = self.replicates[metric]
             estimates = [found[metric] for found in self.groups.values()]
             stacked = np.stack([own[level] for level in self.groups])
-            drawn = comparisons.equal_replicates(estimates, stacked, self.overall[metric].value)
+            drawn = chance.equal_replicates(estimates, stacked, self.overall[metric].value)
             for level, values in zip(self.groups, drawn, strict=True):
                 groups[level][metric] = values
         return score.compute(groups, overall, self.n)
