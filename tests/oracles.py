@@ -1,4 +1,4 @@
-"""Slow, obvious twins of what the engine computes fast; shared by the tests of all rooms."""
+"""Slow and obvious twins of what the engine computes fast, for the tests of all packages."""
 
 import math
 
@@ -12,7 +12,7 @@ from scipy import stats
 
 
 def auroc_by_pairs(truth, score):
-    """Share of (positive, negative) pairs in the right order, ties counting half."""
+    """Returns the share of (positive, negative) pairs that are in the right order; ties count half."""
     pairs = [
         (p, q)
         for p, a in zip(score, truth, strict=True)
@@ -24,7 +24,7 @@ def auroc_by_pairs(truth, score):
 
 
 def obuchowski_variance(truth, score, subject):
-    """Obuchowski 1997, patient by patient, with placement values from explicit pairs."""
+    """Returns Obuchowski's variance (1997), patient by patient, with placement values from explicit pairs."""
     rows = list(zip(truth, score, subject, strict=True))
     positives, negatives = [r for r in rows if r[0]], [r for r in rows if not r[0]]
     m, n, value = len(positives), len(negatives), auroc_by_pairs(truth, score)
@@ -40,7 +40,10 @@ def obuchowski_variance(truth, score, subject):
 
 
 def clustered_wilson(success, subject, z):
-    """Wilson limits at n / deff, the design effect from an explicit sum over patients, widened from z to t of their number."""
+    """Returns Wilson limits at n / deff, widened from z to t of the number of patients.
+
+    The design effect comes from an explicit sum over patients.
+    """
     n, p = len(success), sum(success) / len(success)
     groups = {}
     for x, who in zip(success, subject, strict=True):
@@ -59,7 +62,7 @@ def clustered_wilson(success, subject, z):
 
 
 def bootstrap(statistic, columns, subject, counts):
-    """A statistic of rows repeated as often as their patient was drawn; NaN where no row is left."""
+    """Returns a statistic of rows that are repeated as often as their patient was drawn; NaN where no row is left."""
     values = []
     for drawn in counts.T:
         rows = [i for i, who in enumerate(subject) for _ in range(drawn[who])]
@@ -69,16 +72,16 @@ def bootstrap(statistic, columns, subject, counts):
 
 
 def auroc_by_ranks(truth, score):
-    """Mann-Whitney from mid-ranks."""
+    """Returns the AUROC by the Mann-Whitney statistic from mid-ranks."""
     ranks = stats.rankdata(score)
     m, n = truth.sum(), (~truth).sum()
     return (ranks[truth].sum() - m * (m + 1) / 2) / (m * n)
 
 
 def simulated_patients(rng, patients, sensitivities, sizes=(0.4, 0.25, 0.15, 0.1, 0.06, 0.04)):
-    """(called, score, truth, code, group) of patients with one to four images that lean together.
+    """Draws (called, score, truth, code, group) of patients with one to four images that agree with each other.
 
-    Groups have the given shares of patients and sensitivities; the AUROC is Φ(1.5 / √2) in every group.
+    The groups have the given shares of patients and sensitivities; the AUROC is Φ(1.5 / √2) in every group.
     """
     images = rng.integers(1, 5, patients)
     code = np.repeat(np.arange(patients), images)
@@ -92,7 +95,7 @@ def simulated_patients(rng, patients, sensitivities, sizes=(0.4, 0.25, 0.15, 0.1
 
 
 def binned_gaps(truth, score, bins):
-    """[(n, mean score, share positive)] of bins of equal mass: a row's bin is the share of rows that score less."""
+    """Returns (n, mean score, share positive) of bins of equal mass; the share of rows that score less gives a row's bin."""
     members = {}
     for y, s in zip(truth, score, strict=True):
         members.setdefault(sum(o < s for o in score) * bins // len(score), []).append((y, s))
@@ -100,8 +103,8 @@ def binned_gaps(truth, score, bins):
 
 
 def surface_voxels(mask):
-    """Voxels of a mask with a neighbour across a face, or the border of the image, outside."""
-    found = []
+    """Returns the voxels of a mask that have a neighbour across a face outside the mask or outside the image."""
+    voxels = []
     for place in zip(*np.nonzero(mask), strict=True):
         around = [
             tuple(p + (side if axis == k else 0) for k, p in enumerate(place))
@@ -112,19 +115,19 @@ def surface_voxels(mask):
             min(q) < 0 or any(a >= n for a, n in zip(q, mask.shape, strict=True)) or not mask[q]
             for q in around
         ):
-            found.append(place)
-    return found
+            voxels.append(place)
+    return voxels
 
 
 def directed_distances(mask, other, spacing):
-    """From each surface voxel of a mask to the nearest one of another, by all pairs, sorted."""
+    """Returns the sorted distances from each surface voxel of a mask to the nearest one of another, from all pairs."""
     lengths = np.asarray(spacing)
     ends = [np.array(q) * lengths for q in surface_voxels(other)]
     return sorted(min(np.linalg.norm(np.array(p) * lengths - q) for q in ends) for p in surface_voxels(mask))
 
 
 def inequality(truth, called):
-    """(generalised entropy of order 2, Theil index) of benefits 1 + call - truth, person by person."""
+    """Returns (generalised entropy of order 2, Theil index) of the benefits 1 + call - truth, person by person."""
     benefits = [1 + int(c) - int(t) for t, c in zip(truth, called, strict=True)]
     n, mean = len(benefits), sum(benefits) / len(benefits)
     entropy = sum((b / mean) ** 2 - 1 for b in benefits) / (n * 2 * (2 - 1))
@@ -135,7 +138,14 @@ def inequality(truth, called):
 
 
 def biased_subjects(rng, n, shares, prevalence=0.5):
-    """Subjects with a disease score d ~ N(±1, 1), and a level of each bias; shares: bias -> (in disease, in health)."""
+    """Draws subjects with a disease score d ~ N(±1, 1) and a level of each bias.
+
+    Args:
+      rng: generator of random numbers.
+      n: number of subjects.
+      shares: bias -> (share with it among the sick, share with it among the healthy).
+      prevalence: share of the sick.
+    """
     sick = rng.random(n) < prevalence
     levels = {
         a: np.where(rng.random(n) < np.where(sick, *pair), "with", "without") for a, pair in shares.items()
@@ -146,7 +156,7 @@ def biased_subjects(rng, n, shares, prevalence=0.5):
 
 
 def disease_posterior(subjects, shares, prevalence=0.5, uses=()):
-    """P(disease | d and the biases that are seen), from the densities of either class."""
+    """Returns P(disease | d and the biases in ``uses``), from the densities of the two classes."""
     joint = []
     for place, (mean, prior) in enumerate(((1, prevalence), (-1, 1 - prevalence))):
         density = prior * stats.norm.pdf(subjects["disease_score"], mean)
@@ -161,7 +171,7 @@ def disease_posterior(subjects, shares, prevalence=0.5, uses=()):
 
 
 def region_scores(saliency, labels, cut):
-    """label -> (share, mean, relative, weighted), voxel by voxel; every region must keep a voxel."""
+    """Returns label -> (share, mean, relative, weighted), voxel by voxel; every region must keep a voxel."""
     low, high = saliency.min(), saliency.max()
     members = {}
     for place, label in np.ndenumerate(labels):
@@ -169,25 +179,25 @@ def region_scores(saliency, labels, cut):
             members.setdefault(int(label), []).append((saliency[place] - low) / (high - low))
     kept = {label: [s for s in values if s >= cut] for label, values in members.items()}
     means = {label: sum(values) / len(values) for label, values in kept.items()}
-    found = {}
+    scores = {}
     for label, values in members.items():
         share = len(kept[label]) / len(values)
         relative = (means[label] - min(means.values())) / (max(means.values()) - min(means.values()))
-        found[label] = (share, means[label], relative, share * relative)
-    return found
+        scores[label] = (share, means[label], relative, share * relative)
+    return scores
 
 
 # ---- learning across sites: ``tests.tiny_network`` without dropout, trained by plain loops ----
 
 
 def on_host(function):
-    """Compiled, with results in NumPy, whose plain arithmetic is quick."""
+    """Compiles a function whose results come back as NumPy arrays, whose plain arithmetic is quick."""
     compiled = jax.jit(function)
     return lambda *values: jax.device_get(compiled(*values))
 
 
 def affine_norm_head(params, running, x):
-    """(logits, normalised features, new running statistics) of a batch in training."""
+    """Returns (logits, normalised features, new running statistics) of a batch in training."""
     hidden = x.reshape(len(x), -1) @ params["hidden"]["kernel"] + params["hidden"]["bias"]
     mean, var = hidden.mean(0), hidden.var(0)
     norm, old = params["norm"], running["norm"]
@@ -197,18 +207,18 @@ def affine_norm_head(params, running, x):
 
 
 def without_bias(grads):
-    """The gradient of the bias before the normalisation is 0, and in arithmetic rounding alone."""
+    """Sets the gradient of the bias before the normalisation to 0, its exact value; arithmetic gives rounding noise."""
     return grads | {"hidden": grads["hidden"] | {"bias": jnp.zeros_like(grads["hidden"]["bias"])}}
 
 
 def cross_entropy(logits, target):
-    """Mean over a batch."""
+    """Returns the mean cross-entropy of a batch."""
     return -jax.nn.log_softmax(logits)[jnp.arange(len(target)), target].mean()
 
 
 @on_host
 def task_gradient(params, running, x, target):
-    """(gradient, new running statistics) of the mean cross-entropy."""
+    """Returns (gradient, new running statistics) of the mean cross-entropy."""
 
     def loss(params):
         logits, _, new = affine_norm_head(params, running, x)
@@ -220,14 +230,14 @@ def task_gradient(params, running, x, target):
 
 @on_host
 def recognition_gradient(head, params, running, x, group):
-    """Of a group head's cross-entropy, in the head."""
+    """Returns the gradient of a group head's cross-entropy in the head."""
     feature = affine_norm_head(params, running, x)[1]
     return jax.grad(lambda head: cross_entropy(feature @ head["kernel"] + head["bias"], group))(head)
 
 
 @on_host
 def confusion_gradient(params, head, running, x):
-    """Of the mean of ``-sum_k log p_k / K``, in the network."""
+    """Returns the gradient of the mean of ``-sum_k log p_k / K`` in the network."""
 
     def loss(params):
         feature = affine_norm_head(params, running, x)[1]
@@ -250,7 +260,7 @@ class Momentum:
 
 
 def visit(rows, size, epochs, seed, cycle, site):
-    """The batches of a visit: every epoch in its own order, cut into so many images, the last as many as are left."""
+    """Yields the batches of a visit: every epoch has an order of its own, and its last batch has the images that are left."""
     for epoch in range(epochs):
         order = np.random.default_rng((seed, 1, cycle, epoch, site)).permutation(rows)
         for first in range(0, len(order), size):
@@ -258,14 +268,14 @@ def visit(rows, size, epochs, seed, cycle, site):
 
 
 def journey(num_sites, seed, cycle):
-    """The order in which a cycle visits the sites."""
+    """Returns the order in which a cycle visits the sites."""
     return np.random.default_rng((seed, 0, cycle)).permutation(num_sites)
 
 
 def federated_averaging(
     network, data, sites, *, rounds, shares, size, epochs, seed, rate, mu=0.0, squared=True
 ):
-    """``w <- sum_k a_k LocalTrain(w, k)`` over ``sites`` (number -> rows); yields the network after every round."""
+    """Yields the network after every round of ``w <- sum_k a_k LocalTrain(w, k)`` over ``sites`` (number -> rows)."""
     x, target = data
     for cycle in range(rounds):
         total = jax.tree.map(np.zeros_like, network)
@@ -284,7 +294,7 @@ def federated_averaging(
 
 
 def travelling(network, data, sites, *, cycles, size, epochs, seed, rate, order, first=0):
-    """``w <- LocalTrain(w, k)``, site after site, with one optimizer; yields the network after every cycle."""
+    """Yields the network after every cycle of ``w <- LocalTrain(w, k)``, site after site, with one optimizer."""
     x, target = data
     (params, running), optimizer = network, Momentum()
     for cycle in range(first, first + cycles):
@@ -296,7 +306,7 @@ def travelling(network, data, sites, *, cycles, size, epochs, seed, rate, order,
 
 
 def harmonising(network, head, data, group, sites, *, cycles, size, epochs, seed, rate, order, alpha, beta):
-    """The travelling model by ``cycles`` (of the model, of the head, of unlearning); yields (network, head) after every one."""
+    """Yields (network, head) of a travelling model after every cycle; ``cycles`` has those of model, head and unlearning."""
     x, target = data
     (params, running), (task, recognition, confusion) = network, (Momentum(), Momentum(), Momentum())
     for cycle in range(sum(cycles)):

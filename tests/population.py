@@ -1,4 +1,4 @@
-"""A population whose true values are known: what the simulation of intervals draws its tables from."""
+"""A population with known true values, from which the simulation of intervals draws its tables."""
 
 import dataclasses
 import functools
@@ -13,23 +13,24 @@ from equipoise.engine.metrics.table.table import Schema, Table
 SHARES = np.array([0.40, 0.25, 0.15, 0.10, 0.06, 0.04])
 LEVELS = [f"{share:.0%}" for share in SHARES]
 WORSE = 3  # the group of 10 %
-SICK = 1 / 3  # of the patients
-VISIBLE = 0.9  # of a sick patient's images
-LEAN = 0.5  # of the variance of scores, shared by a patient's images
+SICK = 1 / 3  # share of the patients who are sick
+VISIBLE = 0.9  # share of a sick patient's images that show it
+LEAN = 0.5  # share of the variance of scores that the images of a patient have in common
 METRICS = ("auroc", "sensitivity", "specificity", "balanced_accuracy", "brier", "f1", "calibration_slope")
-_RISE = np.sqrt(2) * stats.norm.ppf(0.85)  # from absent to present images where the AUROC is .85
+_RISE = np.sqrt(2) * stats.norm.ppf(0.85)  # distance from absent to present images at an AUROC of .85
 SCHEMA = Schema("classification", "disease", ("absent", "present"), "present", {"group": LEVELS})
 
 
 @dataclasses.dataclass(frozen=True)
-class Population:
-    """Binormal scores: of absent images N(shift_g, 1), of present ones N(shift_g + rise_g, 1); AUROC and sensitivity of each group are given.
+class SimulatedPopulation:
+    """A population of six groups with binormal scores, given by the AUROC and the sensitivity of each group.
 
-    All true values are closed forms, or Gauss-Hermite sums of 200 nodes.
+    The scores are N(shift_g, 1) in absent images and N(shift_g + rise_g, 1) in present ones. All true values are closed forms, or
+    Gauss-Hermite sums of 200 nodes.
 
     Attributes:
       area: [6] AUROC of each group.
-      sensitivity: [6] likewise, at one threshold for all.
+      sensitivity: [6] sensitivity of each group, at one threshold for all.
     """
 
     area: tuple[float, ...]
@@ -37,7 +38,7 @@ class Population:
 
     @property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """[6] of absent images, [6] of present images."""
+        """Mean scores ([6] of absent images, [6] of present images)."""
         present = self.cut + stats.norm.ppf(self.sensitivity)
         return present - np.sqrt(2) * stats.norm.ppf(self.area), present
 
@@ -45,11 +46,11 @@ class Population:
     prevalence = SICK * VISIBLE
 
     def logit(self, x: np.ndarray) -> np.ndarray:
-        """Of the score that the table holds, a probability: calibrated where AUROC and sensitivity are .85."""
+        """Returns the logit of the probability in the table, which is calibrated where AUROC and sensitivity are .85."""
         return _RISE * x - _RISE**2 / 2 + special.logit(self.prevalence)
 
     def draw(self, rng: np.random.Generator, patients: int) -> Table:
-        """A table of some 2.5 images per patient."""
+        """Draws a table with about 2.5 images per patient."""
         code = np.repeat(np.arange(patients), rng.integers(1, 5, patients))
         group = rng.choice(len(SHARES), patients, p=SHARES)[code]
         truth = (rng.random(patients) < SICK)[code] & (rng.random(len(code)) < VISIBLE)
@@ -65,13 +66,13 @@ class Population:
         return Table(frame, SCHEMA)
 
     def values(self, metric: str) -> tuple[float, np.ndarray]:
-        """(of everyone, [6] of each group) the true value of a metric."""
+        """Returns the true value of a metric (for everyone, [6] for each group)."""
         return self._value(metric, SHARES), np.array(
             [self._value(metric, row) for row in np.eye(len(SHARES))]
         )
 
     def area_across(self, up: np.ndarray, down: np.ndarray) -> float:
-        """P(a present image of some groups scores above an absent one of others), for [6] shares of each."""
+        """Returns P(a present image scores above an absent one) for [6] shares of groups ``up`` and ``down`` they come from."""
         absent, present = self.means
         return float(up @ stats.norm.cdf((present[:, None] - absent) / np.sqrt(2)) @ down)
 
@@ -105,15 +106,15 @@ class Population:
         return float(optimize.root(score_equations, [0.0, 1.0], tol=1e-12).x[1])
 
 
-def population(scenario: str) -> Population:
-    """Of equal groups at .85, or of one that is worse, at .73."""
-    one = [0.85] * len(SHARES)
+def population(scenario: str) -> SimulatedPopulation:
+    """Returns the population of equal groups at .85, or with one worse group at .73."""
+    values = [0.85] * len(SHARES)
     if scenario == "one_worse":
-        one[WORSE] = 0.73
-    return Population(tuple(one), tuple(one))
+        values[WORSE] = 0.73
+    return SimulatedPopulation(tuple(values), tuple(values))
 
 
-# Of everyone's value and the groups' ([6] or [6, b]): what the library refuses to bootstrap, and what is true.
+# Functions of everyone's value and the groups' values ([6] or [6, b]) that the library refuses to bootstrap.
 EXTREMES: Mapping[str, Callable] = {
     "worst_group": lambda overall, groups: groups.min(axis=0),
     "max_min": lambda overall, groups: np.ptp(groups, axis=0),
@@ -130,23 +131,25 @@ SCENARIOS = ("equal", "one_worse")
 
 @functools.cache
 def truths(scenario: str) -> dict[str, float]:
-    """Quantity -> its true value."""
+    """Returns quantity -> its true value."""
     people = population(scenario)
     values = {metric: people.values(metric) for metric in METRICS}
-    found = {metric: overall for metric, (overall, _) in values.items()}
-    found["sensitivity of 4 %"] = values["sensitivity"][1][5]
+    true_values = {metric: overall for metric, (overall, _) in values.items()}
+    true_values["sensitivity of 4 %"] = values["sensitivity"][1][5]
     for metric in GAPS:
         for name, other in PAIRS.items():
-            found[f"{metric}, {name} − 40 %"] = values[metric][1][other] - values[metric][1][0]
+            true_values[f"{metric}, {name} − 40 %"] = values[metric][1][other] - values[metric][1][0]
     for name, other in PAIRS.items():
-        found[f"sensitivity, {name} ÷ 40 %"] = values["sensitivity"][1][other] / values["sensitivity"][1][0]
+        true_values[f"sensitivity, {name} ÷ 40 %"] = (
+            values["sensitivity"][1][other] / values["sensitivity"][1][0]
+        )
         up, down = np.eye(len(SHARES))[other], np.eye(len(SHARES))[0]
-        found[f"xAUC, {name} − 40 %"] = people.area_across(up, down) - people.area_across(down, up)
-    found["sensitivity, 4 % − the rest"] = (
+        true_values[f"xAUC, {name} − 40 %"] = people.area_across(up, down) - people.area_across(down, up)
+    true_values["sensitivity, 4 % − the rest"] = (
         values["sensitivity"][1][5] - values["sensitivity"][1][:5] @ SHARES[:5] / SHARES[:5].sum()
     )
     for metric in EXTREME_OF:
-        found |= {f"{kind}:{metric}": float(of(*values[metric])) for kind, of in EXTREMES.items()}
-    found["worst_group:brier"] = values["brier"][1].max()
-    found["max_min:brier"] = np.ptp(values["brier"][1])
-    return found
+        true_values |= {f"{kind}:{metric}": float(of(*values[metric])) for kind, of in EXTREMES.items()}
+    true_values["worst_group:brier"] = values["brier"][1].max()
+    true_values["max_min:brier"] = np.ptp(values["brier"][1])
+    return true_values

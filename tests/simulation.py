@@ -1,14 +1,14 @@
-"""How often the metric library's intervals hold the truth, and its tests reject it, in simulated tables.
+"""A simulation of how often the intervals of the metric library hold the truth, and how often its tests reject it.
 
     python -m tests.simulation [--datasets=2000] [--patients=500,1500] [--scenarios=equal,one_worse] [--store=FOLDER]
 
-Patients have one to four images that lean together, in six groups of 40 % down to 4 %. Every data set goes through the library as
-a user's table does, with 1,000 replicates of the bootstrap. The printed Markdown has, per quantity, the share of 95 % intervals
-that hold the true value and the shares that lie wholly above and below it. Beside the library's intervals of extremes
-stand plain bootstrap intervals, which the library refuses, to show why.
+Patients have one to four images that agree with each other, in six groups of 40 % down to 4 %. Every data set goes through the library as
+a user's table does, with 1,000 replicates of the bootstrap. For each quantity the printed Markdown has the share of 95 % intervals that hold
+the true value and the shares that lie wholly above and below it. Beside the library's intervals of extremes it has plain bootstrap
+intervals, which the library refuses, to show why.
 
-The program can be stopped: data sets are numbered, each has a seed of its own, and ``--store`` keeps those that are done. It ends
-with 1 where a limit of :func:`failures` is broken.
+The program can be stopped: data sets are numbered, each has its own seed, and ``--store`` keeps those that are done. It ends
+with 1 if a limit of :func:`failures` is broken.
 """
 
 import argparse
@@ -37,14 +37,14 @@ from tests.population import (
     SCHEMA,
     SHARES,
     WORSE,
-    Population,
+    SimulatedPopulation,
     population,
     truths,
 )  # fmt: skip
 
 REPLICATES = 1000
 CHUNK = 50  # data sets per stored file
-ENOUGH = 2000  # data sets
+ENOUGH = 2000  # data sets of a full simulation
 CHANCE = (
     *(f"{kind}:{metric}" for metric in EXTREME_OF for kind in ("worst_group", "max_min", "sd")),
     *("equity_scaled_sum:auroc", "equity_scaled_sd:auroc"),
@@ -52,7 +52,7 @@ CHANCE = (
 
 
 def analyse(table: Table, seed: int) -> tuple[dict[str, tuple[float, float, float]], dict[str, float]]:
-    """({quantity · interval: (value, low, high)}, {test: p, or a number that is averaged}) of one data set."""
+    """Analyses one data set: ({quantity · interval: (value, low, high)}, {name: p of a test, or a number to average})."""
     rows = Rows(table)
     columns = rows.columns(None)
     everyone = Grouping("", "", [""], [""], np.zeros(len(rows.frame), np.int64), {}, np.ones(1, bool))
@@ -72,8 +72,9 @@ def analyse(table: Table, seed: int) -> tuple[dict[str, tuple[float, float, floa
     numbers: dict[str, float] = {}
 
     def take(name: str, key: str) -> None:
-        found = compared[key]
-        limits[name] = found.value, found.low, found.high
+        """Adds a comparison of the frame."""
+        disparity = compared[key]
+        limits[name] = disparity.value, disparity.low, disparity.high
 
     for name, other in PAIRS.items():
         pair = f"{LEVELS[other]}-{LEVELS[0]}"
@@ -105,23 +106,23 @@ def analyse(table: Table, seed: int) -> tuple[dict[str, tuple[float, float, floa
         if metric != "xauc":
             numbers[f"range, {metric}"] = compared[f"max_min:{metric}"].p
     for name in CHANCE:
-        found = compared[name]
-        numbers[f"{name}: value"], numbers[f"{name}: null mean"] = found.value, found.null_mean
+        score = compared[name]
+        numbers[f"{name}: value"], numbers[f"{name}: null mean"] = score.value, score.null_mean
         is_least = name.startswith(("worst", "equity"))
         numbers[f"{name}: beyond"] = (
-            found.value < found.null_low if is_least else found.value > found.null_high
+            score.value < score.null_low if is_least else score.value > score.null_high
         )
     return limits, numbers
 
 
 def _bootstrapped(bootstrap: resample.Bootstrap) -> dict[str, tuple[float, float, float]]:
-    """Percentile and BCa limits beside the library's own, of its smooth quantities and of extremes."""
-    found = {}
+    """Returns percentile and BCa limits of smooth quantities and of extremes, to stand beside the library's own."""
+    limits = {}
     for metric in EXTREME_OF:
         key = None, metric
         values, replicates = bootstrap.values[key], bootstrap.replicates[key]
         left = [bootstrap.leave_one_out(key, number) for number in range(len(values))]
-        left, count = np.stack([one for one, _ in left]), left[0][1]
+        left, count = np.stack([values_without for values_without, _ in left]), left[0][1]
         wanted = {metric: lambda overall, groups: overall}
         for name, other in PAIRS.items():
             wanted[f"{metric}, {name} − 40 %"] = lambda overall, groups, other=other: (
@@ -131,20 +132,20 @@ def _bootstrapped(bootstrap: resample.Bootstrap) -> dict[str, tuple[float, float
         for name, of in wanted.items():
             value = float(of(values[0], values[1:]))
             drawn, without = of(replicates[0], replicates[1:]), of(left[0], left[1:])
-            found[f"{name} · percentile"] = value, *percentiles.limits_of(value, drawn)
-            found[f"{name} · BCa"] = value, *percentiles.limits_of(value, drawn, 0.95, (without, count))
-    return found
+            limits[f"{name} · percentile"] = value, *percentiles.limits_of(value, drawn)
+            limits[f"{name} · BCa"] = value, *percentiles.limits_of(value, drawn, 0.95, (without, count))
+    return limits
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Of one scenario and number of patients.
+    """The results of one scenario with one number of patients.
 
     Attributes:
-      scenario: name.
-      patients: in each data set.
+      scenario: name of the scenario.
+      patients: number of patients in each data set.
       limits: quantity · interval -> [datasets, 3] value and limits.
-      numbers: name -> [datasets].
+      numbers: name -> [datasets] p values, or numbers to average.
     """
 
     scenario: str
@@ -154,11 +155,11 @@ class Result:
 
     @property
     def datasets(self) -> int:
-        """How many."""
+        """Number of data sets."""
         return len(next(iter(self.limits.values())))
 
     def coverage(self, name: str) -> tuple[float, float, float, int]:
-        """(share of intervals that hold the truth, that lie above it, below it, data sets with an interval)."""
+        """Returns (share of intervals that hold the truth, share above it, share below it, data sets with an interval)."""
         truth = truths(self.scenario)[name.partition(" · ")[0]]
         value, low, high = self.limits[name].T
         known = ~np.isnan(value + low) & ~np.isnan(high)
@@ -166,8 +167,8 @@ class Result:
         return 1 - above - below, above, below, int(known.sum())
 
     def rejected(self) -> dict[str, float]:
-        """Test -> share of data sets in which it rejects a true hypothesis at 5 %: of several levels, any."""
-        found = {}
+        """Returns test -> share of data sets in which it rejects a true hypothesis at 5 %; of several levels any one counts."""
+        rejected = {}
         for name, p in self.numbers.items():
             if name.startswith("Holm") and name.endswith("others"):
                 both = (
@@ -175,14 +176,14 @@ class Result:
                     if self.scenario == "equal"
                     else p
                 )
-                found[name.removesuffix(": others")] = float((both <= 0.05).mean())
+                rejected[name.removesuffix(": others")] = float((both <= 0.05).mean())
             elif name.startswith("range") and self.scenario == "equal":
-                found[name] = float((p <= 0.05).mean())
-        return found
+                rejected[name] = float((p <= 0.05).mean())
+        return rejected
 
 
 def _chunk(scenario: str, patients: int, datasets: range) -> dict[str, np.ndarray]:
-    """``limits/NAME`` and ``numbers/NAME`` of numbered data sets."""
+    """Draws and analyses numbered data sets; returns ``limits/NAME`` and ``numbers/NAME``."""
     people, rows = population(scenario), []
     for number in datasets:
         place = SCENARIOS.index(scenario), patients, number
@@ -198,10 +199,10 @@ def simulate(scenario: str, patients: int, datasets: int, store: pathlib.Path | 
     """Draws and analyses data sets; a progress line goes to stderr.
 
     Args:
-      scenario: of :data:`SCENARIOS`.
-      patients: in each data set.
-      datasets: how many.
-      store: folder of those already done, and of the new ones.
+      scenario: one of :data:`SCENARIOS`.
+      patients: number of patients in each data set.
+      datasets: number of data sets.
+      store: folder of the data sets that are already done, which receives the new ones too.
     """
     parts: list[Mapping[str, np.ndarray]] = []
     for start in tqdm.trange(0, datasets, CHUNK, desc=f"{scenario}, {patients} patients"):
@@ -222,16 +223,17 @@ def simulate(scenario: str, patients: int, datasets: int, store: pathlib.Path | 
 
 
 def power(metric: str, patients: int, datasets: int = ENOUGH) -> tuple[float, float]:
-    """(gap, share found): the 25 % group is worse than the 40 % group by what is detectable on average; power is due to be .80."""
+    """Returns (gap, share found) where the 25 % group is worse than the 40 % group by the detectable gap; power should be .80."""
     rng, gap = (
         np.random.default_rng(np.random.SeedSequence(1, spawn_key=(patients, EXTREME_OF.index(metric)))),
         0.1,
     )
 
     def estimates() -> list[intervals.Estimate]:
+        """Draws a data set and estimates the metric in the two groups."""
         worse = tuple(0.85 - gap * (level == 1) for level in range(len(SHARES)))
         same = (0.85,) * len(SHARES)
-        people = Population(worse, same) if metric == "auroc" else Population(same, worse)
+        people = SimulatedPopulation(worse, same) if metric == "auroc" else SimulatedPopulation(same, worse)
         table = people.draw(rng, patients)
         columns, code = table.columns(), table.frame["subject_id"].to_numpy(np.int64)
         rows = [table.frame["group"] == LEVELS[level] for level in (0, 1)]
@@ -246,29 +248,32 @@ def power(metric: str, patients: int, datasets: int = ENOUGH) -> tuple[float, fl
 
 
 def demand(name: str) -> tuple[float, float, float] | None:
-    """(least, greatest coverage, greatest tail) that an interval must have; None of those shown for comparison."""
+    """Returns the (least, greatest coverage, greatest tail) that an interval must have; None for those shown for comparison."""
     if " · " in name:
         return None
-    is_small = "4 %" in name  # cells of a few events
-    if name.startswith("calibration_slope"):  # its skew makes percentiles lean; README.md has BCa beside them
+    is_small = "4 %" in name  # cells with few events
+    if name.startswith(
+        "calibration_slope"
+    ):  # its skew makes percentiles lean; the README has BCa beside them
         return (0.92, 1.0, 1.0) if is_small else (0.93, 0.97, 0.06)
-    if is_small or name.partition(":")[0] in EXTREMES:  # the latter conservative by construction
+    if is_small or name.partition(":")[0] in EXTREMES:  # extremes are conservative by construction
         return 0.93, 1.0, 1.0
     return 0.93, 0.97, 0.04
 
 
 def failures(results: list[Result], powers: Mapping[tuple[str, int], tuple[float, float]]) -> list[str]:
-    """What misses its bound: coverage (:func:`demand`), tests above 6 %, power outside .80 ± .03.
+    """Returns a sentence for each result that misses its bound: coverage (:func:`demand`), tests above 6 %, power outside .80 ± .03.
 
-    Two standard errors of the simulation are allowed for.
+    A result may miss its bound by two standard errors of the simulation.
     """
-    found = []
+    sentences = []
 
     def check(what: str, share: float, least: float, greatest: float, n: int) -> None:
+        """Adds a sentence if a share is out of its bounds."""
         slack = 2 * np.sqrt(0.05 * 0.95 / n)
         if not least - slack <= share <= greatest + slack:
-            found.append(
-                f"{what}: {100 * share:.1f} % of {n}, due within {100 * least:g} and {100 * greatest:g} %"
+            sentences.append(
+                f"{what}: {100 * share:.1f} % of {n}; it must be within {100 * least:g} and {100 * greatest:g} %"
             )
 
     for result in results:
@@ -284,11 +289,11 @@ def failures(results: list[Result], powers: Mapping[tuple[str, int], tuple[float
             check(f"{where}: {name} rejects", share, 0, 0.06, result.datasets)
     for (metric, patients), (gap, share) in powers.items():
         check(f"power at a {metric} gap of {gap:.3f}, {patients} patients", share, 0.77, 0.83, ENOUGH)
-    return found
+    return sentences
 
 
 def markdown(results: list[Result], powers: Mapping[tuple[str, int], tuple[float, float]]) -> Iterator[str]:
-    """The tables of ``engine/metrics/README.md``, line by line."""
+    """Yields the tables of ``engine/metrics/README.md``, line by line."""
     heads = [f"{r.scenario.replace('_', ' ')}, {r.patients} ({r.datasets})" for r in results]
 
     def header(first: str) -> Iterator[str]:
@@ -331,7 +336,7 @@ def markdown(results: list[Result], powers: Mapping[tuple[str, int], tuple[float
 
 
 def main() -> int:
-    """Prints the tables; 1 where a bound is missed."""
+    """Prints the tables; returns 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", default=str(ENOUGH), help="one number, or one for each of --patients")
     parser.add_argument("--patients", default="500,1500")
@@ -341,7 +346,7 @@ def main() -> int:
     sizes, counts = ([int(n) for n in text.split(",")] for text in (args.patients, args.datasets))
     counts *= len(sizes) if len(counts) == 1 else 1
     runs = [(name, *both) for both in zip(sizes, counts, strict=True) for name in args.scenarios.split(",")]
-    results = [simulate(*one, args.store) for one in runs]
+    results = [simulate(*run, args.store) for run in runs]
     powers = {(metric, size): power(metric, size) for size in sizes for metric in EXTREME_OF}
     print("\n".join(markdown(results, powers)))
     missed = failures(results, powers)

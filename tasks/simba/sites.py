@@ -14,7 +14,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.estimates import comparisons, intervals
+from equipoise.engine.metrics.estimates import chance, comparisons, intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table import groupings
@@ -147,7 +147,7 @@ def spread(found: Mapping[str, Estimate], min_scans: int = 1, *, draws: int = DR
 def measured(value: float, limits: tuple[float, float], drawn: Float[np.ndarray, " draws"]) -> Measure:
     """A measure beside what deals of the errors gave."""
     as_far = int((drawn >= value - 1e-12).sum())  # equal up to rounding
-    return Measure(value, *limits, *comparisons.by_chance(drawn), (1 + as_far) / (1 + len(drawn)))
+    return Measure(value, *limits, *chance.band(drawn), (1 + as_far) / (1 + len(drawn)))
 
 
 def overall(table: Table) -> dict[str, dict[str, Estimate]]:

@@ -22,7 +22,7 @@ BAD = {
     "a missing column": (lambda t: t.rename(columns={"p": "P "}), (), ["no column 'p'", "Did you mean 'P '?"]),
     "no score": (spoil("p", [3, 7], ""), (), ["column 'p'", "no score (NaN)", "2 lines (5, 9)", "score every image"]),
     "a score that is no probability": (spoil("p", [0], 3.2), (), ["column 'p'", "outside [0, 1]", "1 line (2)", "not logits"]),
-    "a decimal comma": (spoil("p", [0], "0,5"), (), ["column 'p'", "no number", "1 line (2)", "0.5, not 0,5"]),
+    "a decimal comma": (spoil("p", [0], "0,5"), (), ["column 'p'", "not a number", "1 line (2)", "0.5, not 0,5"]),
     "no truth": (spoil("y", [4], ""), (), ["column 'y'", "no value", "1 line (6)"]),
     "three classes": (spoil("y", [4], 2), (), ["column 'y'", "0, 1, 2", "--positive=VALUE", "--class_scores"]),
     "ids twice": (lambda t: t.assign(image="one"), ("--id=image",), ["column 'image'", "same id twice", "keep one row per image"]),

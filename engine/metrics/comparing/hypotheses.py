@@ -1,6 +1,6 @@
-"""Whole families of tests: every group against a reference or everyone else, two models' calls.
+"""Whole families of tests: every group against a reference or everyone else, and two models' calls.
 
-Each returns records of value, interval, p and p adjusted for the family; :mod:`equipoise.engine.metrics.frames.frame` makes the estimates.
+Each function returns records with a value, an interval, a p value and the p value adjusted for the family.
 """
 
 import dataclasses
@@ -28,22 +28,25 @@ TestedBy = Literal["mover", "permutation"]
 Adjust = Literal["holm", "bh", "max_t"]
 _OF_P = {"holm": multiplicity.holm, "bh": multiplicity.benjamini_hochberg}
 _TITLES = {"holm": "Holm", "bh": "Benjamini-Hochberg", "max_t": "max-T, step-down"}
-_MIN_VALID = 0.8  # share of permutations in which both scores must exist
+_MIN_VALID = 0.8  # a p value is given where both scores exist in at least this share of the permutations
 
 
-def _choose(name: str, value: str, known: Sequence[str]) -> None:
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Raises a UserError unless the value of an argument is a known one."""
     if value not in known:
         raise UserError(f"{name}={value!r}: it must be one of {', '.join(map(repr, known))}")
 
 
 def _adjusted(
-    found: Mapping[str, Disparity], adjust: str, p: Sequence[float] | None = None
+    tests: Mapping[str, Disparity], adjust: str, p_adjusted: Sequence[float] | None = None
 ) -> dict[str, Disparity]:
-    p = _OF_P[adjust]([d.p for d in found.values()]) if p is None else p
+    """Returns the tests as one family, with adjusted p values: those given, else adjusted from their own p values."""
+    if p_adjusted is None:
+        p_adjusted = _OF_P[adjust]([test.p for test in tests.values()])
     records = {}
-    for (name, one), q in zip(found.items(), p, strict=True):
-        test = f"{one.test}; p adjusted by {_TITLES[adjust]}" if math.isfinite(q) else one.test
-        records[name] = dataclasses.replace(one, p_adjusted=float(q), test=test)
+    for (name, record), p in zip(tests.items(), p_adjusted, strict=True):
+        test = f"{record.test}; p adjusted by {_TITLES[adjust]}" if math.isfinite(p) else record.test
+        records[name] = dataclasses.replace(record, p_adjusted=float(p), test=test)
     return records
 
 
@@ -60,45 +63,47 @@ def compare_groups(
     seed: int = 0,
     model: str | None = None,
 ) -> dict[str, Disparity]:
-    """Tests every group of an attribute in some metrics; p is adjusted for all that is returned.
+    """Tests every group of an attribute in several metrics; the p values are adjusted for all that is returned.
 
     Args:
       table: checked predictions.
-      metrics: smooth names of the registry.
+      metrics: names of smooth metrics of the registry.
       group: attribute or intersection, such as ``race*sex``.
-      against: ``reference``: one group; ``rest``: everyone else of known group (of two groups: the other).
-      method: of the test. ``mover``: where the interval just reaches 0; ``permutation``: studentised, of whole patients
-        (:mod:`equipoise.engine.metrics.resampling.permutation`), exact where groups are alike. The interval is the same for both.
-      adjust: ``holm``; ``bh``: Benjamini-Hochberg; ``max_t``: Westfall and Young's from joint permutations of all groups.
+      against: ``reference`` compares each group with one group. ``rest`` compares it with everyone else of known group; with two
+        groups this is the other one.
+      method: method of the test. ``mover`` takes the level at which the interval just reaches 0. ``permutation`` permutes whole
+        patients and studentises (:mod:`equipoise.engine.metrics.resampling.permutation`); it is exact where groups are alike. The
+        interval is the same for both.
+      adjust: ``holm``, ``bh`` (Benjamini-Hochberg) or ``max_t`` (Westfall and Young's, from joint permutations of all groups).
       reference: level that the others are compared with; by default the first that has images.
-      draws: of the permutation test, and of the bootstrap where a metric needs one.
-      seed: of both.
-      model: by default the table's first.
+      draws: number of permutations, and of bootstrap resamples where a metric needs them.
+      seed: seed of both.
+      model: name of the model; by default the first of the table.
 
     Returns:
-      ``difference:METRIC:LEVEL-REFERENCE`` or ``to_rest:METRIC:LEVEL`` -> record. A p that cannot be had is NaN, with the reason.
+      ``difference:METRIC:LEVEL-REFERENCE`` or ``to_rest:METRIC:LEVEL`` -> record. If there is no p value it is NaN, with the reason.
 
     Raises:
-      UserError: for an unknown argument, metric, attribute or level; for ``max_t`` without permutations.
+      UserError: for an unknown argument, metric, attribute or level, and for ``max_t`` without permutations.
     """
-    _choose("against", against, ("reference", "rest"))
-    _choose("method", method, ("mover", "permutation"))
-    _choose("adjust", adjust, tuple(_TITLES))
+    _check_choice("against", against, ("reference", "rest"))
+    _check_choice("method", method, ("mover", "permutation"))
+    _check_choice("adjust", adjust, tuple(_TITLES))
     if adjust == "max_t" and method != "permutation":
-        raise UserError("adjust='max_t' needs joint permutations: say method='permutation'")
+        raise UserError("adjust='max_t' needs joint permutations: add method='permutation'")
     for name in metrics:
         if not registry.get(name, table.schema.classes).smooth:
             raise UserError(
-                f"metric {name!r} is moved by chance alone, more in small groups: groups are not compared in it"
+                f"groups are not compared in the metric {name!r}: chance alone changes it, and more so in small groups"
             )
-    wanted = {} if reference is None else {group: reference}
-    found = frame.evaluate(
-        table, metrics=metrics, groups=[group], reference=wanted, resamples=draws, seed=seed, rest=against == "rest", model=model
+    references = {} if reference is None else {group: reference}
+    scores = frame.evaluate(
+        table, metrics=metrics, groups=[group], reference=references, resamples=draws, seed=seed, rest=against == "rest", model=model
     )  # fmt: skip
-    pairs = _tested_pairs(found, group, against)
+    pairs = _tested_pairs(scores, group, against)
     if not pairs:
         raise UserError(
-            f"attribute {group!r} has fewer than two levels with images: there is nothing to compare"
+            f"attribute {group!r} has fewer than two levels with images, so that there is nothing to compare"
         )
     tested = {}
     for metric in metrics:
@@ -109,19 +114,19 @@ def compare_groups(
                 else f"to_rest:{metric}:{level}"
             )
             levels = (level, other) if against == "reference" else (level,)
-            base = found.groups[group][other] if against == "reference" else found.rests[group][level]
+            base = scores.groups[group][other] if against == "reference" else scores.rests[group][level]
             null = f"{metric} is equal in {level} and {other}"
-            tested[name] = disparities.tested(found.groups[group][level][metric], base[metric], null, levels)
+            tested[name] = disparities.tested(scores.groups[group][level][metric], base[metric], null, levels)
     if method == "mover":
         return _adjusted(tested, adjust)
     joint = against == "rest" or adjust == "max_t"
-    permuted = _permute(table, found, metrics, group, pairs, joint, draws, seed, model)
+    permuted = _permute(table, scores, metrics, group, pairs, joint, draws, seed, model)
     return _by_permutation(tested, permuted, adjust)
 
 
-def _tested_pairs(found: Frame, group: str, against: str) -> list[tuple[str, str]]:
-    """(level, what it is compared with) of the levels that have images."""
-    filled, reference = list(found.rests[group]), found.references.get(group)
+def _tested_pairs(scores: Frame, group: str, against: str) -> list[tuple[str, str]]:
+    """Returns (level, what it is compared with) for the levels that have images."""
+    filled, reference = list(scores.rests[group]), scores.references.get(group)
     if against == "reference" or len(filled) == 2:
         return [
             (level, reference if against == "reference" else "everyone else")
@@ -132,28 +137,28 @@ def _tested_pairs(found: Frame, group: str, against: str) -> list[tuple[str, str
 
 
 def _permute(
-    table: Table, found: Frame, metrics: Sequence[str], group: str, pairs: Sequence[tuple[str, str]], joint: bool, draws: int, seed: int,
+    table: Table, scores: Frame, metrics: Sequence[str], group: str, pairs: Sequence[tuple[str, str]], joint: bool, draws: int, seed: int,
     model: str | None,
 ) -> Permuted:  # fmt: skip
-    """Of all levels together, or, for the sake of exactness, of each pair's own patients."""
+    """Permutes all levels together or, so that each test is exact, the patients of each pair alone."""
     rows = Rows(table)
     cut = groupings.grouping(rows.frame, rows.schema, group, ())
-    known = [cut.levels.index(level) for level in found.rests[group]]
+    known = [cut.levels.index(level) for level in scores.rests[group]]
     level = np.where(np.isin(cut.code, known), cut.code, -1)
     sides = []
-    for one, other in pairs:
-        number = cut.levels.index(one)
+    for tested, other in pairs:
+        number = cut.levels.index(tested)
         rest = [i for i in known if i != number]
         sides.append(((number,), (cut.levels.index(other),) if other in cut.levels else tuple(rest)))
     columns = rows.columns(model)
     settings = {"permutations": draws, "seed": seed, "classes": table.schema.classes,
-                "averaged": found.settings.get("averaged_classes")}  # fmt: skip
+                "averaged": scores.settings.get("averaged_classes")}  # fmt: skip
     if joint:
         return permutation.permute(columns, metrics, rows.code, level, sides, **settings)
     parts = []
     for side in sides:
-        own = np.where(np.isin(level, [*side[0], *side[1]]), level, -1)
-        parts.append(permutation.permute(columns, metrics, rows.code, own, [side], **settings))
+        of_pair = np.where(np.isin(level, [*side[0], *side[1]]), level, -1)
+        parts.append(permutation.permute(columns, metrics, rows.code, of_pair, [side], **settings))
     order = np.arange(len(metrics) * len(sides)).reshape(len(sides), len(metrics)).T.ravel()
     return Permuted(
         np.concatenate([part.observed for part in parts])[order],
@@ -162,68 +167,71 @@ def _permute(
 
 
 def _by_permutation(tested: Mapping[str, Disparity], permuted: Permuted, adjust: str) -> dict[str, Disparity]:
+    """Returns the tests with the p values of permutations, adjusted."""
     draws = permuted.permuted.shape[1]
     valid = 1 - np.isnan(permuted.permuted).mean(axis=1)
     observed = np.where(valid >= _MIN_VALID, permuted.observed, np.nan)
     p = multiplicity.reached(np.abs(observed), np.abs(permuted.permuted))
-    found = {}
-    for (name, one), each, share in zip(tested.items(), p, valid, strict=True):
-        reason = one.reason
-        if math.isnan(each) and not reason:
+    records = {}
+    for (name, record), p_value, share in zip(tested.items(), p, valid, strict=True):
+        reason = record.reason
+        if math.isnan(p_value) and not reason:
             reason = f"a score or its variance is undefined in {1 - share:.0%} of the permutations"
         test = f"studentised permutation of whole patients, {draws} draws"
-        found[name] = dataclasses.replace(one, p=float(each), test=test, reason=reason)
-    together = multiplicity.max_t(observed, permuted.permuted) if adjust == "max_t" else None
-    return _adjusted(found, adjust, together)
+        records[name] = dataclasses.replace(record, p=float(p_value), test=test, reason=reason)
+    p_adjusted = multiplicity.max_t(observed, permuted.permuted) if adjust == "max_t" else None
+    return _adjusted(records, adjust, p_adjusted)
 
 
 def compare_calls(
     table: Table, first: str, second: str, metric: str = "accuracy", group: str | None = None, *, adjust: Literal["holm", "bh"] = "holm"
 ) -> dict[str, Disparity]:  # fmt: skip
-    """Clustered McNemar tests (:mod:`equipoise.engine.metrics.estimates.mcnemar`) of two models' calls, second minus first.
+    """Compares the calls of two models, second minus first, by clustered McNemar tests (:mod:`equipoise.engine.metrics.estimates.mcnemar`).
 
     Args:
-      table: checked predictions with both models' scores.
-      first: name of a model.
-      second: name of the other.
-      metric: a share of the same images under both: accuracy, sensitivity, specificity, fpr, fnr or selection_rate.
+      table: checked predictions with the scores of both models.
+      first: name of the first model.
+      second: name of the second model.
+      metric: a share of images, the same images under both models: accuracy, sensitivity, specificity, fpr, fnr or selection_rate.
       group: attribute or intersection whose known levels are tested too.
       adjust: ``holm`` or ``bh``, over the levels.
 
     Returns:
-      ``""`` for everyone, then level -> record; its interval is MOVER's, with the covariance through patients.
+      ``""`` (everyone) -> record, then level -> record. The interval is MOVER's, with the covariance through patients.
 
     Raises:
-      UserError: for a metric that is no share, or counts other images under each model, as ppv does.
+      UserError: for a metric that is not a share, or that counts different images under each model, as ppv does.
     """
-    _choose("adjust", adjust, tuple(_OF_P))
+    _check_choice("adjust", adjust, tuple(_OF_P))
     entry, rows = registry.get(metric, table.schema.classes), Rows(table)
     if entry.kind != "proportion":
         raise UserError(
-            f"metric {metric!r} is no share of images: equipoise.engine.metrics.comparing.paired compares it"
+            f"metric {metric!r} is not a share of images: compare it with equipoise.engine.metrics.comparing.paired"
         )
     a, b = (per_image(entry, rows.columns(name)) for name in (first, second))
     counted = np.isfinite(a)
     if (counted != np.isfinite(b)).any():
         raise UserError(
-            f"metric {metric!r} counts other images under {first!r} than under {second!r}: equipoise.engine.metrics.comparing.paired compares it"
+            f"metric {metric!r} counts different images under {first!r} and {second!r}: "
+            "compare it with equipoise.engine.metrics.comparing.paired"
         )
 
     def tested(inside: np.ndarray, where: str) -> Disparity:
+        """Tests some rows."""
         kept = inside & counted
         x, y, code = a[kept] > 0, b[kept] > 0, rows.code[kept]
         if not kept.any():
             return Disparity(*[math.nan] * 3, reason=entry.undefined)
-        one, other = intervals.proportion(x, code), intervals.proportion(y, code)
+        share, second_share = intervals.proportion(x, code), intervals.proportion(y, code)
         null = f"{metric} of {where} is equal under {first} and {second}"
         return Disparity(
-            *comparisons.difference(other, one), mcnemar.mcnemar(x, y, code).p, test="clustered McNemar, exact", null=null,
-            min_detectable=comparisons.detectable(other, one), levels=(where,),
+            *comparisons.difference(second_share, share), mcnemar.mcnemar(x, y, code).p, test="clustered McNemar, exact", null=null,
+            min_detectable=comparisons.detectable(second_share, share), levels=(where,),
         )  # fmt: skip
 
-    found = _adjusted({"": tested(np.ones(len(counted), bool), "everyone")}, adjust)
+    everyone = _adjusted({"": tested(np.ones(len(counted), bool), "everyone")}, adjust)
     if group is None:
-        return found
+        return everyone
     cut = groupings.grouping(rows.frame, rows.schema, group, ())
     known = [i for i in cut.compared.get("", ()) if cut.filled[i]]
-    return found | _adjusted({cut.levels[i]: tested(cut.code == i, cut.levels[i]) for i in known}, adjust)
+    return everyone | _adjusted({cut.levels[i]: tested(cut.code == i, cut.levels[i]) for i in known}, adjust)

@@ -1,14 +1,14 @@
 """The gap between two groups once their confounders are alike, beside the raw gap.
 
-Two groups may differ in a metric because one is older, or was scanned elsewhere. Here each is weighted
-(:mod:`equipoise.engine.metrics.confounding.balance`) until both have the confounders of a named target population, and the metric is taken under
-these weights. Weights are made within outcome classes: among positives for a sensitivity, among negatives for a false-positive
-rate, both for an AUROC. So a confounder that goes with the disease itself is not adjusted away, and shares of the classes stay each
-group's own unless they are to be alike too (``same_prevalence``).
+Two groups may differ in a metric because one is older, or was scanned elsewhere. Here both groups are weighted
+(:mod:`equipoise.engine.metrics.confounding.balance`) until they have the confounders of a named target population, and the metric is
+computed under these weights. The weights are made within outcome classes: among positives for a sensitivity, among negatives for a
+false-positive rate, within both for an AUROC. A confounder that goes with the disease itself is therefore not adjusted away. Each
+group keeps its own shares of the classes unless these are made alike too (``same_prevalence``).
 
-Every metric of the registry that is smooth can be adjusted. Intervals are percentiles of a bootstrap over patients in which weights are
-estimated again in every replicate. An adjusted gap says what remains, not why: confounders that are not named remain in it, and one
-that the group itself brings about (a mediator) is not to be named.
+Every smooth metric of the registry can be adjusted. Intervals are percentiles of a bootstrap over patients in which the weights are
+estimated again in every replicate. An adjusted gap says what remains, not why. Confounders that are not named remain in it, and one
+that the group itself brings about (a mediator) must not be named.
 """
 
 import dataclasses
@@ -44,11 +44,12 @@ class Support:
     """How well two groups can be made alike in one outcome class.
 
     Attributes:
-      n: level -> images.
+      n: level -> number of images.
       overlap: share of the target that has a counterpart.
-      effective: level -> effective number of patients (Σw)² / Σw² (Kish, Survey Sampling, 1965), w a patient's sum of weights.
+      effective: level -> effective number of patients (Σw)² / Σw² (Kish, Survey Sampling, 1965), w being the sum of a patient's
+        weights.
       largest: level -> share of all weight that the heaviest patient has.
-      differences: feature -> standardised mean difference (before, after); empty without overlap.
+      differences: feature -> standardised mean difference (before, after weighting); empty without overlap.
     """
 
     n: dict[str, int]
@@ -60,19 +61,19 @@ class Support:
 
 @dataclasses.dataclass(frozen=True)
 class Adjusted:
-    """One group against the reference.
+    """The adjusted gaps of one group to the reference group.
 
     Attributes:
-      level: the group.
-      reference: the other.
-      target: whose confounders both have been given, in words.
-      confounders: made alike.
-      raw: metric -> the gap as a frame gives it, of the same images.
+      level: name of the group.
+      reference: name of the reference group.
+      target: the target population, whose confounders both groups have been given, in words.
+      confounders: names of what was made alike.
+      raw: metric -> the gap in a frame of the same images.
       gaps: metric -> the adjusted gap.
-      explained: metric -> raw − adjusted gap, from the same replicates; no test.
-      estimates: metric -> (group, reference) under the weights.
-      support: outcome class -> how far the two can be made alike; ``all`` where a table has no classes.
-      left_out: images of these two groups left out because a confounder is unknown.
+      explained: metric -> raw − adjusted gap, from the same replicates; it is not tested.
+      estimates: metric -> estimates of (group, reference) under the weights.
+      support: outcome class -> how well the two can be made alike; the one class ``all`` where a table has no classes.
+      left_out: number of images of these two groups that were left out because a confounder is unknown.
     """
 
     level: str
@@ -87,11 +88,11 @@ class Adjusted:
     left_out: int
 
     def to_pandas(self) -> pd.DataFrame:
-        """One line per metric: the raw gap beside the adjusted one and what the confounders explain."""
+        """Returns one line per metric: the raw gap, the adjusted gap and the part that the confounders explain."""
         parts = {"raw": self.raw, "adjusted": self.gaps, "explained": self.explained}
         ends = ("value", "low", "high")
         rows = [
-            {"metric": name} | {f"{part}_{end}": getattr(found[name], end) for part, found in parts.items() for end in ends}
+            {"metric": name} | {f"{part}_{end}": getattr(gaps[name], end) for part, gaps in parts.items() for end in ends}
             | {"p": gap.p, "p_adjusted": gap.p_adjusted, "reason": gap.reason}
             for name, gap in self.gaps.items()
         ]  # fmt: skip
@@ -113,25 +114,25 @@ def evaluate(
     seed: int = 0,
     model: str | None = None,
 ) -> dict[str, Adjusted]:
-    """Adjusted gaps of every group of an attribute against the reference group.
+    """Computes the adjusted gaps of every group of an attribute to the reference group.
 
     Args:
-      table: checked predictions, of one binary, multi-class, regression or value task.
+      table: checked predictions of a binary, multi-class or regression task, or of values.
       group: attribute or intersection (``race*sex``).
-      confounders: attributes, numbers or levels, or intersections; may be empty with ``same_prevalence``.
-      target: population whose confounders both groups are given: ``reference``, ``group`` (each compared group's own) or ``pooled``
-        (both). There is no default: gaps towards different populations are different quantities.
+      confounders: attributes (numbers or levels) or intersections; there may be none with ``same_prevalence``.
+      target: population whose confounders both groups are given: ``reference``, ``group`` (the compared group itself) or ``pooled``
+        (both). There is no default, because gaps in different populations are different quantities.
       method: :class:`balance.Standardization`, :class:`balance.Weighting` or :class:`balance.Matching`.
-      metrics: names of the registry; by default all smooth ones of the task.
+      metrics: names of metrics of the registry; by default all smooth metrics of the task.
       reference: level that the others are compared with; by default the first that has images.
-      same_prevalence: also give both groups the target's shares of the outcome classes.
-      least_overlap: share of the target that must have a counterpart, in each class that a metric counts; else NaN.
-      resamples: of the bootstrap.
-      seed: of the bootstrap and of ties in matching.
-      model: whose scores; by default the table's first.
+      same_prevalence: whether both groups are also given the target's shares of the outcome classes.
+      least_overlap: share of the target that must have a counterpart in each class that a metric counts; below it the metric is NaN.
+      resamples: number of bootstrap resamples.
+      seed: seed of the bootstrap and of ties in matching.
+      model: name of the model; by default the first of the table.
 
     Returns:
-      level -> its comparison with the reference, p values adjusted over levels (Holm).
+      level -> its comparison with the reference; p values are adjusted over the levels (Holm).
 
     Raises:
       UserError: for an unknown name, a confounder that is the group, or a table of several labels.
@@ -139,25 +140,28 @@ def evaluate(
     schema = table.schema
     if schema.kind == "multilabel":
         raise UserError(
-            "classes of several labels overlap, and weights are made within classes: give a table of one label"
+            "gaps in a table of several labels cannot be adjusted, because its classes overlap and weights are made within classes: "
+            "give a table of one label"
         )
     if target not in balance.TARGETS:
         raise UserError(
             f"no target {target!r}.{did_you_mean(target, balance.TARGETS)} There are: {', '.join(balance.TARGETS)}"
         )
     if not confounders and not same_prevalence:
-        raise UserError("nothing to make alike: name a confounder, or same_prevalence")
-    own = set(groupings.attributes_of(group, schema))
-    if own & {part for name in confounders for part in groupings.attributes_of(name, schema)}:
+        raise UserError("there is nothing to make alike: name a confounder, or give same_prevalence=True")
+    of_group = set(groupings.attributes_of(group, schema))
+    if of_group & {part for name in confounders for part in groupings.attributes_of(name, schema)}:
         raise UserError(f"{group!r} cannot be its own confounder")
     levels = groupings.grouping(table.frame, schema, group, ())
     first = groupings.references(levels, {group: reference} if reference else {}).get("")
     if first is None:
-        raise UserError(f"{group!r} has fewer than two groups with images: nothing to compare")
+        raise UserError(
+            f"{group!r} has fewer than two groups with images, so that there is nothing to compare"
+        )
     known = np.ones(len(table.frame), bool)
     for name in confounders:
         known &= _known(table, name)
-    found = {}
+    adjusted_gaps = {}
     for number in levels.compared[""]:
         if number == first or not levels.filled[number]:
             continue
@@ -168,21 +172,22 @@ def evaluate(
                 raise UserError(f"{group!r}: no image of {level!r} has a known {' and '.join(confounders)}")
         part = dataclasses.replace(table, frame=table.frame[inside & known].reset_index(drop=True))
         pair = GroupPair(part, group, words, model, _metrics(table, metrics))
-        made = _confounders(pair.table, confounders)
-        weigh = _weighing(pair, made, method, target, same_prevalence, seed)
-        adjusted = _compare(pair, made, weigh, least_overlap, resamples, seed)
+        values = _confounders(pair.table, confounders)
+        weigh = _weighing(pair, values, method, target, same_prevalence, seed)
+        adjusted = _compare(pair, values, weigh, least_overlap, resamples, seed)
         raw = frame.evaluate(
             part, metrics=tuple(pair.entries), groups=(group,), reference={group: words[1]}, resamples=resamples, seed=seed, model=model,
         ).disparities[group]  # fmt: skip
         alike = (*confounders, *(["prevalence"] if same_prevalence else []))
-        found[words[0]] = Adjusted(
+        adjusted_gaps[words[0]] = Adjusted(
             *words, _TARGETS[target].format(*words), alike, {m: raw[_gap(m, words)] for m in pair.entries}, *adjusted,
             int((inside & ~known).sum()),
         )  # fmt: skip
-    return _adjust_p(found)
+    return _adjust_p(adjusted_gaps)
 
 
 def _metrics(table: Table, wanted: Sequence[str] | None) -> dict[str, Metric]:
+    """Returns the entries of the wanted metrics, by default of all smooth ones of the task."""
     schema = table.schema
     names = wanted or [
         m for m in registry.names(schema.kind, schema.classes) if registry.get(m, schema.classes).smooth
@@ -191,13 +196,13 @@ def _metrics(table: Table, wanted: Sequence[str] | None) -> dict[str, Metric]:
     for name, entry in entries.items():
         if schema.kind not in entry.tasks:
             raise UserError(
-                f"metric {name!r} is of {' and '.join(entry.tasks)} tasks; the table's is {schema.kind}"
+                f"metric {name!r} is for {' and '.join(entry.tasks)} tasks, but this table has a {schema.kind} task"
             )
     return entries
 
 
 def _known(table: Table, name: str) -> Bool[np.ndarray, " n"]:
-    """Where a confounder has a value."""
+    """Returns whether each row has a value of a confounder."""
     if table.schema.attributes.get(name, "") is None:
         return np.isfinite(table.frame[name].to_numpy(np.float64))
     levels = groupings.grouping(table.frame, table.schema, name, ())
@@ -205,6 +210,7 @@ def _known(table: Table, name: str) -> Bool[np.ndarray, " n"]:
 
 
 def _confounders(table: Table, names: Sequence[str]) -> Confounders:
+    """Reads the confounders from a table."""
     numbers, levels = {}, {}
     for name in names:
         if table.schema.attributes.get(name, "") is None:
@@ -236,37 +242,39 @@ Weighing = Callable[
 
 def _weighing(
     pair: GroupPair,
-    made: Confounders,
+    confounders: Confounders,
     method: Balancer,
     target: str,
     same_prevalence: bool,
     seed: int,
 ) -> Weighing:
-    """(weights of rows [n, b], numbers of the replicates) -> (balanced weights, outcome -> share with a counterpart).
+    """Returns the function (weights of rows [n, b], numbers of the replicates) -> (balanced weights, outcome -> share with a counterpart).
 
-    Within each outcome class both groups are given the target's confounders; the class then weighs as much as it does in the group
-    itself, or in the target.
+    Within each outcome class both groups are given the target's confounders. The class then weighs as much as it does in the group
+    itself or, with ``same_prevalence``, in the target.
     """
     balancing = {}
     for name, rows in pair.outcomes.items():
-        own, member = made.take(rows), pair.member[rows]
-        named = bool(made.numbers or made.levels)
-        balancing[name] = method.prepare(own, member, target, seed) if named else balance.unchanged(member)
-    aimed = balance.of_target(pair.member, target)
+        member = pair.member[rows]
+        if confounders.numbers or confounders.levels:
+            balancing[name] = method.prepare(confounders.take(rows), member, target, seed)
+        else:
+            balancing[name] = balance.unchanged(member)
+    in_target = balance.of_target(pair.member, target)
 
     def weigh(counts: Float[np.ndarray, "n b"], numbers: Sequence[int]) -> tuple[np.ndarray, dict]:
-        found, overlap = np.zeros(counts.shape), {}
+        weights, overlap = np.zeros(counts.shape), {}
         for name, rows in pair.outcomes.items():
             raw, member = counts[rows], pair.member[rows]
             balanced, overlap[name] = balancing[name](raw, numbers)
             for side in (member, ~member):
-                wanted = raw[aimed[rows] if same_prevalence else side].sum(axis=0)
+                wanted = raw[in_target[rows] if same_prevalence else side].sum(axis=0)
                 total = balanced[side].sum(axis=0)
-                found[rows[side]] = balanced[side] * np.divide(
+                weights[rows[side]] = balanced[side] * np.divide(
                     wanted, total, out=np.zeros_like(total), where=total > 0
                 )
                 overlap[name] = np.where(total > 0, overlap[name], 0)
-        return found, overlap
+        return weights, overlap
 
     return weigh
 
@@ -274,54 +282,60 @@ def _weighing(
 def _support(
     pair: GroupPair,
     rows: Int[np.ndarray, " i"],
-    made: Confounders,
+    confounders: Confounders,
     weights: Float[np.ndarray, " n"],
     overlap: float,
 ) -> Support:
-    """Of one outcome class in the sample."""
+    """Describes the support of one outcome class in the sample."""
     n, effective, largest = {}, {}, {}
     for level, side in zip(pair.levels, (pair.member, ~pair.member), strict=True):
-        own = rows[side[rows]]
-        patient = np.bincount(pair.code[own], weights[own], 1)
+        images = rows[side[rows]]
+        patient = np.bincount(pair.code[images], weights[images], 1)
         total = patient.sum()
-        n[level] = len(own)
+        n[level] = len(images)
         effective[level] = float(total**2 / (patient**2).sum()) if total else 0.0
         largest[level] = float(patient.max() / total) if total else math.nan
     differences = {}
     if overlap > 0:
-        own = made.take(rows)
-        differences = balance.standardized_differences(own, pair.member[rows], weights[rows])
+        differences = balance.standardized_differences(
+            confounders.take(rows), pair.member[rows], weights[rows]
+        )
     return Support(n, overlap, effective, largest, differences)
 
 
 def _missing(outcomes: Sequence[str], support: Mapping[str, Support], least: float) -> str | None:
-    """Why a metric of these outcome classes cannot be adjusted."""
+    """Says why a metric of these outcome classes cannot be adjusted, or returns None."""
     for outcome in outcomes:
         share = support[outcome].overlap
         if not share > 0 or share < least:
             among = "" if outcome == "all" else f" among {outcome}"
-            return f"no overlap{among}: {share:.0%} of the target have a counterpart; {least:.0%} are needed"
+            return f"too little overlap{among}: {share:.0%} of the target have a counterpart, and {least:.0%} are needed"
     return None
 
 
 def _thin(levels: Sequence[str], outcomes: Sequence[str], support: Mapping[str, Support]) -> str | None:
-    """Says where weights leave too few patients to lean on."""
+    """Says where the weights leave too few patients for a reliable estimate, or returns None."""
     for outcome in outcomes:
         for level in levels:
-            left = support[outcome].effective[level]
-            if left < SMALL:
-                return f"{left:.0f} effective patients in {level} after weighting, fewer than {SMALL}: read with care"
+            effective = support[outcome].effective[level]
+            if effective < SMALL:
+                return f"{effective:.0f} effective patients in {level} after weighting, fewer than {SMALL}: read with care"
     return None
 
 
 def _compare(
-    pair: GroupPair, made: Confounders, weigh: Weighing, least_overlap: float, resamples: int, seed: int
+    pair: GroupPair,
+    confounders: Confounders,
+    weigh: Weighing,
+    least_overlap: float,
+    resamples: int,
+    seed: int,
 ) -> tuple[dict, dict, dict, dict[str, Support]]:
-    """(gaps, explained, estimates, support): as of :class:`Adjusted`."""
-    one = np.ones((len(pair.code), 1))
-    weights, overlap = weigh(one, [-1])
+    """Returns (gaps, explained, estimates, support), as :class:`Adjusted` describes them."""
+    unit = np.ones((len(pair.code), 1))
+    weights, overlap = weigh(unit, [-1])
     support = {
-        name: _support(pair, rows, made, weights[:, 0], float(overlap[name][0]))
+        name: _support(pair, rows, confounders, weights[:, 0], float(overlap[name][0]))
         for name, rows in pair.outcomes.items()
     }
     drawn: dict[str, list] = {name: [] for name in pair.entries}
@@ -330,10 +344,10 @@ def _compare(
         counts = resample.draw(pair.num_subjects, start, len(numbers), seed)[pair.code].astype(np.float64)
         balanced, shared = weigh(counts, numbers)
         before, after = pair.replicates(counts), pair.replicates(balanced)
-        for name, both in drawn.items():
+        for name, chunks in drawn.items():
             valid = np.all([shared[outcome] > 0 for outcome in pair.counted(name)], axis=0)
-            both.append(np.stack([before[name], np.where(valid, after[name], np.nan)]))
-    raw, adjusted = pair.values(one[:, 0]), pair.values(weights[:, 0])
+            chunks.append(np.stack([before[name], np.where(valid, after[name], np.nan)]))
+    raw, adjusted = pair.values(unit[:, 0]), pair.values(weights[:, 0])
     gaps, explained, estimates = {}, {}, {}
     for name, entry in pair.entries.items():
         before, after = np.concatenate(drawn[name], axis=2)

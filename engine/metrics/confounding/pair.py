@@ -1,4 +1,4 @@
-"""Two groups of a table, and any smooth metric of either under any weights of their images."""
+"""Two groups of a table, and the smooth metrics of each under any weights of their images."""
 
 from collections.abc import Mapping
 
@@ -16,15 +16,16 @@ from equipoise.engine.metrics.table.table import Table
 
 
 class GroupPair:
-    """Two groups.
+    """A group and its reference group.
 
     Attributes:
+      table: the images of the two groups, sorted by patient.
       entries: name -> metric.
-      levels: (group, reference).
-      member: [n] whether an image is of the group.
-      code: [n] its patient.
-      num_subjects: patients.
-      outcomes: outcome class -> its images; ``all`` where the table has no classes.
+      levels: names of (group, reference).
+      member: [n] whether each image belongs to the group.
+      code: [n] number of each image's patient.
+      num_subjects: number of patients.
+      outcomes: outcome class -> numbers of its images; the one class ``all`` where the table has no classes.
     """
 
     def __init__(
@@ -35,13 +36,13 @@ class GroupPair:
         model: str | None,
         entries: Mapping[str, Metric],
     ):
-        """Prepares what no weight changes.
+        """Prepares what is the same under all weights.
 
         Args:
-          table: images of these two groups alone.
+          table: the images of these two groups alone.
           group: attribute or intersection.
-          levels: (group, reference).
-          model: whose scores; by default the table's first.
+          levels: names of (group, reference).
+          model: name of the model; by default the first of the table.
           entries: name -> smooth metric of the table's task.
         """
         rows = Rows(table)
@@ -52,10 +53,10 @@ class GroupPair:
         self._columns = rows.columns(model)
         self.outcomes = self._by_outcome()
         self._sides = self.member, ~self.member
-        each = np.arange(len(self.code))
+        images = np.arange(len(self.code))
         sets = weighing.Sets([1 - self.member], [2])
         self._ranked = {
-            name: weighing.Weighted(entry, self._columns, sets, each, len(each))
+            name: weighing.Weighted(entry, self._columns, sets, images, len(images))
             for name, entry in entries.items()
             if entry.weighted
         }
@@ -65,11 +66,11 @@ class GroupPair:
         if not classes or "truth" not in self._columns:
             return {"all": np.arange(len(self.code))}
         target = self.table.frame["target"].to_numpy()
-        found = {name: np.flatnonzero(target == number) for number, name in enumerate(classes)}
-        return {name: rows for name, rows in found.items() if len(rows)}
+        by_class = {name: np.flatnonzero(target == number) for number, name in enumerate(classes)}
+        return {name: rows for name, rows in by_class.items() if len(rows)}
 
     def counted(self, name: str) -> list[str]:
-        """Outcome classes whose images move a metric: of a sensitivity the positive one."""
+        """Returns the outcome classes whose images count in a metric: for a sensitivity the positive class."""
         entry = self.entries[name]
         if entry.weighted:
             return list(self.outcomes)
@@ -77,7 +78,7 @@ class GroupPair:
         return [outcome for outcome, rows in self.outcomes.items() if any(part[rows].any() for part in parts)]
 
     def values(self, weights: Float[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, " 2"]]:
-        """Metric -> its value in (group, reference); bins of scores are of both."""
+        """Returns metric -> its value in (group, reference); bins of scores are made from both groups."""
         classes = self.table.schema.classes
         return {
             name: np.array(
@@ -87,7 +88,7 @@ class GroupPair:
         }
 
     def replicates(self, weights: Float[np.ndarray, "n b"]) -> dict[str, Float[np.ndarray, "2 b"]]:
-        """Metric -> its value in (group, reference) under each weighting; NaN where undefined."""
+        """Returns metric -> its value in (group, reference) under each of b weightings; NaN where it is undefined."""
         names = sorted({part for e in self.entries.values() if e.of_sums for part in e.components})
         parts = np.array([self._columns[name] for name in names]).reshape(len(names), len(weights))
         totals = np.stack([parts[:, side] @ weights[side] for side in self._sides], axis=1)
@@ -103,14 +104,14 @@ class GroupPair:
     def estimate(
         self, name: str, side: int, value: float, replicates: Float[np.ndarray, " b"], missing: str | None
     ) -> Estimate:
-        """Of one metric in the group (side 0) or the reference (1).
+        """Makes the estimate of one metric in the group or in the reference.
 
         Args:
-          name: of the metric.
-          side: which.
-          value: under the weights of the sample.
-          replicates: under those of the resamples.
-          missing: why there is none, or None.
+          name: name of the metric.
+          side: 0 for the group, 1 for the reference.
+          value: the metric under the weights of the sample.
+          replicates: the metric under the weights of each resample.
+          missing: why the metric has no value, or None.
         """
         rows = np.concatenate([self.outcomes[outcome] for outcome in self.counted(name)] or [self.code[:0]])
         rows = rows[self._sides[side][rows]]

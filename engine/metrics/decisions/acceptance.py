@@ -1,10 +1,10 @@
-"""Claims that must be shown before a model is accepted: groups equivalent, none inferior, each above a stated rate.
+"""Claims that must be shown before a model is accepted: groups are equivalent, none is inferior, each is above a stated rate.
 
-Not finding a difference shows nothing; here the burden of proof is on the claim. The null is that it is false, and it is shown where
-a confidence limit says so: both limits of the 1 − 2α interval within the margin (two one-sided tests; Schuirmann, J Pharmacokinet
-Biopharm 1987;15:657), or one limit beyond it. "Every group" is an intersection-union test (Berger, Technometrics 1982;24:295): each
-group is tested at α, and all must pass; the chance of a false claim is then at most α without any correction. What is undefined
-is not shown.
+To find no difference shows nothing; here the burden of proof is on the claim. The null hypothesis is that the claim is false. The
+claim is shown where both limits of the 1 − 2α interval are within the margin (two one-sided tests; Schuirmann, J Pharmacokinet
+Biopharm 1987;15:657), or where one limit is beyond it. "Every group" is an intersection-union test (Berger, Technometrics
+1982;24:295): each group is tested at α, and all must pass. The chance of a false claim is then at most α without any correction.
+A claim about an undefined score is not shown.
 """
 
 import dataclasses
@@ -20,28 +20,28 @@ from equipoise.engine.metrics.formulas.metric import Metric
 from equipoise.engine.metrics.frames.frame import Frame
 from equipoise.engine.metrics.table import groupings
 
-ALPHA = 0.025  # one-sided
-EQUIVALENCE_ALPHA = 0.05  # of each of the two tests
+ALPHA = 0.025  # level of a one-sided test
+EQUIVALENCE_ALPHA = 0.05  # level of each of the two tests of equivalence
 
 
 @dataclasses.dataclass(frozen=True)
 class ClaimTest:
-    """Whether a claim is shown.
+    """The test of a claim.
 
     Attributes:
-      claim: in words, with its margin and comparator.
-      shown: False also where it cannot be judged.
-      value: estimate minus comparator, or the estimate itself where a rate is claimed.
-      low: limit of the interval of confidence 1 − 2α.
-      high: limit.
-      p: one-sided (of equivalence the larger of two), of the claim being false.
+      claim: the claim in words, with its margin and comparator.
+      shown: whether the claim is shown; False also if it cannot be judged.
+      value: estimate minus comparator, or the estimate itself if the claim is about a rate.
+      low: lower limit of the interval of confidence 1 − 2α.
+      high: upper limit of this interval.
+      p: one-sided p value of the claim being false; for equivalence the larger of the two.
       alpha: level of the test.
-      margin: that was stated; of a rate the bound.
-      comparator: whom or what the group is compared with.
-      level: group, or ``every group``.
-      test: its name.
-      null: the hypothesis in words.
-      reason: why it could not be judged, or which groups did not pass.
+      margin: the stated margin; for a rate the bound.
+      comparator: name of what the group is compared with.
+      level: name of the group, or ``every group``.
+      test: name of the test.
+      null: the null hypothesis in words.
+      reason: why the claim could not be judged, or which groups did not pass.
     """
 
     claim: str
@@ -60,6 +60,7 @@ class ClaimTest:
 
 
 def _check(alpha: float, margin: float | None = None) -> None:
+    """Raises a UserError unless the level and the margin are possible ones."""
     if not 0 < alpha < 0.5:
         raise UserError(f"alpha={alpha}: a one-sided level is between 0 and 0.5, such as {ALPHA}")
     if margin is not None and not 0 < margin < math.inf:
@@ -67,26 +68,29 @@ def _check(alpha: float, margin: float | None = None) -> None:
 
 
 def _missing(*estimates: Estimate) -> str | None:
-    """Why no limit exists."""
-    for one in estimates:
-        if not all(map(math.isfinite, (one.value, *one.limits(0.95)))):
-            return one.reason or "no interval"
+    """Says why an estimate has no limits, or returns None."""
+    for estimate in estimates:
+        if not all(map(math.isfinite, (estimate.value, *estimate.limits(0.95)))):
+            return estimate.reason or "no interval"
     return None
 
 
 def equivalence(
     a: Estimate, b: Estimate, margin: float, alpha: float = EQUIVALENCE_ALPHA, level: str = "a", comparator: str = "b", metric: str = "score"
 ) -> ClaimTest:  # fmt: skip
-    """Two one-sided tests (TOST): |a − b| is below the margin.
+    """Tests the claim that |a − b| is below the margin, by two one-sided tests (TOST).
 
     Args:
-      a: estimate.
-      b: of the comparator; :func:`intervals.constant` for a stated number.
-      margin: in the unit of the score.
-      alpha: of each test; the interval has confidence 1 − 2α.
-      level: name of the first.
-      comparator: name of the other.
+      a: estimate of the group.
+      b: estimate of the comparator; :func:`intervals.constant` makes one from a stated number.
+      margin: largest difference that does not matter, in the unit of the score.
+      alpha: level of each test; the interval has confidence 1 − 2α.
+      level: name of the group.
+      comparator: name of the comparator.
       metric: name of the score.
+
+    Raises:
+      UserError: for a level outside (0, 0.5) or a margin that is not above 0.
     """
     _check(alpha, margin)
     value, low, high = comparisons.difference(a, b, 1 - 2 * alpha)
@@ -102,7 +106,7 @@ def non_inferiority(
     a: Estimate, b: Estimate, margin: float, alpha: float = ALPHA, *, higher_is_better: bool = True, level: str = "a",
     comparator: str = "b", metric: str = "score",
 ) -> ClaimTest:  # fmt: skip
-    """That a is worse than b by less than the margin: arguments as of :func:`equivalence`."""
+    """Tests the claim that a is worse than b by less than the margin; arguments and errors are those of :func:`equivalence`."""
     _check(alpha, margin)
     value, low, high = comparisons.difference(a, b, 1 - 2 * alpha)
     bound = -margin if higher_is_better else margin
@@ -118,7 +122,10 @@ def non_inferiority(
 def minimum_rate(
     a: Estimate, bound: float, alpha: float = ALPHA, *, higher_is_better: bool = True, level: str = "a", metric: str = "score"
 ) -> ClaimTest:  # fmt: skip
-    """That a score is above a bound, or below it where less is better: arguments as of :func:`equivalence`."""
+    """Tests the claim that a score is above a bound, or below it if less is better.
+
+    The other arguments and errors are those of :func:`equivalence`.
+    """
     _check(alpha)
     low, high = a.limits(1 - 2 * alpha)
     p = comparisons.tail(a, intervals.constant(bound), 0.0, above=higher_is_better)
@@ -129,26 +136,26 @@ def minimum_rate(
     )  # fmt: skip
 
 
-def every(verdicts: Mapping[str, ClaimTest]) -> ClaimTest:
-    """That all claims hold: an intersection-union test, whose p is the largest of all.
+def every(claims: Mapping[str, ClaimTest]) -> ClaimTest:
+    """Tests that all claims hold, by an intersection-union test, whose p value is the largest of all.
 
     Args:
-      verdicts: group -> verdict of one claim.
+      claims: group -> test of its claim.
 
     Returns:
-      Shown only where each is, and where there is one; its value and interval are those of the group with the largest p, or
-      of one that could not be judged.
+      The test of all. It is shown if there are claims and each is shown. Its value and interval are those of the group with the
+      largest p value, or of a group that could not be judged.
     """
-    if not verdicts:
+    if not claims:
         nan, reason = math.nan, "no group to judge"
         return ClaimTest(
             "every group passes", False, nan, nan, nan, nan, nan, nan, "", "every group", "none", "", reason
         )
-    failed = [level for level, one in verdicts.items() if not one.shown]
-    worst = max(verdicts.values(), key=lambda v: (not v.shown, math.inf if math.isnan(v.p) else v.p))
+    failed = [level for level, claim in claims.items() if not claim.shown]
+    worst = max(claims.values(), key=lambda c: (not c.shown, math.inf if math.isnan(c.p) else c.p))
     return dataclasses.replace(
         worst, claim=worst.claim.replace(f" in {worst.level} ", " in every group ", 1), shown=not failed, level="every group",
-        test=f"intersection-union of {len(verdicts)}: {worst.test}", null=f"in some group: {worst.null}",
+        test=f"intersection-union of {len(claims)}: {worst.test}", null=f"in some group: {worst.null}",
         reason=f"not shown in {', '.join(failed)}" if failed else None,
     )  # fmt: skip
 
@@ -156,18 +163,18 @@ def every(verdicts: Mapping[str, ClaimTest]) -> ClaimTest:
 def groups_equivalent(
     frame: Frame, attribute: str, metric: str, margin: float, comparator: str | float = "reference", alpha: float = EQUIVALENCE_ALPHA
 ) -> dict[str, ClaimTest]:  # fmt: skip
-    """Equivalence of each group to a comparator.
+    """Tests the equivalence of each group to a comparator.
 
     Args:
-      frame: of one model, from :func:`equipoise.engine.metrics.frames.frame.evaluate`.
-      attribute: of the frame.
-      metric: of the frame.
+      frame: scores of one model, from :func:`equipoise.engine.metrics.frames.frame.evaluate`.
+      attribute: an attribute of the frame.
+      metric: a metric of the frame.
       margin: largest difference that does not matter, in the unit of the metric.
-      comparator: ``reference``; ``rest``: everyone else; or a number.
-      alpha: of each one-sided test.
+      comparator: ``reference`` (the reference group), ``rest`` (everyone else of known group) or a number.
+      alpha: level of each one-sided test.
 
     Returns:
-      level -> verdict; :func:`every` makes one of them.
+      level -> test of the claim; :func:`every` combines them.
 
     Raises:
       UserError: for an attribute, metric or comparator that the frame does not have.
@@ -181,7 +188,7 @@ def groups_equivalent(
 def groups_non_inferior(
     frame: Frame, attribute: str, metric: str, margin: float, comparator: str | float = "reference", alpha: float = ALPHA
 ) -> dict[str, ClaimTest]:  # fmt: skip
-    """Non-inferiority of each group to a comparator; arguments and errors as of :func:`groups_equivalent`."""
+    """Tests the non-inferiority of each group to a comparator; arguments and errors are those of :func:`groups_equivalent`."""
     better = _direction(metric)
     return {
         level: non_inferiority(
@@ -194,7 +201,10 @@ def groups_non_inferior(
 def groups_reach(
     frame: Frame, attribute: str, metric: str, bound: float, alpha: float = ALPHA
 ) -> dict[str, ClaimTest]:
-    """That each group's score is above a bound (below it where less is better); as :func:`groups_equivalent`."""
+    """Tests that the score of each group is above a bound, or below it if less is better.
+
+    The other arguments and errors are those of :func:`groups_equivalent`.
+    """
     better = _direction(metric)
     return {
         level: minimum_rate(pair[0], bound, alpha, higher_is_better=better, level=level, metric=metric)
@@ -207,9 +217,10 @@ def _entry(metric: str) -> Metric:
 
 
 def _direction(metric: str) -> bool:
+    """Returns whether higher is better, and refuses a metric with an ideal value."""
     if _entry(metric).target is not None:
         raise UserError(
-            f"metric {metric!r} is best at {_entry(metric).target:g}: ask for equivalence to that number"
+            f"metric {metric!r} is best at {_entry(metric).target:g}: test its equivalence to that number instead"
         )
     return _entry(metric).higher_is_better
 
@@ -217,15 +228,15 @@ def _direction(metric: str) -> bool:
 def _compared(
     frame: Frame, attribute: str, metric: str, comparator: str | float
 ) -> dict[str, tuple[tuple[Estimate, Estimate], str]]:
-    """Level -> ((estimate, comparator), name of the comparator), of all known levels, those without images too."""
+    """Returns level -> ((estimate, comparator), name of the comparator) for all known levels, with and without images."""
     for what, name, known in (("attribute", attribute, frame.groups), ("metric", metric, frame.overall)):
         if name not in known:
             raise UserError(f"the frame has no {what} {name!r}; it has: {', '.join(known)}")
-    groups, found = frame.groups[attribute], {}
+    groups, pairs = frame.groups[attribute], {}
     if comparator == "reference":
         for level, reference in paired.pairs_of(frame, attribute, metric):
-            found[level] = (groups[level][metric], groups[reference][metric]), f"reference {reference}"
-        return found
+            pairs[level] = (groups[level][metric], groups[reference][metric]), f"reference {reference}"
+        return pairs
     if isinstance(comparator, str) and comparator != "rest":
         raise UserError(f"comparator {comparator!r}: it must be 'reference', 'rest' or a number")
     for level in filter(groupings.is_known, groups):
@@ -234,10 +245,10 @@ def _compared(
             others, name = frame.rests[attribute].get(level), "everyone else"
             if others is not None and metric not in others:
                 raise UserError(
-                    f"{metric} of everyone else needs resamples: evaluate the frame with rest=True"
+                    f"{metric} of everyone else needs resamples: make the frame with evaluate(..., rest=True)"
                 )
             other = others[metric] if others else intervals.undefined("no image")
         else:
             other = intervals.constant(float(comparator))
-        found[level] = (groups[level][metric], other), name
-    return found
+        pairs[level] = (groups[level][metric], other), name
+    return pairs

@@ -1,10 +1,10 @@
-"""How many patients a study needs before it can see a gap between groups, and which gap a given number can see.
+"""Sample sizes: how many patients a study needs to find a gap between groups, and which gap a given number of patients can show.
 
-For rates (sensitivity, specificity, FPR, accuracy) by the normal approximation with unpooled variances, as the gap is tested:
-n = z² [p₁(1−p₁) + p₂(1−p₂)/k] / gap² images that count, z = z of 1 − α/2 + z of the power (Chow, Shao and Wang, Sample Size
-Calculations in Clinical Research, 4.2). Images of one patient count for less: n is multiplied by the design effect 1 + (m − 1)·ICC of
-m images (Donner and Klar, Design and Analysis of Cluster Randomization Trials, 2000). After the study its own standard errors say it
-better: :func:`equipoise.engine.metrics.estimates.comparisons.detectable`.
+The formula is for rates (sensitivity, specificity, FPR, accuracy). It takes the normal approximation with unpooled variances, as the
+test of the gap does: n = z² [p₁(1−p₁) + p₂(1−p₂)/k] / gap² images that count, with z = z of 1 − α/2 + z of the power (Chow, Shao
+and Wang, Sample Size Calculations in Clinical Research, 4.2). Several images of one patient say less than as many patients: n is
+multiplied by the design effect 1 + (m − 1)·ICC of m images (Donner and Klar, Design and Analysis of Cluster Randomization Trials,
+2000). After the study its own standard errors give a better answer: :func:`equipoise.engine.metrics.estimates.comparisons.detectable`.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from equipoise.engine.metrics.estimates import comparisons
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Patients to examine.
+    """Numbers of patients to examine.
 
     Attributes:
-      group: patients of the group, those in whom the rate is not counted included.
-      reference: patients of the reference group.
+      group: number of patients of the group, including those in whom the rate is not counted.
+      reference: number of patients of the reference group.
     """
 
     group: int
@@ -31,15 +31,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What is known of a study before it begins.
+    """What is known about a study before it begins.
 
     Attributes:
-      rate: expected in the reference group, such as a sensitivity of 0.85.
-      prevalence: share of patients in whom the rate is counted, all of their images with them: of a sensitivity those with the
-        disease, of a specificity those without, of an accuracy all.
-      images: of each patient.
-      icc: intraclass correlation of images of one patient being called right, 0 to 1.
-      ratio: patients of the reference group for each of the group.
+      rate: expected rate in the reference group, such as a sensitivity of 0.85.
+      prevalence: share of patients in whom the rate is counted, with all of their images: for a sensitivity those with the
+        disease, for a specificity those without it, for an accuracy all.
+      images: number of images of each patient.
+      icc: intraclass correlation, within patients, of an image being called right; 0 to 1.
+      ratio: number of patients of the reference group for each patient of the group.
       power: chance of finding the gap.
       alpha: two-sided level of the test.
     """
@@ -63,20 +63,24 @@ class Design:
             raise UserError(f"icc={self.icc}: it must be 0 to 1")
         if not self.images >= 1 or not self.ratio > 0:
             raise UserError(
-                f"images={self.images}, ratio={self.ratio}: at least one image of each patient, and a ratio above 0"
+                f"images={self.images}, ratio={self.ratio}: images must be at least 1 and ratio above 0"
             )
 
     @property
     def images_per_independent(self) -> float:
-        """Images that say as much as one image of a patient of its own: the design effect."""
+        """Design effect: the number of images that say as much as one image of a further patient."""
         return 1 + (self.images - 1) * self.icc
 
     def needed(self, gap: float) -> float:
-        """Patients of the group, not rounded, for a rate of ``rate − gap`` in it to be found."""
+        """Returns the number of patients of the group, not rounded, that shows a rate of ``rate − gap`` in it.
+
+        Raises:
+          UserError: for a gap of 0, or one that leaves the group no rate between 0 and 1.
+        """
         other = self.rate - gap
         if not 0 < other < 1 or not gap:
             raise UserError(
-                f"gap={gap}: the group's rate would be {other:g}, and must be between 0 and 1 and differ from {self.rate:g}"
+                f"gap={gap}: the rate of the group would be {other:g}, but it must be between 0 and 1 and differ from {self.rate:g}"
             )
         spread = other * (1 - other) + self.rate * (1 - self.rate) / self.ratio
         counted = (comparisons.num_standard_errors(self.power, self.alpha) / gap) ** 2 * spread
@@ -84,11 +88,11 @@ class Design:
 
 
 def patients(gap: float, design: Design) -> Plan:
-    """Patients of each group, so that a rate lower by ``gap`` in the group is found.
+    """Returns the numbers of patients with which a rate that is lower by ``gap`` in the group is found.
 
     Args:
-      gap: reference minus group; negative where the group's rate is the higher.
-      design: of the study.
+      gap: rate of the reference minus rate of the group; negative if the rate of the group is higher.
+      design: design of the study.
 
     Raises:
       UserError: for a gap that leaves the group no rate between 0 and 1.
@@ -98,11 +102,14 @@ def patients(gap: float, design: Design) -> Plan:
 
 
 def smallest_gap(group: float, design: Design) -> float:
-    """The smallest gap, reference minus group, that so many patients of the group would show; NaN where no gap is large enough.
+    """Returns the smallest gap, reference minus group, that a number of patients can show.
 
     Args:
-      group: patients of the group; the reference group has ``design.ratio`` times as many.
-      design: of the study.
+      group: number of patients of the group; the reference group has ``design.ratio`` times as many.
+      design: design of the study.
+
+    Returns:
+      The gap; NaN where no gap is large enough.
     """
     excess = lambda gap: design.needed(gap) - group  # noqa: E731
     least, most = design.rate * 1e-9, design.rate * (1 - 1e-9)

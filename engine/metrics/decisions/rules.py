@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 import yaml
 
@@ -20,17 +20,17 @@ _ENDS = ("estimate", "lower", "upper")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One bound or two on one score.
+    """One or two bounds on one score.
 
     Attributes:
-      name: of the metric, or of the score over groups.
-      is_metric: which of the two it is.
-      groups: (``overall``, an attribute or an intersection; its levels, or None for all); None for all that the report has.
-      low: smallest value allowed, or None.
-      high: largest value allowed, or None.
-      on: what is held against the bounds; None: the end of the interval that is nearest to breaking each.
-      model: whose score; None for every model's.
-      where: file and line, for messages.
+      name: name of the metric, or of the score over groups.
+      is_metric: whether it is a metric, and not a score over groups.
+      groups: (``overall``, an attribute or an intersection; its levels, or None for all); None for all groups of the report.
+      low: smallest allowed value, or None.
+      high: largest allowed value, or None.
+      on: number that is compared with the bounds; None for the end of the interval that breaks a bound first.
+      model: name of the model; None for every model.
+      where: file and line of the rule, for messages.
     """
 
     name: str
@@ -44,9 +44,14 @@ class Rule:
 
 
 class _YamlFile:
-    """A YAML file whose every mistake is told with its line."""
+    """A YAML file that reports every mistake with its line."""
 
     def __init__(self, path: pathlib.Path):
+        """Reads a file.
+
+        Raises:
+          UserError: if the file is missing, unreadable, empty or no YAML.
+        """
         self._name = path.name
         try:
             self.root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -61,38 +66,46 @@ class _YamlFile:
                 f"{self._name}{line}: no valid YAML: {getattr(error, 'problem', error)}"
             ) from error
         if self.root is None:
-            raise UserError(f"{self._name}: the file is empty; write rules: and a list below it")
+            raise UserError(f"{self._name}: the file is empty: write rules: and a list below it")
 
     def where(self, node: yaml.Node) -> str:
+        """Returns the file and line of a node."""
         return f"{self._name}:{node.start_mark.line + 1}"
 
-    def refuse(self, node: yaml.Node, problem: str) -> None:
+    def refuse(self, node: yaml.Node, problem: str) -> NoReturn:
+        """Raises a UserError that names the line of a node."""
         raise UserError(f"{self.where(node)}: {problem}")
 
     def mapping(self, node: yaml.Node, known: Sequence[str], what: str) -> dict[str, yaml.Node]:
-        """Its values by key; of ``known`` keys only, where there are any."""
+        """Returns the values of a mapping by key.
+
+        Args:
+          node: the mapping.
+          known: allowed keys; all are allowed if there is none.
+          what: name of the mapping in messages.
+        """
         if not isinstance(node, yaml.MappingNode):
             self.refuse(node, f"{what} must be a mapping, KEY: VALUE")
-        found: dict[str, yaml.Node] = {}
+        values: dict[str, yaml.Node] = {}
         for key, value in node.value:
             name = self.text(key, "a key")
             if known and name not in known:
                 self.refuse(
                     key, f"unknown key {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
                 )
-            if name in found:
-                self.refuse(key, f"key {name!r} stands twice")
-            found[name] = value
-        return found
+            if name in values:
+                self.refuse(key, f"key {name!r} is there twice")
+            values[name] = value
+        return values
 
     def text(self, node: yaml.Node, what: str) -> str:
-        """As it is written: a level may look like a number or like a truth value."""
+        """Returns a text as it is written: a level may look like a number or like a truth value."""
         if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null" or not node.value:
             self.refuse(node, f"{what} must be text")
         return node.value
 
     def number(self, node: yaml.Node, what: str) -> float:
-        """A finite number, written without quotes."""
+        """Returns a finite number, which is written without quotes."""
         try:
             value = (
                 float(node.value) if isinstance(node, yaml.ScalarNode) and node.style is None else math.nan
@@ -104,49 +117,50 @@ class _YamlFile:
         return value
 
     def items(self, node: yaml.Node) -> list[yaml.Node]:
-        """Of a list; what is no list stands for itself."""
+        """Returns the items of a list; a single value counts as a list of one."""
         return node.value if isinstance(node, yaml.SequenceNode) else [node]
 
 
 def read(path: pathlib.Path) -> tuple[Rule, ...]:
-    """The rules of a file.
+    """Reads the rules of a file.
 
     Raises:
-      UserError: with file and line: for a file that is missing or no YAML, an unknown key, metric or score, a value of the wrong
+      UserError: with file and line, for a file that is missing or no YAML, an unknown key, metric or score, a value of the wrong
         type, or a rule without a bound.
     """
     file = _YamlFile(pathlib.Path(path))
     top = file.mapping(file.root, ("rules",), "a policy")
     nodes = file.items(top["rules"]) if "rules" in top else []
     if not nodes:
-        file.refuse(file.root, "no rule: write rules: and a list below it")
+        file.refuse(file.root, "there is no rule: write rules: and a list below it")
     return tuple(_rule(file, node) for node in nodes)
 
 
 def _rule(file: _YamlFile, node: yaml.Node) -> Rule:
-    found = file.mapping(node, _KEYS, "a rule")
-    named = [key for key in ("metric", "score") if key in found]
+    """Reads one rule."""
+    entries = file.mapping(node, _KEYS, "a rule")
+    named = [key for key in ("metric", "score") if key in entries]
     if len(named) != 1:
         file.refuse(node, "a rule names either a metric or a score over groups")
-    name = file.text(found[named[0]], named[0])
+    name = file.text(entries[named[0]], named[0])
     problem = _unknown(name, named[0] == "metric")
     if problem:
-        file.refuse(found[named[0]], problem)
-    low, high = (file.number(found[k], k) if k in found else None for k in ("min", "max"))
+        file.refuse(entries[named[0]], problem)
+    low, high = (file.number(entries[k], k) if k in entries else None for k in ("min", "max"))
     if low is None and high is None:
         file.refuse(node, "a rule needs a bound: min, max or both")
     if low is not None and high is not None and low > high:
-        file.refuse(found["min"], f"min {low:g} is above max {high:g}: nothing can keep both")
-    on = file.text(found["on"], "on") if "on" in found else None
+        file.refuse(entries["min"], f"min {low:g} is above max {high:g}, so that no value can keep both")
+    on = file.text(entries["on"], "on") if "on" in entries else None
     if on is not None and on not in _ENDS:
-        file.refuse(found["on"], f"on: {on!r} is none of {', '.join(_ENDS)}.{did_you_mean(on, _ENDS)}")
-    groups = tuple(_groups(file, found["groups"])) if "groups" in found else None
-    model = file.text(found["model"], "model") if "model" in found else None
+        file.refuse(entries["on"], f"on: {on!r} is none of {', '.join(_ENDS)}.{did_you_mean(on, _ENDS)}")
+    groups = tuple(_groups(file, entries["groups"])) if "groups" in entries else None
+    model = file.text(entries["model"], "model") if "model" in entries else None
     return Rule(name, named[0] == "metric", groups, low, high, on, model, file.where(node))
 
 
 def _groups(file: _YamlFile, node: yaml.Node) -> Iterator[tuple[str, tuple[str, ...] | None]]:
-    """``race``; ``[overall, race*sex]``; ``{race: [Black, White]}``; any of these in a list."""
+    """Reads ``race``, ``[overall, race*sex]``, ``{race: [Black, White]}``, or a list of any of these."""
     for item in file.items(node):
         if not isinstance(item, yaml.MappingNode):
             yield file.text(item, "a group"), None
@@ -154,12 +168,14 @@ def _groups(file: _YamlFile, node: yaml.Node) -> Iterator[tuple[str, tuple[str, 
         for attribute, levels in file.mapping(item, (), "groups").items():
             named = tuple(file.text(level, "a level") for level in file.items(levels))
             if not named or attribute == OVERALL:
-                file.refuse(levels, f"{attribute}: name its levels in a list, or write {attribute} alone")
+                file.refuse(
+                    levels, f"{attribute}: name its levels in a list, or write {attribute} without levels"
+                )
             yield attribute, named
 
 
 def _unknown(name: str, is_metric: bool) -> str | None:
-    """What is wrong with the name of a metric or score, or None."""
+    """Says what is wrong with the name of a metric or score, or returns None."""
     kind, _, rest = name.partition(":")
     is_score = (
         kind in (*PAIRED, *_EXTREME) or kind.removeprefix("conditional_") in fairness.SCORES or kind.startswith("equity_scaled")

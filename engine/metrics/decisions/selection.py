@@ -1,7 +1,7 @@
-"""Choosing among models and checkpoints from stored validation predictions: no rule needs another training.
+"""Selection among models and checkpoints from stored validation predictions; no rule needs another training.
 
-Rules: the best overall; the best worst group; the nearest to a utopia point (DTO); and the Pareto fronts, which leave the choice open.
-What was chosen on a split is not to be judged on it, and the best of many reads better there than it is.
+The rules are: the best overall, the best worst group, the nearest to a utopia point (DTO), and the Pareto fronts, which leave the
+choice open. A choice must not be judged on the split it was made on, where the best of many looks better than it is.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from equipoise.engine.metrics.table.thresholds import require_other
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A model or checkpoint.
+    """A model or checkpoint that may be chosen.
 
     Attributes:
-      name: such as ``runs/erm/00000400``.
-      table: its predictions of the split that is selected on.
+      name: name, such as ``runs/erm/00000400``.
+      table: its predictions of the split that the selection is made on.
       split: name of that split.
     """
 
@@ -41,8 +41,8 @@ class Choice:
     """What one rule picks.
 
     Attributes:
-      rule: in words.
-      names: the candidate; of a Pareto front all that are on it. None where the rule has no value for any candidate.
+      rule: the rule in words.
+      names: the candidate, or all candidates on a Pareto front; empty if the rule has no value for any candidate.
     """
 
     rule: str
@@ -54,12 +54,13 @@ class Selection:
     """Candidates and what each rule picks.
 
     Attributes:
-      scores: one line per candidate: ``overall``, one column ``ATTRIBUTE=LEVEL`` per group, ``worst_group``, ``gap`` (largest − smallest
-        of the groups) and, with a utopia point, ``dto``.
-      choices: ``overall``, ``worst_group``, ``pareto_worst_group``, ``pareto_gap`` and, with a utopia point, ``dto``. Of equals the first given.
-      metric: of the registry.
-      attribute: whose groups.
-      split: that was selected on.
+      scores: one line per candidate with ``overall``, one column ``ATTRIBUTE=LEVEL`` per group, ``worst_group``, ``gap`` (largest −
+        smallest value of the groups) and, with a utopia point, ``dto``.
+      choices: ``overall``, ``worst_group``, ``pareto_worst_group``, ``pareto_gap`` and, with a utopia point, ``dto`` -> choice. The
+        first of equal candidates is chosen.
+      metric: name of the metric.
+      attribute: attribute of the groups.
+      split: name of the split that the selection was made on.
     """
 
     scores: pd.DataFrame
@@ -72,38 +73,38 @@ class Selection:
         """Refuses to judge the choice on the rows it was made on.
 
         Raises:
-          UserError: when this is the split that was selected on.
+          UserError: if the selection was made on this split.
         """
         require_other(self.split, split, f"best {self.metric}", "a model")
 
 
 def checkpoints(runs: Iterable[pathlib.Path]) -> list[Candidate]:
-    """The validation predictions that training kept at every evaluation: ``RUN/validation/STEP.parquet``, named ``RUN/STEP``.
+    """Reads the validation predictions that training kept at every evaluation: ``RUN/validation/STEP.parquet``, named ``RUN/STEP``.
 
-    A step that is chosen may have no checkpoint any more: a run keeps the newest few and the best by its own metric.
+    A step that is chosen may have no checkpoint any more, because a run keeps only the newest few and the best by its own metric.
 
     Args:
-      runs: folders of runs.
+      runs: folders of the runs.
 
     Raises:
       UserError: for a folder without a run or without predictions.
     """
-    found = []
+    candidates = []
     for run in map(pathlib.Path, runs):
         split = config.load(run).data.validation_split
         paths = sorted((run / "validation").glob("*.parquet"))
         if not paths:
             raise UserError(f"{run} has no validation predictions: training writes them at every evaluation")
-        found += [Candidate(f"{run.name}/{path.stem}", read_table(path), split) for path in paths]
-    return found
+        candidates += [Candidate(f"{run.name}/{path.stem}", read_table(path), split) for path in paths]
+    return candidates
 
 
 def models(table: Table, split: str) -> list[Candidate]:
-    """The models of one table.
+    """Returns the models of one table as candidates.
 
     Args:
-      table: of one split.
-      split: its name.
+      table: predictions of one split.
+      split: name of the split.
     """
     schema = table.schema
     return [
@@ -122,20 +123,22 @@ def select(
     """Scores candidates and applies every rule.
 
     Args:
-      candidates: with predictions of the same images.
-      metric: of the registry; of one with an ideal value the nearest to it is best.
-      attribute: whose groups; people of unknown group are left out of them.
-      utopia: level -> best value, for the DTO; there is none by default.
+      candidates: candidates with predictions of the same images.
+      metric: name of a metric. If it has an ideal value, the nearest to that is best.
+      attribute: attribute of the groups; people of unknown group are in none of them.
+      utopia: level -> best value, for the DTO. There is no DTO by default.
 
     Raises:
-      UserError: for candidates of different images or splits, of a test split, of equal names, or a utopia point that lacks a group.
+      UserError: for candidates with different images or splits, with equal names, or with predictions of a test split, and for a
+        utopia point that lacks a group.
     """
     candidates = list(candidates)
     split = _split(candidates)
     rows, groups = [], []
-    for one in candidates:
-        overall = ranking.select_value(one.table.frame, metric, one.table.schema)[0]
-        groups.append(ranking.group_values(one.table.frame, metric, attribute, one.table.schema))
+    for candidate in candidates:
+        table = candidate.table
+        overall = ranking.select_value(table.frame, metric, table.schema)[0]
+        groups.append(ranking.group_values(table.frame, metric, attribute, table.schema))
         known = list(groups[-1].values())
         worst = min(known, key=lambda v: ranking.goodness(metric, v), default=math.nan)
         row = {"overall": overall} | {f"{attribute}={level}": v for level, v in groups[-1].items()}
@@ -143,7 +146,9 @@ def select(
         if utopia is not None:
             row["dto"] = fairness.distance_to_utopia(groups[-1], utopia)
         rows.append(row)
-    scores = pd.DataFrame(rows, index=pd.Index([one.name for one in candidates], name="candidate"))
+    scores = pd.DataFrame(
+        rows, index=pd.Index([candidate.name for candidate in candidates], name="candidate")
+    )
     overall, worst = (
         scores[name].map(lambda v: ranking.goodness(metric, v)) for name in ("overall", "worst_group")
     )
@@ -168,38 +173,39 @@ def select(
 
 
 def _split(candidates: Sequence[Candidate]) -> str:
-    """The one split that all candidates are of, with the same images."""
+    """Returns the name of the split, after checking that all candidates have the same split and images."""
     if not candidates:
         raise UserError("no candidate to select from")
-    names = [one.name for one in candidates]
+    names = [candidate.name for candidate in candidates]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two candidates are named {twice[0]!r}: rename one")
     first = candidates[0]
     images = set(first.table.frame["scan_id"])
-    for one in candidates:
-        there = sorted(one.table.frame["split"].unique())
-        if there != [one.split]:
+    for candidate in candidates:
+        name, splits = candidate.name, sorted(candidate.table.frame["split"].unique())
+        if splits != [candidate.split]:
             raise UserError(
-                f"{one.name} has rows of {', '.join(there)}, and selection is on {one.split!r} alone: give its predictions"
+                f"{name} has rows of {', '.join(splits)}, but the selection is made on {candidate.split!r} alone: give its predictions"
             )
-        if "test" in one.split.lower():
+        if "test" in candidate.split.lower():
             raise UserError(
-                f"{one.name} has predictions of {one.split!r}: what is chosen on a test split cannot be judged on it; give validation predictions"
+                f"{name} has predictions of {candidate.split!r}: a choice made on a test split cannot be judged on it; give validation predictions"
             )
-        if one.split != first.split or set(one.table.frame["scan_id"]) != images:
+        if candidate.split != first.split or set(candidate.table.frame["scan_id"]) != images:
             raise UserError(
-                f"{one.name} and {first.name} are of different images: candidates are compared on the same"
+                f"{name} and {first.name} have predictions of different images: candidates are compared on the same images"
             )
     return first.split
 
 
 def _best(goodness: pd.Series) -> tuple[str, ...]:
+    """Returns the name of the best candidate, or nothing if none has a value."""
     return () if goodness.isna().all() else (str(goodness.idxmax()),)
 
 
 def _on_front(first: pd.Series, second: pd.Series) -> tuple[str, ...]:
-    """Candidates that no other beats, from the best of the first to the best of the second."""
+    """Returns the candidates that no other beats, from the best in the first score to the best in the second."""
     points = np.stack([first, second], axis=1)
     on: Bool[np.ndarray, " c"] = np.isfinite(points).all(axis=1)
     for number in np.flatnonzero(on):

@@ -1,8 +1,8 @@
 """Comparisons of estimates: differences, ratios, extremes of groups.
 
-Differences and ratios of two quantities: MOVER on their intervals, with the covariance through the patients they share, or
-the bootstrap of the difference. Extremes (worst group, max-min): Bonferroni constructions, because a bootstrap of an
-extreme does not cover.
+A difference or ratio of two quantities takes MOVER on their intervals, with the covariance through the patients they share, or
+the bootstrap of the difference. An extreme over groups (worst group, largest − smallest) takes a Bonferroni construction,
+because a bootstrap of an extreme covers less than it says.
 """
 
 import functools
@@ -18,19 +18,23 @@ from equipoise.engine.metrics.estimates.intervals import NO_LIMITS, SMALLEST_P, 
 
 
 def _bootstrapped(a: Estimate, b: Estimate) -> bool:
+    """Whether both estimates have replicates."""
     return a.replicates is not None and b.replicates is not None
 
 
 def difference(
     a: Estimate, b: Estimate, confidence: float = 0.95, shared: float | None = None
 ) -> tuple[float, float, float]:
-    """(a − b, low, high): MOVER, or the bootstrap of the difference (percentile or BCa, as theirs) where both have one.
+    """Returns (a − b, low, high).
+
+    Where both estimates are bootstrapped the limits are those of the replicates' differences, BCa where both are BCa, else
+    percentiles. Otherwise they are MOVER's.
 
     Args:
-      a: minuend.
-      b: subtrahend.
-      confidence: of the limits.
-      shared: correlation of the two where already known.
+      a: the estimate that is subtracted from.
+      b: the estimate that is subtracted.
+      confidence: confidence of the limits.
+      shared: correlation of the two, where it is known already.
     """
     value = a.value - b.value
     if not np.isfinite(value):
@@ -49,13 +53,14 @@ def difference(
 
 
 def ratio(a: Estimate, b: Estimate, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(a / b, low, high) of positive quantities: MOVER-R, or percentiles of the replicates' ratios where both have some.
+    """Returns (a / b, low, high) of positive quantities.
 
-    MOVER-R (Donner and Zou, Stat Methods Med Res 2012;21:347): the limits are the R at which MOVER's limits of a − R·b reach
-    0. The upper limit is infinite where b's interval reaches 0.
+    Where both are bootstrapped the limits are percentiles of the replicates' ratios, otherwise MOVER-R's (Donner and Zou, Stat
+    Methods Med Res 2012;21:347): those R at which MOVER's limits of a − R·b reach 0. The upper limit is infinite where the
+    interval of b reaches 0.
 
     Returns:
-      NaN where the denominator is 0 or a value is undefined.
+      The ratio and its limits; NaN where the denominator is 0 or a value is undefined.
     """
     value = a.value / b.value if b.value else math.nan
     if not np.isfinite(value):
@@ -75,10 +80,13 @@ def _ratio_limits(
     a: Float[np.ndarray, "*s"], b: Float[np.ndarray, "*s"], limits_a: Float[np.ndarray, "*s 2"], limits_b: Float[np.ndarray, "*s 2"],
     shared: Float[np.ndarray, "*s"] | float,
 ) -> tuple[Float[np.ndarray, "*s"], Float[np.ndarray, "*s"]]:  # fmt: skip
-    """MOVER-R's limits of a / b, of shapes that broadcast: roots of R²·square − 2R·middle + rest = 0, one limit of each taken."""
+    """Returns MOVER-R's limits of a / b; all shapes broadcast.
+
+    Each limit is a root of R²·square − 2R·middle + rest = 0, which takes one limit of a and the opposite limit of b.
+    """
 
     def bend(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(square, rest, middle + root of the discriminant)."""
+        """Returns (square, rest, middle + root of the discriminant)."""
         square, rest = y * (2 * b - y), x * (2 * a - x)
         middle = a * b - shared * (a - x) * (y - b)
         return square, rest, middle + np.sqrt(np.maximum(middle**2 - square * rest, 0))
@@ -90,7 +98,11 @@ def _ratio_limits(
 
 
 def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
-    """(two-sided p of a = b, name of the test): the level at which :func:`difference`'s interval just reaches 0."""
+    """Tests a = b at the level at which the interval of :func:`difference` just reaches 0.
+
+    Returns:
+      (two-sided p, name of the test).
+    """
     if _bootstrapped(a, b):
         freedom = min(a.freedom, b.freedom)
         p = percentiles.p_value(a.value - b.value, a.replicates - b.replicates, freedom)
@@ -103,7 +115,10 @@ def p_value(a: Estimate, b: Estimate) -> tuple[float, str]:
 
 
 def standard_error(a: Estimate, b: Estimate) -> float:
-    """Of a − b: of the replicates' differences, or from both errors and their correlation through shared patients."""
+    """Returns the standard error of a − b.
+
+    It is that of the replicates' differences, or follows from both errors and their correlation through shared patients.
+    """
     if _bootstrapped(a, b):
         gaps = a.replicates - b.replicates
         gaps = gaps[np.isfinite(gaps)]
@@ -112,23 +127,25 @@ def standard_error(a: Estimate, b: Estimate) -> float:
 
 
 def detectable(a: Estimate, b: Estimate, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest true difference that would be found with 80 % power at the 5 % level: (z.975 + z.8) · SE."""
+    """Returns the smallest true difference that would be found with this power at this level: (z.975 + z.8) · SE for 80 % at 5 %."""
     return num_standard_errors(power, alpha) * standard_error(a, b)
 
 
 def num_standard_errors(power: float, alpha: float) -> float:
-    """How many SEs a true difference must measure to be found: z of 1 − alpha/2 plus z of the power."""
+    """Returns how many standard errors a true difference must measure to be found: z of 1 − alpha/2 plus z of the power."""
     return float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
 
 
 def gap(a: Estimate, b: Estimate) -> Estimate:
-    """The difference a − b as an estimate of its own, so that two gaps can be compared as two scores are.
+    """Returns the difference a − b as an estimate, so that two gaps can be compared in the same way as two scores.
 
-    Its limits are those of :func:`difference`; its influence on each patient is the difference of both.
+    Its limits are those of :func:`difference`. The influence of each patient is the difference of the patient's influences.
     """
     missing = next((e for e in (a, b) if np.isnan(e.value)), None)
     counts = ((getattr(a, k), getattr(b, k)) for k in ("n", "n_subjects", "events"))
-    n, patients, events = (None if None in pair else sum(pair) for pair in counts)  # None: suppressed
+    n, patients, events = (
+        None if None in pair else sum(pair) for pair in counts
+    )  # a suppressed count is None
     if missing:
         return intervals.undefined(missing.reason or "undefined", n, patients, events)
     influence, left_out, replicates = None, None, None
@@ -152,10 +169,16 @@ def gap(a: Estimate, b: Estimate) -> Estimate:
 
 
 def tail(a: Estimate, b: Estimate, bound: float, above: bool) -> float:
-    """One-sided p of a − b ≤ ``bound`` (``above``: the claim is a − b > bound), or of a − b ≥ ``bound``.
+    """Returns the one-sided p value of the claim that a − b is above a bound, or below it.
 
-    The level α at which the limit of the interval of confidence 1 − 2α just reaches the bound, so that the test and the interval
-    always agree; where the bound is on the far side of the value it is 1 − α of the other limit.
+    It is the level α at which the limit of the interval of confidence 1 − 2α just reaches the bound, so that test and interval
+    always agree. Where the value contradicts the claim it is 1 − α of the other limit.
+
+    Args:
+      a: the estimate that is subtracted from.
+      b: the estimate that is subtracted.
+      bound: the bound of a − b.
+      above: whether the claim is a − b > bound; else it is a − b < bound.
     """
     value = difference(a, b)[0]
     if not np.isfinite([value, *difference(a, b)[1:]]).all():
@@ -181,10 +204,16 @@ def tail(a: Estimate, b: Estimate, bound: float, above: bool) -> float:
 def worst_group(
     estimates: Sequence[Estimate], higher_is_better: bool, target: float | None = None
 ) -> tuple[float, float, float]:
-    """(worst value, low, high) over disjoint groups: [min L at 97.5 %, min U at 1 − 0.025/K], one-sided levels.
+    """Returns (worst value, low, high) over disjoint groups.
 
-    For a score whose small values are good the mirror image is taken. Of a score with an ideal value the worst is the
-    farthest from it; the limits are then that group's own at 1 − 0.05/K, which hold for whichever group is farthest.
+    The limits are [min L at 97.5 %, min U at 1 − 0.025/K], at one-sided levels; where small values are good they are mirrored.
+    If the score has an ideal value, the worst group is the farthest from it. Its own limits at 1 − 0.05/K are then taken, which
+    hold for whichever group is the farthest.
+
+    Args:
+      estimates: the K groups.
+      higher_is_better: whether large values are good.
+      target: the ideal value of the score, if it has one.
     """
     narrow = np.array([e.limits(0.95) for e in estimates])
     wide = np.array([e.limits(1 - 0.05 / len(estimates)) for e in estimates])
@@ -198,9 +227,9 @@ def worst_group(
 
 
 def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
-    """Correlations of estimates: of their replicates where all were drawn together, else through the patients they share.
+    """Returns the correlations of estimates: of their replicates where all have them, else through the patients they share.
 
-    A pair that shares no patient, or has no influence values, has exactly 0.
+    Estimates that share no patient, or have no influence values, have a correlation of exactly 0. Replicates must be drawn together.
     """
     owners = [e.influence[0] if e.influence else np.zeros(0, np.int64) for e in estimates]
     values = [e.influence[1] if e.influence else np.zeros(0) for e in estimates]
@@ -223,18 +252,18 @@ def correlations(estimates: Sequence[Estimate]) -> Float[np.ndarray, "k k"]:
 def _for_all_pairs(
     estimates: Sequence[Estimate], confidence: float
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k 2"], Float[np.ndarray, "k k"]]:
-    """(values, limits for all pairs together, correlations) of groups.
-
-    The correlation of a pair comes from the patients it shares, or from its replicates.
-    """
+    """Returns (values, limits, correlations) of groups; the limits hold for the differences of all pairs together."""
     values, number = np.array([e.value for e in estimates]), len(estimates)
-    each = 1 - 2 * (1 - confidence) / (number * (number - 1)) if number > 1 else confidence
-    limits = np.array([e.limits(each) for e in estimates])
+    confidence_of_each = 1 - 2 * (1 - confidence) / (number * (number - 1)) if number > 1 else confidence
+    limits = np.array([e.limits(confidence_of_each) for e in estimates])
     return values, limits, correlations(estimates)
 
 
 def max_min(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[float, float, float]:
-    """(largest − smallest value, low, high): MOVER of all pairs with Bonferroni's level: [max(0, max L), max |U|]."""
+    """Returns (largest − smallest value, low, high).
+
+    The limits are [max(0, max L), max |U|] of MOVER's limits L and U of all pairs, at Bonferroni's level.
+    """
     values, limits, correlated = _for_all_pairs(estimates, confidence)
     down, up = values - limits[:, 0], limits[:, 1] - values
     square = down[:, None] ** 2 + up**2 - 2 * correlated * down[:, None] * up
@@ -249,29 +278,34 @@ def max_min(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[fl
 
 
 def min_over_max(estimates: Sequence[Estimate], confidence: float = 0.95) -> tuple[float, float, float]:
-    """(smallest ÷ largest value, low, high) of values ≥ 0: MOVER-R of all pairs with Bonferroni's level, [min L, min(1, min U)].
+    """Returns (smallest ÷ largest value, low, high) of values that are 0 or more.
+
+    The limits are [min L, min(1, min U)] of MOVER-R's limits L and U of all pairs, at Bonferroni's level.
 
     Returns:
-      NaN where the largest is 0; no limits where a group has none.
+      The ratio, NaN where the largest value is 0, and its limits, NaN where a group has none.
     """
     values, limits, correlated = _for_all_pairs(estimates, confidence)
     if not (values >= 0).all() or not values.max() > 0:
         return math.nan, *NO_LIMITS
-    found = float(values.min() / values.max())
+    value = float(values.min() / values.max())
     if not np.isfinite(limits).all():
-        return found, *NO_LIMITS
+        return value, *NO_LIMITS
     low, high = _ratio_limits(values[:, None], values, limits[:, None], limits, correlated)
     apart = ~np.eye(len(values), dtype=bool)
-    return found, float(low[apart].min(initial=1)), float(high[apart].min(initial=1))
+    return value, float(low[apart].min(initial=1)), float(high[apart].min(initial=1))
 
 
 def sd(estimates: Sequence[Estimate], confidence: float = 0.95, ddof: int = 0) -> tuple[float, float, float]:
-    """(standard deviation over groups, low, high) of K values, whose range is r: with divisor K it lies in [r / √(2K), r / 2].
+    """Returns (standard deviation over K groups, low, high).
+
+    K values with a range of r have a standard deviation (with divisor K) between r / √(2K) and r / 2, so that the limits of the
+    range give those of the standard deviation.
 
     Args:
-      estimates: of the groups.
-      confidence: of the limits.
-      ddof: 1 divides by K − 1.
+      estimates: the K groups.
+      confidence: confidence of the limits.
+      ddof: 1 divides by K − 1, 0 by K.
     """
     _, low, high = max_min(estimates, confidence)
     count = len(estimates)
@@ -281,11 +315,23 @@ def sd(estimates: Sequence[Estimate], confidence: float = 0.95, ddof: int = 0) -
 
 
 def _scaled_limits(
-    low: float, high: float, narrowest: Callable, widest: Callable, bends: Iterable
+    low: float,
+    high: float,
+    narrowest: Callable[[float], float],
+    widest: Callable[[float], float],
+    bends: Iterable[float],
 ) -> tuple[float, float]:
-    """Least and greatest M / (1 + spread(M)) over M in [low, high].
+    """Returns the least and the greatest M / (1 + spread(M)) over M in [low, high].
 
-    Between the points at which a piecewise linear spread bends the quotient is monotone, so that these decide.
+    The spread is piecewise linear in M. Between the points where it bends the quotient is monotone, so that only these points and
+    the two ends need a look.
+
+    Args:
+      low: smallest M.
+      high: largest M.
+      narrowest: function of M that returns the smallest possible spread.
+      widest: function of M that returns the largest possible spread.
+      bends: values of M where a spread bends.
     """
     points = np.unique(np.clip([low, high, *bends], low, high))
     least = min(point / (1 + widest(point)) for point in points)
@@ -295,16 +341,19 @@ def _scaled_limits(
 def equity_scaled_sum(
     overall: Estimate, estimates: Sequence[Estimate], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """(M / (1 + Σ|M − M_g|), low, high): its least and greatest value while all are within their Bonferroni limits.
+    """Returns (M / (1 + Σ|M − M_g|), low, high).
+
+    The limits are the least and the greatest value while M and all M_g are within their Bonferroni limits.
 
     Args:
-      overall: M, of everyone.
-      estimates: M_g, of the groups.
-      confidence: of the limits.
+      overall: M, the score of everyone.
+      estimates: M_g, the scores of the groups.
+      confidence: confidence of the limits.
     """
     value = overall.value / (1 + sum(abs(overall.value - e.value) for e in estimates))
-    each = 1 - (1 - confidence) / (len(estimates) + 1)
-    (low, high), ends = overall.limits(each), np.array([e.limits(each) for e in estimates])
+    confidence_of_each = 1 - (1 - confidence) / (len(estimates) + 1)
+    low, high = overall.limits(confidence_of_each)
+    ends = np.array([e.limits(confidence_of_each) for e in estimates])
     if not np.isfinite([low, high, *ends.ravel()]).all():
         return value, *NO_LIMITS
     widest = lambda m: abs(m - ends).max(axis=1).sum()  # noqa: E731
@@ -315,13 +364,15 @@ def equity_scaled_sum(
 def equity_scaled_sd(
     overall: Estimate, estimates: Sequence[Estimate], confidence: float = 0.95, ddof: int = 0
 ) -> tuple[float, float, float]:
-    """(M / (1 + SD of M_g), low, high): limits of M and of the SD (:func:`sd`), at half the error each, put in.
+    """Returns (M / (1 + SD of M_g), low, high).
+
+    The limits follow from those of M and of the SD (:func:`sd`), each at half the error.
 
     Args:
-      overall: M, of everyone.
-      estimates: M_g, of the groups.
-      confidence: of the limits.
-      ddof: 1 divides by K − 1 in the SD.
+      overall: M, the score of everyone.
+      estimates: M_g, the scores of the K groups.
+      confidence: confidence of the limits.
+      ddof: 1 divides by K − 1 in the SD, 0 by K.
     """
     spread, narrow, wide = sd(estimates, (1 + confidence) / 2, ddof)
     low, high = overall.limits((1 + confidence) / 2)
@@ -329,44 +380,3 @@ def equity_scaled_sd(
 
 
 equity_scaled_sample_sd = functools.partial(equity_scaled_sd, ddof=1)
-
-
-def equal_replicates(
-    estimates: Sequence[Estimate], replicates: Float[np.ndarray, "g b"], common: float
-) -> Float[np.ndarray, "g b"]:
-    """Replicates as they would be were every group's true value the same.
-
-    Each group's deviations from its own value, √(I / (I − 1)) times as large (replicates of I patients spread that much too
-    little), are put around the common one. A share of 0 or 1 has replicates that do not vary at all, although another sample
-    would: it is given normal deviations of its standard error.
-
-    Args:
-      estimates: of each group.
-      replicates: of each group, drawn together.
-      common: the value of all groups.
-    """
-    values, freedom = (np.array([getattr(e, k) for e in estimates])[:, None] for k in ("value", "freedom"))
-    deviations = (replicates - values) * np.sqrt(1 + 1 / np.maximum(freedom, 1))
-    scores = special.ndtri((np.arange(replicates.shape[1]) + 0.5) / replicates.shape[1])
-    for number, estimate in enumerate(estimates):
-        known = np.isfinite(deviations[number])
-        if np.isfinite(estimate.se) and not deviations[number, known].any():
-            drawn = np.random.default_rng(number).permutation(scores) * estimate.se
-            deviations[number, known] = drawn[known]
-    return common + deviations
-
-
-def by_chance(draws: Float[np.ndarray, " b"]) -> tuple[float, float, float]:
-    """(mean, 5th, 95th percentile) of what replicates of equal groups read; those that leave a group undefined do not count."""
-    draws = draws[np.isfinite(draws)]
-    if not len(draws):
-        return math.nan, *NO_LIMITS
-    return float(draws.mean()), *map(float, np.quantile(draws, [0.05, 0.95]))
-
-
-def range_p(values: Sequence[float], draws: Float[np.ndarray, "g b"]) -> float:
-    """P of all groups being equal: how often the range of :func:`equal_replicates` is at least that of the values."""
-    ranges = np.ptp(draws, axis=0)
-    ranges = ranges[np.isfinite(ranges)]
-    observed = max(values) - min(values)
-    return float((1 + (ranges >= observed).sum()) / (len(ranges) + 1)) if len(ranges) else math.nan

@@ -1,6 +1,7 @@
-"""Two AUROCs compared: of two scores of the same images, or of different patients.
+"""Comparison of two AUROCs: two scores of the same images, or the AUROCs of different patients.
 
-DeLong, DeLong and Clarke-Pearson, Biometrics 1988;44:837; images of one patient summed as in Obuchowski, Biometrics 1997;53:567.
+DeLong, DeLong and Clarke-Pearson, Biometrics 1988;44:837. The images of one patient are summed as Obuchowski does
+(Biometrics 1997;53:567).
 """
 
 import dataclasses
@@ -19,14 +20,14 @@ class AreaTest:
     """Two AUROCs compared.
 
     Attributes:
-      value: first − second.
-      low: Wald limit of the difference.
-      high: limit.
-      first: AUROC.
-      second: AUROC.
-      covariance: [2, 2] of the two.
+      value: first AUROC − second AUROC.
+      low: lower Wald limit of the difference.
+      high: upper Wald limit of the difference.
+      first: first AUROC.
+      second: second AUROC.
+      covariance: [2, 2] covariance matrix of the two.
       z: value / SE; NaN where the SE is 0.
-      p: two-sided, of equal areas.
+      p: two-sided p value of equal areas.
     """
 
     value: float
@@ -59,14 +60,16 @@ def paired(
     subject: Shaped[np.ndarray, " n"] | None = None,
     confidence: float = 0.95,
 ) -> AreaTest:
-    """Two scores of the same images (DeLong et al., Biometrics 1988;44:837; clustered: Obuchowski, Biometrics 1997;53:567).
+    """Compares the AUROCs of two scores of the same images.
+
+    DeLong et al., Biometrics 1988;44:837; with several images per patient Obuchowski, Biometrics 1997;53:567.
 
     Args:
       truth: whether each image is positive.
-      first: score.
-      second: score of the same images.
-      subject: patient of each image; without it each image is a patient of its own.
-      confidence: of the limits.
+      first: first score of each image.
+      second: second score of each image.
+      subject: patient of each image; by default each image is a patient of its own.
+      confidence: confidence of the limits.
     """
     code, number = intervals.subject_codes(np.arange(len(truth)) if subject is None else subject)
     p, q = (intervals.placements(truth, score, code, number) for score in (first, second))
@@ -79,23 +82,24 @@ def unpaired(
     second: tuple[Bool[np.ndarray, " k"], Float[np.ndarray, " k"], Shaped[np.ndarray, " k"]],
     confidence: float = 0.95,
 ) -> AreaTest:
-    """Two AUROCs of different patients.
+    """Compares two AUROCs of different patients.
 
     Args:
-      first: (truth, score, subject) of the first group.
-      second: of the other.
-      confidence: of the limits.
+      first: (truth, score, subject) of each image of the first group.
+      second: the same of the second group.
+      confidence: confidence of the limits.
 
     Raises:
-      UserError: when a patient is in both groups, because the areas are then correlated.
+      UserError: if a patient is in both groups, because the areas are then correlated.
     """
     common = len(np.intersect1d(np.asarray(first[2], str), np.asarray(second[2], str)))
     if common:
         raise UserError(
-            f"{common} patients are in both groups, so that their areas are correlated: use paired for two scores of the "
-            "same images, or difference(area(...), area(...)), which takes the covariance from patient-summed influence values"
+            f"{common} patients are in both groups, so that the two areas are correlated: use paired for two scores of the "
+            "same images, or difference(area(...), area(...)), which allows for patients in both groups"
         )
-    found = []
-    for truth, score, subject in (first, second):
-        found.append(intervals.placements(truth, score, *intervals.subject_codes(subject)))
-    return _area_test(*found, 0.0, confidence)
+    p, q = (
+        intervals.placements(truth, score, *intervals.subject_codes(subject))
+        for truth, score, subject in (first, second)
+    )
+    return _area_test(p, q, 0.0, confidence)

@@ -1,8 +1,11 @@
 """Confidence intervals of one quantity, whose unit is the patient and not the image.
 
-Proportions: Wilson limits with an effective number of images, or Clopper and Pearson's. AUROC: Obuchowski's clustered
-variance on the logit scale. Other smooth scores: percentile or BCa bootstrap over patients. The same subjects seen twice:
-Newcombe's paired score interval. README.md beside this file says which stands for what, and why.
+- A proportion has Wilson's limits with an effective number of images, or Clopper and Pearson's.
+- An AUROC has Obuchowski's clustered variance, on the logit scale.
+- Other smooth scores have a percentile or BCa bootstrap over patients (:mod:`equipoise.engine.metrics.estimates.percentiles`).
+- A proportion of the same subjects under two conditions has Newcombe's paired score interval.
+
+The README of :mod:`equipoise.engine.metrics` says which interval belongs to which quantity, and why.
 """
 
 import dataclasses
@@ -21,21 +24,22 @@ SMALLEST_P = 1e-12
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Estimate:
-    """A score of one set of images, able to give limits at any confidence.
+    """A score of one set of images, which gives its limits at any confidence.
 
     Attributes:
-      value: NaN where undefined.
-      n: images that the formula counts.
-      n_subjects: patients among them.
-      events: images that count as events (the numerator of a proportion, else true positives).
-      se: clustered standard error; of a bootstrap, the standard deviation of its replicates.
-      method: of the interval.
-      limits: confidence (such as 0.95) -> (low, high).
-      influence: (patients, ascending; what each adds to the error of ``value``): zero for all others.
-      replicates: [resamples] of a bootstrap, aligned over all sets of a table; else None.
-      left_out: of a BCa bootstrap, gives the values without each patient in turn, and how many patients each stands for.
-      reason: why value or interval is missing, or must be read with care.
-      freedom: degrees of freedom: the counted patients, of the rarer class where there are two, less one.
+      value: the score; NaN where it is undefined.
+      n: number of images that the formula counts.
+      n_subjects: number of patients whose images these are.
+      events: number of images that count as events: the numerator of a proportion, else the true positives.
+      se: standard error, clustered by patient; for a bootstrap the standard deviation of its replicates.
+      method: name of the interval's method.
+      limits: function of the confidence, such as 0.95, that returns (low, high).
+      influence: (codes of patients, ascending; what each of them adds to the error of ``value``). All other patients add 0.
+      replicates: [resamples] values of a bootstrap, in the same order for all sets of a table; None without a bootstrap.
+      left_out: function that returns the values without each patient in turn and how many patients each value stands for;
+        None unless the limits are BCa.
+      reason: why the value or the interval is missing, or why it must be read with care.
+      freedom: degrees of freedom: the number of counted patients minus 1, in the rarer class where there are two.
     """
 
     value: float
@@ -52,7 +56,7 @@ class Estimate:
     freedom: float = float("inf")
 
     def __repr__(self) -> str:
-        """Reads ``0.466 (0.380 to 0.554), n=133``; without limits ``0.466, n=133``; without a value the reason instead."""
+        """Returns ``0.466 (0.380 to 0.554), n=133`` with 95 % limits, or why there is no value."""
         n = "" if self.n is None else f", n={self.n}"  # None: suppressed
         if math.isnan(self.value):
             return f"undefined ({self.reason}){n}" if self.reason else f"undefined{n}"
@@ -62,25 +66,28 @@ class Estimate:
 
     @property
     def b_valid(self) -> int | None:
-        """Resamples in which the score exists; None without a bootstrap."""
+        """Number of resamples in which the score exists; None without a bootstrap."""
         return None if self.replicates is None else int(np.isfinite(self.replicates).sum())
 
 
 def undefined(reason: str, n: int = 0, n_subjects: int = 0, events: int = 0) -> Estimate:
-    """The estimate of what does not exist: NaN, with its n and the reason."""
+    """Returns the estimate of a score that does not exist: NaN, with its counts and the reason."""
     return Estimate(math.nan, n, n_subjects, events, math.nan, "none", lambda _: NO_LIMITS, reason=reason)
 
 
 def constant(value: float) -> Estimate:
-    """A number that is stated, not estimated, to compare estimates with."""
+    """Returns a stated number as an estimate without error, so that estimates can be compared with it."""
     return Estimate(value, 0, 0, 0, 0.0, "stated", lambda _: (value, value))
 
 
 def subject_codes(subject: Sequence[str]) -> tuple[Int[np.ndarray, " n"], int]:
-    """Patients as numbers, ordered by a hash of their id, so that neither row order nor naming steers a resample.
+    """Numbers the patients by a hash of their id, so that neither the order of rows nor the ids steer a resample.
+
+    Args:
+      subject: [n] id of the patient of each row.
 
     Returns:
-      (code of each row, number of patients).
+      ([n] number of the patient of each row, number of patients).
     """
     place, names = pd.factorize(np.asarray(subject, dtype=str), sort=True)
     digests = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in names)
@@ -90,7 +97,7 @@ def subject_codes(subject: Sequence[str]) -> tuple[Int[np.ndarray, " n"], int]:
 
 
 def wilson_limits(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Score limits of a proportion (Wilson, JASA 1927;22:209). ``n`` may be fractional."""
+    """Returns the score limits of a proportion ``p`` of ``n`` (Wilson, JASA 1927;22:209); ``n`` may be fractional."""
     z = special.ndtri(0.5 + confidence / 2)
     middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
@@ -99,9 +106,9 @@ def wilson_limits(p: float, n: float, confidence: float = 0.95) -> tuple[float, 
 
 
 def clopper_pearson_limits(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact limits of a proportion (Clopper and Pearson, Biometrika 1934;26:404), which never cover less than they say.
+    """Returns the exact limits of a proportion (Clopper and Pearson, Biometrika 1934;26:404), which never cover less than they say.
 
-    ``n`` may be fractional: with an effective number of images these are the limits of Korn and Graubard
+    ``n`` may be fractional: with an effective number of images the limits are those of Korn and Graubard
     (Survey Methodology 1998;24:193).
     """
     tail, events = (1 - confidence) / 2, p * n
@@ -113,16 +120,17 @@ def clopper_pearson_limits(p: float, n: float, confidence: float = 0.95) -> tupl
 def proportion(
     success: Bool[np.ndarray, " n"], code: Int[np.ndarray, " n"], *, exact: bool = False
 ) -> Estimate:
-    """A proportion of images, clustered by patient: Wilson limits at n / deff.
+    """Estimates a proportion of images, clustered by patient, with Wilson limits at an effective number of images n / deff.
 
-    deff = clustered variance ÷ [p(1−p)/n], held within [1, Σm²/Σm] for m images per patient; the upper bound where p is 0
-    or 1 (the data then say nothing about clustering). It is known from I patients alone: n / deff is made (z / t_{I−1})² as large, as
-    Korn and Graubard do (Survey Methodology 1998;24:193), but never less than at the upper bound.
+    The design effect deff is the clustered variance ÷ [p(1−p)/n]. It is held within [1, Σm²/Σm], m being the images of each
+    patient. Where p is 0 or 1 the data say nothing about clustering, and the upper bound is taken. Because I patients tell
+    little about deff, n / deff is multiplied by (z / t_{I−1})², as Korn and Graubard do (Survey Methodology 1998;24:193), but
+    it never falls below its value at the upper bound.
 
     Args:
-      success: of each image.
+      success: whether each image counts.
       code: patient of each image, from :func:`subject_codes`.
-      exact: Clopper and Pearson's limits instead of Wilson's.
+      exact: whether to give Clopper and Pearson's limits instead of Wilson's.
     """
     n = len(success)
     if not n:
@@ -139,7 +147,7 @@ def proportion(
         deff = float(np.clip(clustered / (p * (1 - p) / n), 1, ceiling))
     effective = n / deff
     se = float(np.sqrt(p * (1 - p) / effective))
-    if se == 0:  # a share of 0 or 1: the width of its score interval says how uncertain it is
+    if se == 0:  # the share is 0 or 1: the width of its score interval says how uncertain it is
         low, high = wilson_limits(p, effective)
         se = (high - low) / (2 * float(special.ndtri(0.975)))
     bounds, name = (clopper_pearson_limits, "Clopper-Pearson") if exact else (wilson_limits, "Wilson")
@@ -157,14 +165,14 @@ def proportion(
 
 @dataclasses.dataclass(frozen=True)
 class Placements:
-    """How each patient's images place among the images of the other class: all that variances of an AUROC need.
+    """How the images of each patient rank among the images of the other class: all that the variance of an AUROC needs.
 
     Attributes:
-      value: the AUROC; NaN without both classes.
-      a: [num_subjects] a patient's sum of V10 − AUROC over positive images, V10 being the share of negatives below one.
-      b: [num_subjects] the sum of V01 − AUROC over negative images, V01 being the share of positives above one.
-      m: positive images.
-      n: negative images.
+      value: the AUROC; NaN unless both classes have images.
+      a: [num_subjects] sum of V10 − AUROC over the patient's positive images; V10 is the share of negatives below an image.
+      b: [num_subjects] sum of V01 − AUROC over the patient's negative images; V01 is the share of positives above an image.
+      m: number of positive images.
+      n: number of negative images.
       positive: [num_subjects] whether the patient has a positive image.
       negative: [num_subjects] whether the patient has a negative image.
     """
@@ -184,7 +192,7 @@ def placements(
     code: Int[np.ndarray, " n"],
     num_subjects: int,
 ) -> Placements:
-    """Placement values summed by patient, in O(n log n) (Sun and Xu, IEEE Signal Process Lett 2014;21:1389)."""
+    """Sums placement values by patient, in O(n log n) (Sun and Xu, IEEE Signal Process Lett 2014;21:1389)."""
     truth, score = np.asarray(truth, bool), np.asarray(score, np.float64)
     has = [np.bincount(code[rows], minlength=num_subjects) > 0 for rows in (truth, ~truth)]
     m, n = int(truth.sum()), int((~truth).sum())
@@ -201,11 +209,14 @@ def placements(
 
 
 def area_covariance(p: Placements, q: Placements) -> float:
-    """Covariance of two AUROCs over the same patients, or, of one with itself, its variance.
+    """Returns the covariance of two AUROCs over the same patients; of an AUROC with itself it is the variance.
 
-    I10/(I10−1)·Σaa'/(mm') + I01/(I01−1)·Σbb'/(nn') + I/(I−1)·Σ(ab'/(mn') + ba'/(nm')), with I10, I01 and I patients who have a
-    positive, a negative, any image (Obuchowski, Biometrics 1997;53:567). With one image per patient it is DeLong's
-    (Biometrics 1988;44:837). NaN where a class has a single patient.
+    The formula is I10/(I10−1)·Σaa'/(mm') + I01/(I01−1)·Σbb'/(nn') + I/(I−1)·Σ(ab'/(mn') + ba'/(nm')). I10, I01 and I count the
+    patients who have a positive, a negative, and any image (Obuchowski, Biometrics 1997;53:567). With one image per patient it is
+    DeLong's covariance (Biometrics 1988;44:837).
+
+    Returns:
+      The covariance; NaN where a class has a single patient.
     """
     i10, i01 = int((p.positive | q.positive).sum()), int((p.negative | q.negative).sum())
     patients = int((p.positive | q.positive | p.negative | q.negative).sum())
@@ -221,18 +232,23 @@ def area_covariance(p: Placements, q: Placements) -> float:
 def area(
     truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], code: Int[np.ndarray, " n"]
 ) -> Estimate:
-    """AUROC clustered by patient (:func:`area_covariance`).
+    """Estimates an AUROC, clustered by patient (:func:`area_covariance`).
 
-    Limits stand on the logit scale with t quantiles of min(I10, I01) − 1 degrees of freedom, I10 and I01 being the
-    patients with a positive and with a negative image.
+    The limits are taken on the logit scale, with t quantiles of min(I10, I01) − 1 degrees of freedom. I10 and I01 count the
+    patients who have a positive and a negative image.
+
+    Args:
+      truth: whether each image is positive.
+      score: score of each image; larger scores speak for the positive class.
+      code: patient of each image, from :func:`subject_codes`.
     """
     who, local = np.unique(code, return_inverse=True)
-    found, patients = placements(truth, score, local, len(who)), len(who)
-    m, n = found.m, found.n
+    placed, patients = placements(truth, score, local, len(who)), len(who)
+    m, n = placed.m, placed.n
     if not m or not n:
         return undefined("one of the classes has no image", m + n, patients, m)
-    value, influence = found.value, (who, found.a / m + found.b / n)
-    variance = area_covariance(found, found)
+    value, influence = placed.value, (who, placed.a / m + placed.b / n)
+    variance = area_covariance(placed, placed)
     reason = None
     if np.isnan(variance):
         reason = "a class has a single patient: no interval"
@@ -240,7 +256,7 @@ def area(
         reason = "the classes' scores do not overlap: the variance is 0 and gives no interval"
     if reason:
         return dataclasses.replace(undefined(reason, m + n, patients, m), value=value, influence=influence)
-    se, freedom = float(np.sqrt(variance)), min(int(found.positive.sum()), int(found.negative.sum())) - 1
+    se, freedom = float(np.sqrt(variance)), min(int(placed.positive.sum()), int(placed.negative.sum())) - 1
     centre, spread = np.log(value / (1 - value)), se / (value * (1 - value))
 
     def limits(confidence: float) -> tuple[float, float]:
@@ -252,7 +268,7 @@ def area(
 
 
 def correlation(a: Estimate, b: Estimate) -> float:
-    """Correlation of two estimates through the patients they share; 0 where they share none or have no influence values."""
+    """Returns the correlation of two estimates through the patients they share; 0 where they share none."""
     if a.influence is None or b.influence is None:
         return 0.0
     (first, x), (second, y) = a.influence, b.influence
@@ -264,7 +280,13 @@ def correlation(a: Estimate, b: Estimate) -> float:
 def mover(
     a: tuple[float, float, float], b: tuple[float, float, float], correlated: float = 0.0
 ) -> tuple[float, float]:
-    """Limits of a + b from (value, low, high) of each (Zou and Donner, Stat Med 2008;27:1693, section 2)."""
+    """Returns the limits of a + b by MOVER (Zou and Donner, Stat Med 2008;27:1693, section 2).
+
+    Args:
+      a: (value, low, high) of the first term.
+      b: the same of the second.
+      correlated: correlation of the two.
+    """
 
     def distance(x: float, y: float) -> float:
         return float(np.sqrt(max(x * x + y * y + 2 * correlated * x * y, 0.0)))
@@ -274,7 +296,7 @@ def mover(
 
 
 def average(a: Estimate, b: Estimate) -> Estimate:
-    """The mean of two estimates, such as balanced accuracy, by MOVER."""
+    """Returns the mean of two estimates, with limits by MOVER; balanced accuracy is one."""
     if not np.isfinite(a.value + b.value):
         missing = a if np.isnan(a.value) else b
         return undefined(missing.reason or "undefined", a.n + b.n, max(a.n_subjects, b.n_subjects), a.n)
@@ -297,14 +319,14 @@ class PairedChange:
     """A proportion of the same subjects under two conditions.
 
     Attributes:
-      value: second − first.
-      low: limit.
-      high: limit.
-      n: subjects.
+      value: second proportion − first proportion.
+      low: lower limit of the change.
+      high: upper limit of the change.
+      n: number of subjects.
       first: proportion under the first condition.
-      second: proportion under the second.
-      gained: subjects positive under the second only.
-      lost: subjects positive under the first only.
+      second: proportion under the second condition.
+      gained: number of subjects who are positive under the second condition alone.
+      lost: number of subjects who are positive under the first condition alone.
     """
 
     value: float
@@ -320,15 +342,17 @@ class PairedChange:
 def paired_change(
     first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], confidence: float = 0.95
 ) -> PairedChange:
-    """Change of a proportion, subject by subject, with the paired score interval (Newcombe, Stat Med 1998;17:2635, method 10).
+    """Compares a proportion of the same subjects under two conditions by the paired score interval.
+
+    Newcombe, Stat Med 1998;17:2635, method 10.
 
     Args:
       first: whether each subject is positive under the first condition; one entry per subject.
-      second: the same subjects, in the same order, under the second.
-      confidence: of the interval.
+      second: the same under the second condition, with the subjects in the same order.
+      confidence: confidence of the interval.
 
     Returns:
-      second − first; NaN with n = 0 for no subject.
+      The change; NaN with n = 0 where there is no subject.
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     n = len(first)

@@ -1,4 +1,4 @@
-"""Do two models differ on the same images? McNemar's test where images of one patient agree with each other."""
+"""McNemar's test of two models on the same images, where images of one patient agree with each other."""
 
 import dataclasses
 import math
@@ -12,17 +12,17 @@ from equipoise.engine.metrics.estimates import intervals
 
 @dataclasses.dataclass(frozen=True)
 class McNemar:
-    """Two decisions on the same images.
+    """The result of McNemar's test of two decisions on the same images.
 
     Attributes:
-      value: share that counts under the second − under the first; NaN without an image.
-      first_only: images that count under the first alone.
-      second_only: images that count under the second alone.
-      n: images.
-      n_subjects: patients.
-      statistic: chi-squared with one degree of freedom; NaN where no patient's images differ.
-      p_asymptotic: of the statistic; 1 where no patient's images differ.
-      p: exact, over all exchanges of the two models within patients.
+      value: share of images that count under the second model − share under the first; NaN without an image.
+      first_only: number of images that count under the first model alone.
+      second_only: number of images that count under the second model alone.
+      n: number of images.
+      n_subjects: number of patients.
+      statistic: chi-squared statistic with one degree of freedom; NaN where the models differ in no patient.
+      p_asymptotic: p value of the statistic; 1 where the models differ in no patient.
+      p: exact p value, over all exchanges of the two models within patients.
     """
 
     value: float
@@ -38,16 +38,17 @@ class McNemar:
 def mcnemar(
     first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"], subject: Shaped[np.ndarray, " n"] | None = None
 ) -> McNemar:  # fmt: skip
-    """Of d = a patient's images that count under the second alone minus under the first alone, for I patients.
+    """Tests whether as many images count under one model as under the other.
 
-    χ² = (Σd)² / [I/(I−1) · Σd²] (Obuchowski, Stat Med 1998;17:1495). With one image per patient it is McNemar's (b − c)² / (b + c)
-    but for (I−1)/I. The exact p is of Σ ±|d| with every choice of signs equally likely, the null being that a patient's two sets
-    of decisions could have changed places; with one image per patient it is the exact binomial test.
+    Let d be the number of a patient's images that count under the second model alone minus those that count under the first
+    alone. For I patients χ² = (Σd)² / [I/(I−1) · Σd²] (Obuchowski, Stat Med 1998;17:1495). With one image per patient this is
+    McNemar's (b − c)² / (b + c), times (I−1)/I. The null of the exact test is that the two sets of decisions on a patient could have
+    changed places: every choice of signs in Σ ±|d| is equally likely. With one image per patient it is the exact binomial test.
 
     Args:
       first: whether each image counts (is called positive, or called right) under the first model.
-      second: under the second.
-      subject: patient of each image; without it each image is a patient of its own.
+      second: the same under the second model.
+      subject: patient of each image; by default each image is a patient of its own.
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
@@ -65,7 +66,11 @@ def mcnemar(
 
 
 def _exact(sizes: Int[np.ndarray, " i"], total: int) -> float:
-    """P(|Σ ±size| ≥ total): of the sizes' sum, twice what has a plus, patients of one size at a time."""
+    """Returns P(|Σ ±size| ≥ total) with all signs equally likely.
+
+    The sum is twice the sizes with a plus minus all sizes. The distribution of the former is built up from the patients of one size
+    at a time.
+    """
     chance = np.ones(1)
     for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         heads = np.arange(count + 1)

@@ -1,4 +1,4 @@
-"""Limits and p values from the replicates of a bootstrap: percentiles, expanded for few patients, or BCa."""
+"""Limits and p values from the replicates of a bootstrap: percentiles, which are expanded for few patients, or BCa."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ from scipy import special
 
 from equipoise.engine.metrics.estimates.intervals import NO_LIMITS, SMALLEST_P, Estimate, undefined
 
-_MIN_VALID = 0.8  # share of resamples in which a score must exist for its limits to be shown
-_MIN_TAIL = 5  # resamples beyond a limit
+_MIN_VALID = 0.8  # limits are given where the score exists in at least this share of the resamples
+_MIN_TAIL = 5  # a quantile is taken where at least this many resamples lie beyond it
 
 
 def limits_of(
@@ -21,25 +21,25 @@ def limits_of(
     left_out: tuple[Float[np.ndarray, " c"], Num[np.ndarray, " c"]] | None = None,
     freedom: float = float("inf"),
 ) -> tuple[float, float]:
-    """Percentile limits of a bootstrap or, with leave-one-patient-out values, BCa limits (Efron, JASA 1987;82:171).
+    """Returns the percentile limits of a bootstrap or, with leave-one-patient-out values, its BCa limits (Efron, JASA 1987;82:171).
 
-    Replicates of I patients spread too little, by √((I − 1) / I), and have normal tails where a t distribution's are due: as many
-    of them are left beyond the limits as lie beyond t · √(I / (I − 1)) (expanded percentiles; Hesterberg, Am Stat 2015;69:371,
-    section 4.1). Tails that fewer than five replicates reach (high confidence, few replicates or patients) are as many SDs of
-    the replicates away.
+    Replicates of I patients spread too little, by a factor of √((I − 1) / I), and have normal tails where those of a t
+    distribution are due. The limits are therefore expanded percentiles (Hesterberg, Am Stat 2015;69:371, section 4.1): quantiles
+    of the replicates at Φ(±t · √(I / (I − 1))). Where fewer than five replicates would lie beyond a limit (at high confidence, with
+    few replicates or few patients), the limit is t · √(I / (I − 1)) standard deviations of the replicates away instead.
 
-    BCa: α(z) = Φ(z0 + (z0 + z) / (1 − a(z0 + z))) with z0 = Φ⁻¹(share of replicates below the value, ties half) and
-    a = Σd³ / (6 (Σd²)^1.5), d being the mean of the leave-one-out values minus each.
+    BCa takes the quantiles at α(z) = Φ(z0 + (z0 + z) / (1 − a(z0 + z))), with z0 = Φ⁻¹(share of replicates below the value, a
+    tie counting half) and a = Σd³ / (6 (Σd²)^1.5), d being the mean of the leave-one-out values minus each of them.
 
     Args:
-      value: of the sample.
-      replicates: NaN where undefined.
-      confidence: of the limits.
-      left_out: (values, patients that each stands for).
+      value: the score of the sample.
+      replicates: the score of each resample; NaN where it is undefined.
+      confidence: confidence of the limits.
+      left_out: (score without some patient, number of patients that each such score stands for).
       freedom: I − 1.
 
     Returns:
-      (low, high); NaN where fewer than four in five replicates exist, or where a value left out does not.
+      (low, high); NaN where fewer than four in five replicates exist, or where a leave-one-out value does not exist.
     """
     finite = replicates[np.isfinite(replicates)]
     if not len(finite) or len(finite) < _MIN_VALID * len(replicates) or freedom < 1:
@@ -69,12 +69,12 @@ def limits_of(
 
 
 def p_value(value: float, replicates: Float[np.ndarray, " b"], freedom: float = float("inf")) -> float:
-    """Two-sided p of 0: the level at which the percentile limits of :func:`limits_of` just reach it.
+    """Returns the two-sided p value of 0: the level at which the percentile limits of :func:`limits_of` just reach 0.
 
     Args:
-      value: of the sample.
-      replicates: NaN where undefined.
-      freedom: as there.
+      value: the score of the sample.
+      replicates: the score of each resample; NaN where it is undefined.
+      freedom: number of patients minus 1.
     """
     finite = replicates[np.isfinite(replicates)]
     if not len(finite) or len(finite) < _MIN_VALID * len(replicates) or freedom < 1:
@@ -101,18 +101,19 @@ def bootstrap(
     bounds: tuple[float, float] = (-np.inf, np.inf),
     freedom: float | None = None,
 ) -> Estimate:
-    """The estimate of a smooth score from its replicates (:class:`equipoise.engine.metrics.resampling.bootstrap.Bootstrap`).
+    """Makes the estimate of a smooth score from its replicates (:class:`equipoise.engine.metrics.resampling.bootstrap.Bootstrap`).
 
     Args:
-      value: of the sample.
-      replicates: NaN where the score does not exist.
-      n: images.
-      n_subjects: patients.
-      events: truly positive images.
-      undefined_when: says when the score has no value.
-      left_out: makes the limits BCa; gives (values without each patient, patients that each stands for).
-      bounds: the smallest and largest possible value; limits stay within.
-      freedom: patients of the rarer class less one; by default of all patients.
+      value: the score of the sample.
+      replicates: the score of each resample; NaN where it does not exist.
+      n: number of images.
+      n_subjects: number of patients.
+      events: number of truly positive images.
+      undefined_when: words that say when the score has no value.
+      left_out: function that returns (scores without each patient, number of patients that each stands for); with it the limits
+        are BCa.
+      bounds: the smallest and the largest possible value, within which the limits stay.
+      freedom: number of patients of the rarer class minus 1; by default number of all patients minus 1.
     """
     if np.isnan(value):
         return undefined(undefined_when, n, n_subjects, events)

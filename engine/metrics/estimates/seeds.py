@@ -1,4 +1,4 @@
-"""One quantity over training runs: its mean, the spread between seeds, the spread between patients, and limits that carry both.
+"""One quantity over training runs: its mean, its spread between seeds and between patients, and limits that carry both.
 
 Runs of one method differ by their seed and are scored on the same patients. An observed score is then
 
@@ -8,13 +8,13 @@ a two-way layout with random seeds and random patients. With K runs the mean has
 
     [s² − i]₊ / K + V,
 
-s² being the variance between the runs as scored, V the clustered variance of the mean under drawing patients (the same for
-all runs), and i the part of s² that is patients' as well: the mean variance of one run less the mean covariance of two. In
-a balanced layout these are the mean squares of the analysis of variance, (MS_seeds + MS_patients − MS_residual) / (nK)
-(Searle, Casella and McCulloch, Variance Components, 1992, chapter 4). Limits take Student's t with Satterthwaite's degrees of
+Here s² is the variance between the runs as scored. V is the clustered variance of the mean over draws of patients, who are the
+same for all runs. i is the part of s² that patients cause too: the mean variance of one run minus the mean covariance of two.
+In a balanced layout the sum is that of the mean squares of the analysis of variance, (MS_seeds + MS_patients − MS_residual) / (nK)
+(Searle, Casella and McCulloch, Variance Components, 1992, chapter 4). The limits take Student's t with Satterthwaite's degrees of
 freedom (Biometrics Bulletin 1946;2:110) and keep the two unequal sides of the patients' own limits, as MOVER does (Zou and
-Donner, Stat Med 2008;27:1693). A percentile bootstrap that draws seeds and patients, the crossed one, covers 86 to
-91 % of the time with 6 seeds where it says 95 %.
+Donner, Stat Med 2008;27:1693). The crossed percentile bootstrap, which draws seeds and patients, covers 86 to 91 % of the time with
+6 seeds, where it says 95 %.
 """
 
 import dataclasses
@@ -28,38 +28,39 @@ from scipy import special
 from equipoise.engine.metrics.estimates import comparisons, intervals, percentiles
 from equipoise.engine.metrics.estimates.intervals import NO_LIMITS, Estimate
 
-_NORMAL = 1e6  # degrees of freedom from which t is the normal distribution
+_NORMAL = 1e6  # from so many degrees of freedom on, t is taken as the normal distribution
 ONE_SEED = "one run: nothing is known of the spread between seeds"
-FEW = 5  # runs below this give limits that cover less than they say where seeds matter more than patients
+FEW = 5  # with fewer runs limits cover less than they say where seeds matter more than patients
 
 
 def combination(terms: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
-    """Σ wᵢ·θᵢ of estimates of the same patients: a mean, a difference, a difference of differences.
+    """Returns Σ wᵢ·θᵢ of estimates on the same patients, such as a mean, a difference or a difference of differences.
 
-    Limits by MOVER, with correlations through the patients; of bootstrapped estimates from the replicates' own sums, which needs
-    replicates drawn alike. Where a term does not move (a share of 0 or 1) its correlation is unknown, and the wider limits stand.
+    The limits are MOVER's, with the correlations through the patients. If all terms are bootstrapped, the limits come from the
+    weighted sums of their replicates, which must be drawn alike. A term that does not move (a share of 0 or 1) has an unknown
+    correlation; it is given the one that makes the limits wider.
 
     Args:
-      terms: of one quantity each.
-      weights: of each.
+      terms: θᵢ.
+      weights: wᵢ.
 
     Returns:
-      The estimate, counting the fewest images, patients and events of any term.
+      The estimate. Its counts are the fewest images, patients and events of any term.
     """
     weights = np.asarray(weights, np.float64)
     n, n_subjects, events = (min(getattr(e, k) for e in terms) for k in ("n", "n_subjects", "events"))
     values = np.array([e.value for e in terms])
     missing = [e for e in terms if np.isnan(e.value)]
     if missing:
-        many = f"undefined in {len(missing)} of {len(terms)}: " if len(terms) > 1 else ""
-        return intervals.undefined(many + (missing[0].reason or "undefined"), n, n_subjects, events)
+        how_many = f"undefined in {len(missing)} of {len(terms)}: " if len(terms) > 1 else ""
+        return intervals.undefined(how_many + (missing[0].reason or "undefined"), n, n_subjects, events)
     value = float(weights @ values)
     reason = next((e.reason for e in terms if e.reason), None)
     replicates = [e.replicates for e in terms]
     if all(r is not None for r in replicates):
         total = sum(w * r for w, r in zip(weights, replicates, strict=True))
-        found = percentiles.bootstrap(value, total, n, n_subjects, events)
-        return dataclasses.replace(found, reason=reason or found.reason)
+        estimate = percentiles.bootstrap(value, total, n, n_subjects, events)
+        return dataclasses.replace(estimate, reason=reason or estimate.reason)
     signs = np.sign(np.outer(weights, weights))
     shared = signs * _correlations(terms, signs)
     spread = np.abs(weights) * [e.se for e in terms]
@@ -70,27 +71,31 @@ def combination(terms: Sequence[Estimate], weights: Sequence[float]) -> Estimate
         down, up = np.where(weights < 0, sides[::-1], sides)
         return value - _root(down @ shared @ down), value + _root(up @ shared @ up)
 
-    owners = [e.influence or (np.zeros(0, np.int64), np.zeros(0)) for e in terms]
-    who, place = np.unique(np.concatenate([o[0] for o in owners]), return_inverse=True)
-    pull = np.concatenate([w * o[1] for w, o in zip(weights, owners, strict=True)])
-    influence = who, np.bincount(place, pull, len(who))
+    influences = [e.influence or (np.zeros(0, np.int64), np.zeros(0)) for e in terms]
+    patients, place = np.unique(np.concatenate([codes for codes, _ in influences]), return_inverse=True)
+    parts = np.concatenate([w * part for w, (_, part) in zip(weights, influences, strict=True)])
+    influence = patients, np.bincount(place, parts, len(patients))
     method = f"MOVER on {terms[0].method}" if len(terms) > 1 else terms[0].method
     se = _root(spread @ shared @ spread)
     return Estimate(value, n, n_subjects, events, se, method, limits, influence, reason=reason)
 
 
 def _root(square: float) -> float:
+    """Returns the square root, and 0 of what rounding has made negative."""
     return float(np.sqrt(np.maximum(square, 0)))
 
 
 def _correlations(terms: Sequence[Estimate], signs: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
-    """Of the terms through patients; of a term that does not move 1 with what is added to it, 0 with what is taken from it."""
-    found = comparisons.correlations(terms)
+    """Returns the correlations of the terms through patients.
+
+    A term that does not move is given 1 with the terms that are added to it and 0 with those that are taken from it.
+    """
+    correlated = comparisons.correlations(terms)
     still = np.array([not (e.influence and np.any(e.influence[1])) for e in terms])
     unknown = still[:, None] | still
-    found[unknown] = signs[unknown] > 0
-    np.fill_diagonal(found, 1)
-    return found
+    correlated[unknown] = signs[unknown] > 0
+    np.fill_diagonal(correlated, 1)
+    return correlated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +103,15 @@ class OverSeeds:
     """A quantity over the runs of a method.
 
     Attributes:
-      estimate: the mean over runs; its limits carry the choice of seeds and of patients.
-      sample: the same mean; its limits carry the choice of patients alone, and speak of these runs only.
-      values: of each run.
-      seed_sd: standard deviation between the runs, all scored on these patients; NaN of a single run.
-      sample_sd: standard deviation of one run's value over draws of the patients, the root mean square of the runs'.
+      estimate: the mean over runs. Its limits allow for the choice of seeds and of patients.
+      sample: the same mean. Its limits allow for the choice of patients alone and hold for these runs only.
+      values: the value of each run.
+      seed_sd: standard deviation between the runs, all scored on these patients; NaN for a single run.
+      sample_sd: standard deviation of one run's value over draws of the patients: the root mean square over the runs.
       freedom: Satterthwaite's degrees of freedom of the limits.
-      variance_seed: of the seed alone, s² − i, at least 0.
-      variance_patients: shared by the runs, the mean covariance of two; as any such estimate it may come out below 0.
-      variance_both: i, what a draw of patients does to one run and not to another.
+      variance_seed: variance that the seed alone causes: s² − i, at least 0.
+      variance_patients: variance that the runs share: the mean covariance of two. The estimate may be below 0.
+      variance_both: i, the variance that a draw of patients causes in one run and not in another.
     """
 
     estimate: Estimate
@@ -121,7 +126,7 @@ class OverSeeds:
 
     @property
     def p(self) -> float:
-        """Two-sided p of the mean being 0, by t; below .05 exactly where the 95 % limits exclude 0."""
+        """Two-sided p value of a mean of 0, by t; it is below .05 exactly where the 95 % limits exclude 0."""
         value, (low, high) = self.estimate.value, self.estimate.limits(0.95)
         side = value - low if value > 0 else high - value
         if np.isnan(side) or side == 0:
@@ -131,15 +136,16 @@ class OverSeeds:
 
 
 def _quantile(freedom: float, share: float) -> float:
+    """Returns a quantile of Student's t, or of the normal distribution for very many degrees of freedom."""
     return float(special.stdtrit(freedom, share) if freedom < _NORMAL else special.ndtri(share))
 
 
 def over_seeds(runs: Sequence[Estimate], bounds: tuple[float, float] = (-np.inf, np.inf)) -> OverSeeds:
-    """The mean of a quantity over runs, and what moves it.
+    """Returns the mean of a quantity over runs, with the variance that seeds and patients cause.
 
     Args:
-      runs: the quantity of each run, on the same patients, with replicates drawn alike.
-      bounds: the smallest and largest possible value; limits stay within.
+      runs: the quantity in each run, on the same patients, with replicates drawn alike.
+      bounds: the smallest and the largest possible value, within which the limits stay.
     """
     number = len(runs)
     sample = combination(runs, np.full(number, 1 / number))
@@ -182,23 +188,24 @@ def over_seeds(runs: Sequence[Estimate], bounds: tuple[float, float] = (-np.inf,
 def largest_difference(
     levels: Sequence[Sequence[Estimate]], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """(largest − smallest of the levels' means over runs, low, high): all pairs of levels with Bonferroni's level.
+    """Returns (largest − smallest of the levels' means over runs, low, high).
 
-    :func:`equipoise.engine.metrics.estimates.comparisons.max_min` with limits of each pair that carry the seeds: [max(0, max L), max |U|]. A run's
-    levels move together from seed to seed, which the pairs' own differences allow for.
+    The limits are [max(0, max L), max |U|] of all pairs of levels at Bonferroni's level, as in
+    :func:`equipoise.engine.metrics.estimates.comparisons.max_min`. L and U allow for the seeds, and for the fact that the levels of a run move
+    together from seed to seed, because they are limits of each pair's own difference.
 
     Args:
-      levels: of each level the runs' estimates, runs in one order.
-      confidence: of the limits.
+      levels: for each level the estimates of the runs, always in the same order of runs.
+      confidence: confidence of the limits.
     """
     number = len(levels)
     means = [np.mean([e.value for e in runs]) for runs in levels]
-    each = 1 - 2 * (1 - confidence) / (number * (number - 1))
+    confidence_of_each = 1 - 2 * (1 - confidence) / (number * (number - 1))
     lows, highs = [], []
     for i in range(number):
         for j in range(i):
-            apart = [combination(pair, (1, -1)) for pair in zip(levels[i], levels[j], strict=True)]
-            low, high = over_seeds(apart).estimate.limits(each)
+            differences = [combination(pair, (1, -1)) for pair in zip(levels[i], levels[j], strict=True)]
+            low, high = over_seeds(differences).estimate.limits(confidence_of_each)
             lows += [low, -high]
             highs += [high, -low]
     spread = float(max(means) - min(means))
@@ -207,16 +214,17 @@ def largest_difference(
     return spread, max(0.0, *lows), max(highs)
 
 
-def shared_limits(apart: Sequence[OverSeeds], confidence: float = 0.95) -> tuple[float, float]:
-    """Limits of (worst level of one method − worst level of another): [min L, max U] of the levels' differences, Bonferroni.
+def shared_limits(differences: Sequence[OverSeeds], confidence: float = 0.95) -> tuple[float, float]:
+    """Returns limits of (worst level of one method − worst level of another).
 
-    Where each level of the first lies between L and U above the same level of the second, so do the two minima, and the two
-    maxima, whichever levels they are of.
+    They are [min L, max U] of the differences level by level, at Bonferroni's level. If each level of the first method lies
+    between L and U above the same level of the second, so does the minimum of the first above that of the second, and so does the
+    maximum, whichever levels these are.
 
     Args:
-      apart: differences of the two methods, level by level.
-      confidence: of the limits.
+      differences: first method − second method, level by level.
+      confidence: confidence of the limits.
     """
-    each = 1 - (1 - confidence) / len(apart)
-    ends = np.array([o.estimate.limits(each) for o in apart])
+    confidence_of_each = 1 - (1 - confidence) / len(differences)
+    ends = np.array([d.estimate.limits(confidence_of_each) for d in differences])
     return (float(ends[:, 0].min()), float(ends[:, 1].max())) if np.isfinite(ends).all() else NO_LIMITS

@@ -1,11 +1,11 @@
 """Calibration of a binary score: whether 30 of 100 images scored .30 are positive.
 
-The calibration intercept and slope are of logistic recalibration; a calibrated score has 0 and 1. Both move with no bins.
-Calibration errors compare mean score with share of positives in :data:`BINS` bins. The plain ones (``ece``) are positive by chance
-alone and shrink as a group grows, so that a small group always looks worse: groups are compared by the intercept, the
-slope, or the debiased error, whose expectation is 0 for a calibrated score of any size.
+The calibration intercept and slope are those of logistic recalibration; a calibrated score has 0 and 1. Both need no bins.
+Calibration errors compare the mean score with the share of positives in :data:`BINS` bins. The plain ones (``ece``) are positive by
+chance alone and shrink as a group grows, so that a small group always looks worse. Groups are therefore compared by the
+intercept, the slope, or the debiased error, whose expectation is 0 for a calibrated score in a group of any size.
 
-Bins are assigned once, on all rows, and are the same in every group and replicate. Equal scores are never parted.
+Bins are assigned once, on all rows, and are the same in every group and replicate. Equal scores always share a bin.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ _STEPS = 300  # of Newton's method; a handful are enough unless the classes bare
 
 
 def _tolerance(weight: Array) -> float:
-    """Length of a step of Newton's method that ends it; the next one would be its square."""
+    """The length of a step at which Newton's method ends; the next step would have the square of that length."""
     return float(np.finfo(weight.dtype).eps) ** 0.5
 
 
 def equal_mass_bins(score: Float[np.ndarray, " n"], count: int = BINS) -> Int[np.ndarray, " n"]:
-    """Bins that hold the same number of rows, but for ties: ⌊count · share of rows with a smaller score⌋.
+    """Assigns bins that hold the same number of rows, ties apart: ⌊count · share of rows with a smaller score⌋.
 
     Args:
       score: [n].
-      count: of bins.
+      count: number of bins.
 
     Returns:
       [n] the number of each row's bin; equal scores share one.
@@ -43,11 +43,13 @@ def equal_mass_bins(score: Float[np.ndarray, " n"], count: int = BINS) -> Int[np
 
 
 def equal_width_bins(score: Float[np.ndarray, " n"], count: int = BINS) -> Int[np.ndarray, " n"]:
-    """Bins [0, 1/count), ..., [1 − 1/count, 1] of a probability: [n] the number of each row's bin."""
+    """Assigns the bins [0, 1/count), ..., [1 − 1/count, 1] of a probability: [n] the number of each row's bin."""
     return np.minimum((np.asarray(score) * count).astype(np.int64), count - 1)
 
 
 def _binned(assign: Callable[[np.ndarray], np.ndarray]) -> Callable[[Columns], Columns]:
+    """The preparation of a calibration error: gaps between score and truth, and the bin of each row."""
+
     def prepare(columns: Columns) -> Columns:
         score = np.asarray(columns["score"], np.float64)
         return {
@@ -90,7 +92,7 @@ def _logit_columns(columns: Columns) -> Columns:
 
 
 def _repeat(step: Callable, going: Callable, state: tuple) -> tuple:
-    """Takes steps while ``going``, in Python or compiled."""
+    """Repeats a step while ``going`` holds, in plain Python or compiled."""
     if isinstance(state[0], jax.Array):
         return jax.lax.while_loop(going, step, state)
     while going(state):
@@ -105,7 +107,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _intercept(columns: Columns, weight: Float[Array, " n"]) -> Array:
-    """The root of Σ w (y − σ(a + logit)), by Newton's method within limits that hold it."""
+    """The root of Σ w (y − σ(a + logit)), by Newton's method between limits that enclose it."""
     xp, logit, truth = array_module(weight), columns["logit"], columns["truth"]
     total, positives = weight.sum(), xp.where(truth, weight, 0).sum()
     tolerance = _tolerance(weight)
@@ -136,7 +138,7 @@ def _intercept(columns: Columns, weight: Float[Array, " n"]) -> Array:
 
 
 def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
-    """The b of the largest Σ w ln P(y | σ(a + b · logit)), by Newton's method, halving steps that go down.
+    """The b that makes Σ w ln P(y | σ(a + b · logit)) largest, by Newton's method, which halves steps that go down.
 
     It exists where the scores of the two classes overlap: neither all positives score at least as high as all negatives, nor
     all at most as high.
@@ -154,7 +156,7 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
     overlap = (high_n > low_p) & (high_p > low_n)
     tolerance = _tolerance(weight)
     y, total = truth.astype(weight.dtype), xp.where(overlap, weight.sum(), 1)
-    # Of logits that hardly differ, sums of squares keep few digits: they are centred and scaled first.
+    # Where logits hardly differ, their sums of squares keep few digits: they are centred and scaled first.
     mean = weight @ logit / total
     spread = xp.sqrt(weight @ (logit - mean) ** 2 / total)
     spread = xp.where(overlap & (spread > 0), spread, 1)
@@ -185,9 +187,7 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
     def going(state):
         a, b, best, move_a, move_b, gain, count = state
         far = abs(move_a) + abs(move_b) > tolerance * (1 + abs(a) + abs(b))
-        far = far & (
-            gain > np.finfo(weight.dtype).eps * abs(best)
-        )  # no more can be told in a flat likelihood
+        far = far & (gain > np.finfo(weight.dtype).eps * abs(best))  # a flat likelihood can tell no more
         return overlap & ((count == 0) | far) & (count < _STEPS)
 
     zero = 0 * total
@@ -197,14 +197,14 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Observed against predicted, bin by bin, from low scores to high; bins without an image are left out.
+    """A calibration curve: observed against predicted, bin by bin, from low scores to high; empty bins are left out.
 
     Attributes:
       predicted: mean score.
       observed: share of positives.
       low: lower Wilson limit of the share, clustered by patient.
-      high: upper limit.
-      n: images.
+      high: upper Wilson limit of the share.
+      n: number of images.
     """
 
     predicted: Float[np.ndarray, " bins"]
@@ -221,26 +221,26 @@ def curve(
     bins: int | Int[np.ndarray, " n"] = 10,
     confidence: float = 0.95,
 ) -> Curve:
-    """A calibration curve.
+    """Computes a calibration curve.
 
     Args:
       truth: [n].
       score: [n] probabilities.
       code: patient of each image; by default each is a patient of its own.
-      bins: how many of equal mass, or the bin of each row: groups that are compared share bins of all rows.
-      confidence: of the limits.
+      bins: number of bins of equal mass, or the bin of each row, so that groups that are compared share the bins of all rows.
+      confidence: confidence of the limits.
 
     Returns:
-      The curve, of as many points as bins hold images.
+      The curve, with one point for each bin that holds images.
     """
     truth, score = np.asarray(truth, bool), np.asarray(score, np.float64)
     code = np.arange(len(truth)) if code is None else code
     number = equal_mass_bins(score, bins) if np.ndim(bins) == 0 else np.asarray(bins)
     points = []
-    for own in np.unique(number):
-        rows = number == own
-        found = intervals.proportion(truth[rows], code[rows])
-        points.append((score[rows].mean(), found.value, *found.limits(confidence), found.n))
+    for chosen in np.unique(number):
+        rows = number == chosen
+        share = intervals.proportion(truth[rows], code[rows])
+        points.append((score[rows].mean(), share.value, *share.limits(confidence), share.n))
     predicted, observed, low, high, n = np.array(points, np.float64).reshape(-1, 5).T
     return Curve(predicted, observed, low, high, n.astype(np.int64))
 

@@ -1,7 +1,7 @@
 """Binary classification metrics: of counts at the operating threshold, of probabilities, and of ranks.
 
-A score at or above the threshold is a positive; the table has compared the two in float64. Scores that are equal are one
-threshold, whatever the order of the rows.
+A score at or above the threshold is a positive; the table has compared the two in float64. Equal scores are one threshold,
+whatever the order of the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float64, Int
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, proportion_of, ratio
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, Sums, array_module, proportion_of, ratio
 
 CELLS = ("tp", "fp", "fn", "tn")
 TINY = np.finfo(
@@ -25,14 +25,12 @@ _ALTMAN = "Altman and Bland, BMJ 1994;308:1552"
 _PREDICTIVE = "Altman and Bland, BMJ 1994;309:102"
 _METZ = "Metz, Semin Nucl Med 1978;8:283"
 
-Sums = Mapping[str, Array]
-
 
 def components(columns: Columns) -> dict[str, Float64[np.ndarray, " n"]]:
     """What each image adds to the sums that metrics are made of.
 
     Args:
-      columns: binary.
+      columns: columns of a binary task.
 
     Returns:
       The four cells of the 2×2 table, ``correct`` and ``count`` (1 for every image), ``squared_error`` and ``log_loss``.
@@ -54,12 +52,12 @@ def components(columns: Columns) -> dict[str, Float64[np.ndarray, " n"]]:
 
 
 def _share(part: str, *others: str) -> Callable[[Sums], Array]:
-    """One component's sum among several."""
+    """The share of one component's sum in the sum of several."""
     return lambda sums: ratio(sums[part], sum((sums[name] for name in others), sums[part]))
 
 
 def mean_of(part: str) -> Callable[[Sums], Array]:
-    """A component's mean over images."""
+    """The mean of a component over images."""
     return lambda sums: ratio(sums[part], sums["count"])
 
 
@@ -98,14 +96,14 @@ def _selection_rate(sums: Sums) -> Array:
 
 
 def sort_scores(columns: Columns) -> dict[str, np.ndarray]:
-    """Rows from the highest score to the lowest, for metrics of ranks.
+    """Sorts rows from the highest score to the lowest, for metrics of ranks.
 
     Args:
-      columns: binary.
+      columns: columns of a binary task.
 
     Returns:
-      ``level`` [n]: number of each row's threshold, equal where scores are, growing as scores fall (an integer, so that no
-      precision merges two thresholds); ``positive`` [n] bool; ``row`` [n].
+      ``level`` [n]: number of each row's threshold, which is equal where scores are equal and grows as scores fall (an integer,
+      so that no loss of precision merges two thresholds); ``positive`` [n] bool; ``row`` [n].
     """
     score = np.asarray(columns["score"], np.float64)
     row = np.argsort(-score, kind="stable")
@@ -114,7 +112,7 @@ def sort_scores(columns: Columns) -> dict[str, np.ndarray]:
 
 
 def _called(columns: Columns, weight: Float[Array, " n"]) -> tuple[Array, ...]:
-    """(true, false positives of stricter thresholds than each row's own; the same at its own; positives; negatives)."""
+    """(true and false positives at thresholds above each row's score; the same at its score; all positives; all negatives)."""
     xp, level = array_module(weight), columns["level"]
     positive = xp.where(columns["positive"], weight, 0)
     start = xp.zeros(1, weight.dtype)

@@ -1,13 +1,15 @@
-"""Fairness scores that have a name: each a function of the groups' values of one or two metrics, under a name that says which.
+"""Fairness scores that have a name: each is a function of the groups' values of one or two metrics, and its name says which.
 
-The literature gives one name to several formulas, and several names to one. Here a name ends in what it computes: ``_difference``
-is the largest value of the groups minus the smallest, ``_ratio`` the smallest divided by the largest. Both are extremes of
-groups: they never favour one group, they grow by chance alone as groups shrink, and no bootstrap of them covers. Their
-intervals are built from simultaneous limits of all groups (:mod:`equipoise.engine.metrics.estimates.comparisons`). Signed differences and ratios to a
-reference group, with tests, are a frame's ``difference:METRIC:LEVEL-REFERENCE``: ΔTPR and ΔFPR are those of ``sensitivity`` and ``fpr``.
+The literature gives one name to several formulas, and several names to one formula. Here a name ends in what it computes:
+``_difference`` is the largest value of the groups minus the smallest, ``_ratio`` the smallest divided by the largest. Both are
+extremes of groups: they never favour one group, they grow by chance alone as groups shrink, and no bootstrap of them covers.
+Their intervals are built from simultaneous limits of all groups (:mod:`equipoise.engine.metrics.estimates.comparisons`). Signed
+differences and ratios to a reference group, with tests, are the ``difference:METRIC:LEVEL-REFERENCE`` of a frame: ΔTPR and ΔFPR
+are those of ``sensitivity`` and ``fpr``.
 
-A score needs its metrics in every group; where one is undefined the score is, and says in which. Inequality among individuals
-(:mod:`equipoise.engine.metrics.formulas.inequality`) is a property of any set of rows, and so a metric like others.
+A score needs its metrics in every group. Where one of them is undefined, the score is undefined too, and says in which group.
+Inequality among individuals (:mod:`equipoise.engine.metrics.formulas.inequality`) is a property of any set of rows, and so it is
+a metric like others.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ from equipoise.engine.metrics.formulas.metric import Metric
 
 Number = float | Float[np.ndarray, " b"]  # a value, or one of each replicate
 Values = Mapping[str, Mapping[str, Number]]  # level -> metric -> value
-Cells = Mapping[str, Mapping[str, Estimate]]
+GroupEstimates = Mapping[str, Mapping[str, Estimate]]  # level -> metric -> estimate
 Limits = tuple[float, float]
 
 _NAN = float("nan")
@@ -40,18 +42,18 @@ class Score:
 
     Attributes:
       name: key in a frame's disparities.
-      title: in running text.
-      formula: as printed.
-      reference: where it is defined.
-      needs: metrics of the registry that every group must have.
-      tasks: whose tables it is of.
-      ideal: its value where groups are treated equally; of an equity-scaled score, at best.
-      compute: (level -> metric -> value, metric -> value of everyone, level -> images) -> the score. Values are defined; where
-        there are limits they may be of replicates.
+      title: name in running text.
+      formula: the formula as it is printed.
+      reference: paper that defines it.
+      needs: names of the metrics that every group must have.
+      tasks: tasks whose tables it applies to.
+      ideal: value where groups are treated equally; for an equity-scaled score the best value.
+      compute: (level -> metric -> value, metric -> value of everyone, level -> images) -> the score. All values are defined;
+        where the score has limits, a value may also be an array with one entry for each replicate.
       limits: (level -> metric -> estimate, metric -> estimate of everyone, confidence) -> (low, high), or None.
-      construction: of these limits, or why there are none.
-      range_of: metric whose largest − smallest value it is, or None.
-      spared: of ``needs``, what may be undefined in a group.
+      construction: how these limits are built, or why there are none.
+      range_of: metric of which it is the largest minus the smallest value, or None.
+      spared: those of ``needs`` that may be undefined in a group.
     """
 
     name: str
@@ -62,21 +64,24 @@ class Score:
     tasks: tuple[str, ...]
     ideal: float
     compute: Callable[[Values, Mapping[str, Number], Mapping[str, int]], Number]
-    limits: Callable[[Cells, Mapping[str, Estimate], float], Limits] | None = None
+    limits: Callable[[GroupEstimates, Mapping[str, Estimate], float], Limits] | None = None
     construction: str = _PAIRS
     range_of: str | None = None
     spared: tuple[str, ...] = ()
 
 
-def _of(groups: Mapping, metric: str) -> list:
-    return [found[metric] for found in groups.values()]
+def _values(groups: Mapping, metric: str) -> list:
+    """One metric of every group."""
+    return [metrics[metric] for metrics in groups.values()]
 
 
 def _range(values: Iterable[Number]) -> Number:
+    """The largest minus the smallest value."""
     return np.ptp(list(values), axis=0)
 
 
 def _quotient(values: Iterable[Number]) -> Number:
+    """The smallest divided by the largest value; NaN where none is above 0."""
     values = list(values)
     largest = np.max(values, axis=0)
     return np.min(values, axis=0) / np.where(largest > 0, largest, _NAN)
@@ -86,8 +91,8 @@ def _difference_of(name: str, title: str, symbol: str, metric: str, reference: s
     """The range of one metric over the groups."""
     return Score(
         name, title, f"max − min over groups of {symbol}", reference, (metric,), ("binary",), 0,
-        lambda groups, overall, n: _range(_of(groups, metric)),
-        lambda groups, overall, level: comparisons.max_min(_of(groups, metric), level)[1:],
+        lambda groups, overall, n: _range(_values(groups, metric)),
+        lambda groups, overall, level: comparisons.max_min(_values(groups, metric), level)[1:],
         f"{_PAIRS}: comparisons.max_min", metric,
     )  # fmt: skip
 
@@ -96,8 +101,8 @@ def _ratio_of(name: str, title: str, symbol: str, metric: str, reference: str) -
     """The ratio of extremes of one metric over the groups."""
     return Score(
         name, title, f"min ÷ max over groups of {symbol}", reference, (metric,), ("binary",), 1,
-        lambda groups, overall, n: _quotient(_of(groups, metric)),
-        lambda groups, overall, level: comparisons.min_over_max(_of(groups, metric), level)[1:],
+        lambda groups, overall, n: _quotient(_values(groups, metric)),
+        lambda groups, overall, level: comparisons.min_over_max(_values(groups, metric), level)[1:],
         f"{_PAIRS}: comparisons.min_over_max",
     )  # fmt: skip
 
@@ -110,21 +115,21 @@ _BOTH = "the two extremes' limits at half the error each"
 def _odds(
     name: str, title: str, formula: str, ideal: float, single: Callable, limits: Callable, join: Callable
 ) -> Score:
-    """Of the true-positive and the false-positive rate together."""
+    """A score of the true-positive and the false-positive rate together."""
 
-    def joint(groups: Cells, overall: Mapping[str, Estimate], level: float) -> Limits:
-        apart = [limits(_of(groups, metric), (1 + level) / 2)[1:] for metric in _RATES]
-        return tuple(float(join(ends)) for ends in zip(*apart, strict=True))
+    def joint(groups: GroupEstimates, overall: Mapping[str, Estimate], level: float) -> Limits:
+        single_limits = [limits(_values(groups, metric), (1 + level) / 2)[1:] for metric in _RATES]
+        return tuple(float(join(ends)) for ends in zip(*single_limits, strict=True))
 
     return Score(
         name, title, formula, _HARDT, _RATES, ("binary",), ideal,
-        lambda groups, overall, n: join([single(_of(groups, metric)) for metric in _RATES], axis=0), joint,
+        lambda groups, overall, n: join([single(_values(groups, metric)) for metric in _RATES], axis=0), joint,
         f"{_PAIRS}, {_BOTH}",
     )  # fmt: skip
 
 
 def _errors(values: Mapping[str, float]) -> tuple[float, float]:
-    """(FP, FN) per image; without a positive call the predictive value is undefined and FP is 0."""
+    """(FP, FN) per image; where no image is called positive the predictive value is undefined and FP is 0."""
     false_positive = values["selection_rate"] * (1 - values["ppv"]) if values["selection_rate"] > 0 else 0.0
     return false_positive, max(1 - values["accuracy"] - false_positive, 0.0)
 
@@ -185,12 +190,12 @@ SCORES: Mapping[str, Score] = {
 
 
 def _equity_scaled(form: str, metric: str, title: str, tasks: tuple[str, ...]) -> Score:
-    """Equity-scaled form of a metric within [0, 1] of which more is better."""
+    """An equity-scaled form of a metric that lies within [0, 1] and is better when larger."""
     compute, formula, reference, limits = _FORMS[form]
     return Score(
         f"{form}:{metric}", f"equity-scaled {title}, {formula[0]}", formula[1], reference, (metric,), tasks, 1,
-        lambda groups, overall, n: compute(overall[metric], _of(groups, metric)),
-        lambda groups, overall, level: limits(overall[metric], _of(groups, metric), level)[1:],
+        lambda groups, overall, n: compute(overall[metric], _values(groups, metric)),
+        lambda groups, overall, level: limits(overall[metric], _values(groups, metric), level)[1:],
         f"{_BOUNDED}: comparisons.{form}",
     )  # fmt: skip
 
@@ -220,20 +225,20 @@ _FORMS = {
 
 
 def equity_scaled(metric: Metric) -> tuple[Score, ...]:
-    """Every equity-scaled form of a metric; none where they mean nothing: outside [0, 1], or where less is better."""
+    """Every equity-scaled form of a metric; none where they have no meaning: outside [0, 1], or where smaller is better."""
     if not (metric.higher_is_better and metric.low >= 0 and metric.high <= 1):
         return ()
     return tuple(_equity_scaled(form, metric.name, metric.title, metric.tasks) for form in _FORMS)
 
 
-_SCALED = ("auroc", "accuracy", "auroc:macro", "mean")  # of the metrics in a frame
+_SCALED = ("auroc", "accuracy", "auroc:macro", "mean")  # metrics whose equity-scaled forms a frame has
 
 
 def scores(task: str, metrics: Mapping[str, Metric]) -> tuple[Score, ...]:
-    """Those that a frame of these metrics can have.
+    """The scores that a frame of these metrics can have.
 
     Args:
-      task: of the table.
+      task: task of the table.
       metrics: name -> entry.
     """
     named = [s for s in SCORES.values() if task in s.tasks and all(name in metrics for name in s.needs)]
@@ -241,7 +246,7 @@ def scores(task: str, metrics: Mapping[str, Metric]) -> tuple[Score, ...]:
 
 
 def get(name: str) -> Score:
-    """The score of a name; ``equity_scaled_sum:METRIC`` and its other forms are of any suitable metric.
+    """The score of a name; ``equity_scaled_sum:METRIC`` and the other forms exist for every suitable metric.
 
     Raises:
       UserError: for an unknown name, or a metric that cannot be equity-scaled.
@@ -250,22 +255,24 @@ def get(name: str) -> Score:
         return SCORES[name]
     form, _, metric = name.partition(":")
     if form in _FORMS and metric:
-        found = next((s for s in equity_scaled(registry.get(metric)) if s.name == name), None)
-        if found:
-            return found
-        raise UserError(f"{name!r}: only a metric within [0, 1] of which more is better can be equity-scaled")
+        score = next((s for s in equity_scaled(registry.get(metric)) if s.name == name), None)
+        if score:
+            return score
+        raise UserError(
+            f"{name!r}: only a metric that lies within [0, 1] and is better when larger can be equity-scaled"
+        )
     known = (*SCORES, *(f"{form}:METRIC" for form in _FORMS))
     raise UserError(f"no fairness score {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
 
 
-_SHIFT = 0.01
+_SHIFT = 0.01  # by which a pooled AUROC lies below every group before it is said
 
 
 def caution(score: Score, groups: Values, overall: Mapping[str, float]) -> str | None:
-    """What misleads in the value of a score, or None: people of different groups compared by a pooled AUROC."""
+    """A warning of what misleads in a score, or None: a pooled AUROC compares people of different groups."""
     if not score.name.startswith("equity_scaled") or not score.needs[0].startswith("auroc"):
         return None
-    pooled, smallest = overall[score.needs[0]], min(_of(groups, score.needs[0]))
+    pooled, smallest = overall[score.needs[0]], min(_values(groups, score.needs[0]))
     if pooled >= smallest - _SHIFT:
         return None
     return (
@@ -308,12 +315,12 @@ def xauc(
 ) -> tuple[Estimate, Estimate]:
     """P(positive of one group scores above a negative of the other), both ways (Kallus and Zhou, NeurIPS 2019, arXiv:1902.05826).
 
-    Their difference is the xAUC disparity. Each is an AUROC of other rows, with its clustered variance; patients in both are
-    accounted for by :func:`equipoise.engine.metrics.estimates.comparisons.difference`.
+    Their difference is the xAUC disparity. Each is an AUROC of other rows, with its clustered variance; patients in both
+    are accounted for by :func:`equipoise.engine.metrics.estimates.comparisons.difference`.
 
     Args:
-      truth: of each image.
-      score: of each image.
+      truth: truth of each image.
+      score: score of each image.
       code: patient of each image.
       first: rows of one group.
       second: rows of the other.

@@ -1,29 +1,29 @@
-"""Inequality among individuals: how unevenly a model's errors are a benefit to some and a harm to others.
+"""Inequality among individuals: how unevenly a model's errors benefit some people and harm others.
 
-A person's benefit is b = 1 + call − truth: 0 for a missed positive, 1 for a right call, 2 for a false alarm. That suits calls that
-people want (a loan); where a call is bad news the classes are exchanged first. Indices are 0 where all benefits are equal.
+The benefit of a person is b = 1 + call − truth: 0 for a missed positive, 1 for a right call, 2 for a false alarm. That suits calls
+that people want (a loan); where a call is bad news, exchange the classes first. Indices are 0 where all benefits are equal.
 
 Speicher et al., KDD 2018:2239, arXiv:1807.00787.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Array
 
-from equipoise.engine.metrics.formulas.metric import Metric, array_module, ratio
+from equipoise.engine.metrics.formulas.metric import Metric, Sums, array_module, ratio
 
 
-def _mean_benefit(sums: Mapping[str, Array]) -> Array:
+def _mean_benefit(sums: Sums) -> Array:
     return 1 + ratio(sums["fp"] - sums["fn"], sums["count"])
 
 
-def _generalized_entropy(sums: Mapping[str, Array]) -> Array:
+def _generalized_entropy(sums: Sums) -> Array:
     squares = 1 + ratio(3 * sums["fp"] - sums["fn"], sums["count"])
     return (ratio(squares, _mean_benefit(sums) ** 2) - 1) / 2
 
 
-def _theil(sums: Mapping[str, Array]) -> Array:
+def _theil(sums: Sums) -> Array:
     mean = _mean_benefit(sums)
     xp = array_module(mean)
     product = ratio(2 * np.log(2) * sums["fp"], sums["count"])  # mean of b ln b: only b = 2 adds to it

@@ -26,6 +26,7 @@ from equipoise.engine.metrics.estimates.intervals import Estimate
 
 TASKS = ("binary", "multiclass", "multilabel", "regression", "values")
 Columns = Mapping[str, np.ndarray]
+Sums = Mapping[str, Array]  # component -> its weighted sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Metric:
         NaN where the image does not count; ``sums``: another function of sums; ``area``: the area under the ROC curve of its
         columns, which has computing forms of its own; ``weighted``: another metric that needs the rows.
       components: names of the per-image columns whose weighted sums ``of_sums`` takes.
-      of_sums: name -> array of sums, of any shape, NumPy or JAX -> the metric in that shape; NaN where undefined.
+      of_sums: sums of the components, arrays of any shape, NumPy or JAX -> the metric in that shape; NaN where undefined.
       weighted: (prepared columns, weights [n] >= 0) -> scalar; NaN where undefined. Given NumPy arrays it computes in NumPy,
         given JAX arrays in jax.numpy, and may then be compiled and mapped over the weights.
       prepare: columns -> prepared columns: sorted once, bins of the pooled rows assigned once. Prepared columns may be cut to
@@ -81,7 +82,7 @@ class Metric:
     depends_on_prevalence: bool = False
     kind: Literal["proportion", "sums", "area", "weighted"] = "sums"
     components: tuple[str, ...] = ()
-    of_sums: Callable[[Mapping[str, Array]], Array] | None = None
+    of_sums: Callable[[Sums], Array] | None = None
     weighted: Callable[[Mapping[str, Array], Float[Array, " n"]], Array] | None = None
     prepare: Callable[[Columns], Columns] | None = None
     estimate: Callable[["Metric", Columns, Int[np.ndarray, " n"]], Estimate] | None = None

@@ -1,10 +1,10 @@
 """Metrics of several classes or labels, made of the binary ones by taking each class against the rest.
 
-``BASE:CLASS`` is the binary metric BASE of one class. ``BASE:macro`` is the mean of these over classes, each counting the same;
-a class in which BASE is undefined (it has no image here, say) is left out. A comparison of groups is fair only over the same
-classes, so a caller names those that every group has (``averaged`` of :func:`equipoise.engine.metrics.formulas.registry.get`). ``BASE:micro`` is
-BASE of all (image, class) pairs put together. Of exclusive classes an image is called the one with the largest score;
-``sensitivity:macro`` is then the balanced accuracy.
+``BASE:CLASS`` is the binary metric BASE of one class. ``BASE:macro`` is its mean over classes, each of which counts the same; a
+class in which BASE is undefined (because it has no image here, say) is left out. A comparison of groups is fair only over the
+same classes, so a caller names those that every group has (``averaged`` of
+:func:`equipoise.engine.metrics.formulas.registry.get`). ``BASE:micro`` is BASE of all (image, class) pairs put together. Where
+classes exclude each other, an image is called the class with the largest score; ``sensitivity:macro`` is then the balanced accuracy.
 
 Sokolova and Lapalme, Inf Process Manag 2009;45:427.
 """
@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Float64, Int
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import classification
-from equipoise.engine.metrics.formulas.classification import TINY, Sums, mean_of
-from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, ratio
+from equipoise.engine.metrics.formulas.classification import TINY, mean_of
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, Sums, array_module, ratio
 
 AVERAGES = ("macro", "micro")
 _LISTED = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "f1")
@@ -29,11 +29,11 @@ _REFERENCE = "over classes: Sokolova and Lapalme, Inf Process Manag 2009;45:427"
 
 
 def one_against_rest(columns: Columns, number: int) -> dict[str, np.ndarray]:
-    """Binary columns of one class.
+    """The binary columns of one class.
 
     Args:
-      columns: multiclass or multilabel.
-      number: of the class.
+      columns: columns of a multiclass or multilabel task.
+      number: place of the class in the order of classes.
     """
     truth, called = np.asarray(columns["truth"]), np.asarray(columns["called"])
     if truth.ndim == 2:
@@ -44,6 +44,7 @@ def one_against_rest(columns: Columns, number: int) -> dict[str, np.ndarray]:
 
 
 def _every_class(columns: Columns) -> list[dict[str, np.ndarray]]:
+    """The binary columns of each class in order."""
     return [one_against_rest(columns, number) for number in range(np.shape(columns["scores"])[1])]
 
 
@@ -51,16 +52,16 @@ def components(columns: Columns) -> dict[str, Float64[np.ndarray, " n"]]:
     """What each image adds to the sums that metrics are made of.
 
     Args:
-      columns: multiclass or multilabel.
+      columns: columns of a multiclass or multilabel task.
 
     Returns:
-      Each binary component (:func:`classification.components`) as ``NAME:NUMBER`` of every class and, summed over them,
-      ``NAME:micro``; ``count`` and ``correct`` (all labels of an image right). Multiclass further ``log_loss``, ``squared_error``
+      Each binary component (:func:`classification.components`) as ``NAME:NUMBER`` for every class and, summed over classes,
+      ``NAME:micro``; ``count`` and ``correct`` (all labels of an image are right). A multiclass task also has ``log_loss``, ``squared_error``
       and the moments of grades that :data:`_KAPPA` names.
     """
-    each = [classification.components(own) for own in _every_class(columns)]
-    parts = {f"{name}:{number}": part for number, own in enumerate(each) for name, part in own.items()}
-    parts |= {f"{name}:micro": sum(own[name] for own in each) for name in each[0]}
+    by_class = [classification.components(binary) for binary in _every_class(columns)]
+    parts = {f"{name}:{k}": part for k, binary in enumerate(by_class) for name, part in binary.items()}
+    parts |= {f"{name}:micro": sum(binary[name] for binary in by_class) for name in by_class[0]}
     truth, called = np.asarray(columns["truth"]), np.asarray(columns["called"])
     parts["count"] = np.ones(len(truth))
     right = truth == called
@@ -88,7 +89,7 @@ _KAPPA = ("count", "grade", "called_grade", "both_squared", "product")
 
 
 def _weighted_kappa(sums: Sums) -> Array:
-    """Of Σ(i−j)² over images, and over all pairs of one image's truth with another's call, from moments."""
+    """Kappa from Σ(i−j)² over images, and over all pairs of one image's truth with another's call, by their moments."""
     n, grade, called, squares, product = (sums[name] for name in _KAPPA)
     observed, expected = squares - 2 * product, squares - 2 * ratio(grade * called, n)
     return 1 - ratio(observed, expected)
@@ -109,17 +110,17 @@ METRICS: Sequence[Metric] = (
 
 
 def names(task: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names of the averages and of each class that are computed unasked.
+    """Names of the averages, and of the metrics of each class, that are computed by default.
 
     Args:
       task: ``multiclass`` or ``multilabel``. Micro-averages of exclusive classes say what the accuracy says, and are left out.
-      classes: in order.
+      classes: names of the classes in order.
     """
     parts = (*(AVERAGES if task == "multilabel" else AVERAGES[:1]), *classes)
     return tuple(f"{base}:{part}" for part in parts for base in _LISTED)
 
 
-@functools.cache  # one entry, one function: what is compiled for it is found again
+@functools.cache  # an entry is made once, so that what is compiled for its functions is used again
 def derived(
     metric: Metric, part: str, classes: tuple[str, ...] = (), averaged: tuple[str, ...] | None = None
 ) -> Metric:
@@ -166,6 +167,7 @@ def _number(base: str, part: str, classes: tuple[str, ...]) -> int:
 
 
 def _of_part(metric: Metric, part: str | int, sums: Sums) -> Array:
+    """A binary metric from the sums of one class or average."""
     return metric.of_sums({name: sums[f"{name}:{part}"] for name in metric.components})
 
 
@@ -196,7 +198,7 @@ def _micro(entry: Metric, metric: Metric) -> Metric:
         reference=f"{metric.reference}; {_REFERENCE}",
     )  # fmt: skip
     if metric.of_sums:
-        # One image adds several pairs, so that a proportion of pairs is none of images.
+        # One image adds several pairs, so that a proportion of pairs is not one of images.
         parts = tuple(f"{part}:micro" for part in metric.components)
         return dataclasses.replace(
             entry,
@@ -207,8 +209,8 @@ def _micro(entry: Metric, metric: Metric) -> Metric:
         )
 
     def prepare(columns: Columns) -> dict[str, np.ndarray]:
-        each = _every_class(columns)
-        pairs = {name: np.stack([own[name] for own in each], axis=1) for name in each[0]}
+        by_class = _every_class(columns)
+        pairs = {name: np.stack([binary[name] for binary in by_class], axis=1) for name in by_class[0]}
         shape = pairs["truth"].shape
         unsorted = _in_row_order(metric, {name: value.ravel() for name, value in pairs.items()})
         return {k: v.reshape(shape) if v.shape == (pairs["truth"].size,) else v for k, v in unsorted.items()}
@@ -245,20 +247,22 @@ def _macro(entry: Metric, metric: Metric, numbers: Sequence[int]) -> Metric:
         )  # fmt: skip
 
     def prepare(columns: Columns) -> dict[str, np.ndarray]:
-        each = {number: _in_row_order(metric, one_against_rest(columns, number)) for number in numbers}
-        return {f"{name}:{number}": value for number, own in each.items() for name, value in own.items()}
+        by_class = {k: _in_row_order(metric, one_against_rest(columns, k)) for k in numbers}
+        return {f"{name}:{k}": value for k, binary in by_class.items() for name, value in binary.items()}
 
     def weighted(columns: Columns, weight: Float[Array, " n"]) -> Array:
-        own = {k: {n[: -len(f":{k}")]: v for n, v in columns.items() if n.endswith(f":{k}")} for k in numbers}
-        return mean([_sorted_again(metric, own[number], weight) for number in numbers])
+        by_class = {
+            k: {n[: -len(f":{k}")]: v for n, v in columns.items() if n.endswith(f":{k}")} for k in numbers
+        }
+        return mean([_sorted_again(metric, by_class[k], weight) for k in numbers])
 
     return dataclasses.replace(entry, kind="weighted", prepare=prepare, weighted=weighted, estimate=None)
 
 
 def _in_row_order(metric: Metric, columns: Columns) -> dict[str, np.ndarray]:
-    """What a metric prepares, back in the order of rows, and the ``rank`` of each row where it was sorted.
+    """Prepared columns put back into the order of rows, with the ``rank`` that each row had in the sorted ones.
 
-    Classes sort the same rows differently, and prepared columns must be cut together.
+    Classes sort the same rows differently, and the prepared columns of all classes must be cut together.
     """
     n = len(columns["truth"])
     prepared = dict(metric.prepare(columns) if metric.prepare else columns)
@@ -269,6 +273,7 @@ def _in_row_order(metric: Metric, columns: Columns) -> dict[str, np.ndarray]:
 
 
 def _sorted_again(metric: Metric, columns: Columns, weight: Float[Array, " n"]) -> Array:
+    """The metric of columns from :func:`_in_row_order`, which are sorted by rank again."""
     xp, n = array_module(weight), len(weight)
     order = xp.argsort(columns["rank"])
     cut = {k: v[order] if v.shape[:1] == (n,) else v for k, v in columns.items() if k != "rank"}

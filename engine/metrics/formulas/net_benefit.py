@@ -1,7 +1,7 @@
-"""Decision curves: what acting on a score is worth, when one false alarm weighs t / (1 − t) missed cases.
+"""Decision curves: what acting on a score is worth, when one false alarm weighs as much as t / (1 − t) missed cases.
 
-Net benefit at threshold t is TP/n − FP/n · t / (1 − t), those with a score of at least t being treated. It compares with treating
-everyone and with treating no one (0). The threshold is a choice of patients and doctors, not of the data.
+The net benefit at threshold t is TP/n − FP/n · t / (1 − t), where those with a score of at least t are treated. It is compared
+with treating everyone and with treating no one (0). Patients and doctors choose the threshold, not the data.
 
 Vickers and Elkin, Med Decis Making 2006;26:565.
 """
@@ -19,13 +19,13 @@ _REFERENCE = "Vickers and Elkin, Med Decis Making 2006;26:565"
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
-    """Net benefit by threshold; treating no one has 0 everywhere.
+class DecisionCurve:
+    """Net benefit by threshold; that of treating no one is 0 everywhere.
 
     Attributes:
-      threshold: [t].
-      model: treating those with a score of at least the threshold.
-      everyone: treating all.
+      threshold: [t] thresholds.
+      model: net benefit of treating those with a score of at least the threshold.
+      everyone: net benefit of treating everyone.
     """
 
     threshold: Float[np.ndarray, " t"]
@@ -36,17 +36,17 @@ class Curve:
 def curve(
     truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], thresholds: Sequence[float],
     weight: Float[np.ndarray, " n"] | None = None,
-) -> Curve:  # fmt: skip
-    """A decision curve; NaN without an image.
+) -> DecisionCurve:  # fmt: skip
+    """Computes a decision curve; NaN without an image.
 
     Args:
       truth: [n].
       score: [n] probabilities.
-      thresholds: each at least 0 and below 1.
-      weight: of each image; by default 1.
+      thresholds: thresholds, each at least 0 and below 1.
+      weight: weight of each image; by default 1.
 
     Raises:
-      UserError: for another threshold.
+      UserError: for a threshold outside [0, 1).
     """
     t = np.asarray(thresholds, np.float64)
     if not ((t >= 0) & (t < 1)).all():
@@ -63,7 +63,7 @@ def curve(
 
     prevalence = ratio(weight @ truth, total)
     odds = t / (1 - t)
-    return Curve(t, called(truth) - called(~truth) * odds, prevalence - (1 - prevalence) * odds)
+    return DecisionCurve(t, called(truth) - called(~truth) * odds, prevalence - (1 - prevalence) * odds)
 
 
 def _net_benefit(name: str, threshold: float) -> Metric:

@@ -1,15 +1,15 @@
 """Metrics of numbers: errors of a regression, and means of values that were computed for each case.
 
-Sums of squares are taken about the mean of all rows, not about 0: ages near 50 would otherwise lose half of their digits. A
-group's own mean is then subtracted exactly, so that the formulas are those of the group alone.
+Sums of squares are taken about the mean of all rows, not about 0: ages near 50 would otherwise lose half of their digits. The
+mean of a group is then subtracted exactly, so that the formulas are those of the group alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Array, Float64
 
-from equipoise.engine.metrics.formulas.metric import Columns, Metric, array_module, ratio
+from equipoise.engine.metrics.formulas.metric import Columns, Metric, Sums, array_module, ratio
 
 _ROUNDING = 1e-12  # a spread below this share of the sum of squares is rounding of equal numbers
 
@@ -18,12 +18,12 @@ def components(columns: Columns) -> dict[str, Float64[np.ndarray, " n"]]:
     """What each row adds to the sums that metrics are made of.
 
     Args:
-      columns: regression, or values.
+      columns: columns of a regression or of values.
 
     Returns:
-      ``count`` (1 for every row). Regression: ``error`` (score − truth), ``absolute_error``, ``squared_error``, and ``deviation``
-      and ``squared_deviation`` of the truth from its mean over all rows. Values: ``defined`` and ``undefined`` (0 or 1), and the
-      two deviations of the value and ``level``, the mean they are of, all 0 where the value is no finite number.
+      ``count`` (1 for every row). For a regression ``error`` (score − truth), ``absolute_error``, ``squared_error``, and
+      ``deviation`` and ``squared_deviation`` of the truth from its mean over all rows. For values ``defined`` and ``undefined``
+      (0 or 1), ``level`` (the mean of all values) and the two deviations from it, all 0 where the value is no finite number.
     """
     if "value" in columns:
         return _components_of_values(np.asarray(columns["value"], np.float64))
@@ -54,32 +54,33 @@ def _components_of_values(value: Float64[np.ndarray, " n"]) -> dict[str, Float64
     }
 
 
-def _mean(part):
+def _mean(part: str) -> Callable[[Sums], Array]:
+    """The mean of a component over rows."""
     return lambda sums: ratio(sums[part], sums["count"])
 
 
-def _rmse(sums):
+def _rmse(sums: Sums) -> Array:
     mean = ratio(sums["squared_error"], sums["count"])
     return array_module(mean).sqrt(mean)
 
 
-def _spread(sums, count: str) -> Array:
-    """Sum of squared deviations from the mean of the very rows that are summed; exactly 0 where all are equal."""
+def _spread(sums: Sums, count: str) -> Array:
+    """The sum of squared deviations from the mean of the rows that are summed; exactly 0 where all are equal."""
     total, squares = sums["deviation"], sums["squared_deviation"]
     xp = array_module(squares)
     spread = squares - total * total / xp.maximum(sums[count], 1)
     return xp.where(spread > _ROUNDING * squares, spread, 0)
 
 
-def _r2(sums):
+def _r2(sums: Sums) -> Array:
     return 1 - ratio(sums["squared_error"], _spread(sums, "count"))
 
 
-def _mean_of_values(sums):
+def _mean_of_values(sums: Sums) -> Array:
     return ratio(sums["level"] + sums["deviation"], sums["defined"])
 
 
-def _sd_of_values(sums):
+def _sd_of_values(sums: Sums) -> Array:
     variance = ratio(_spread(sums, "defined"), sums["defined"] - 1)
     return array_module(variance).sqrt(variance)
 

@@ -2,15 +2,15 @@
 
 Lengths are in the unit of the spacing: millimetres, or pixels where a file has no spacing.
 
-The surface of a mask is its voxels with a face on the outside (the border of the image is outside); distances are between
+The surface of a mask is its voxels with a face on the outside (outside the image counts as outside); distances are between the
 centres of voxels. HD95 is the larger of the two directed 95th percentiles, as in MONAI and Metrics Reloaded (MedPy takes the
-percentile of both directions together); ASSD is the mean over the voxels of both surfaces. NSD counts surface voxels, not
+percentile of both directions together). ASSD is the mean over the voxels of both surfaces. NSD counts surface voxels, not
 surface elements.
 
 A structure may be absent. Where the reference has it and the prediction does not (``missed``), or the reverse
-(``false_positive``), overlaps are 0 and distances have no value: leaving those cases out flatters whoever fails most, so
-that ``hd95_penalised`` takes the diagonal of the image there. Where both lack it nothing is measured and all are undefined, or
-perfect on request.
+(``false_positive``), overlaps are 0 and distances have no value. To leave those cases out would flatter whoever fails most, so
+``hd95_penalised`` takes the diagonal of the image there. Where both masks lack the structure nothing is measured: all values are
+undefined, or perfect on request.
 
 Maier-Hein et al., Nat Methods 2024;21:195 (definitions and pitfalls).
 """
@@ -32,7 +32,7 @@ _RELOADED = "Maier-Hein et al., Nat Methods 2024;21:195"
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """What a value of one case and structure is; entries as of :class:`equipoise.engine.metrics.formulas.registry.Metric`."""
+    """What a value of one case and structure is; the attributes are those of :class:`~equipoise.engine.metrics.formulas.metric.Metric`."""
 
     title: str
     formula: str
@@ -67,7 +67,7 @@ VALUES: Mapping[str, Value] = {
 }  # fmt: skip
 
 
-# Of ratios of two structures of a case: not of masks in general, so that they are asked for by naming the ratio.
+# Values of a ratio of two structures: masks in general have none, so that they are asked for by naming the ratio.
 _RATIO_VALUES: Mapping[str, Value] = {
     "ratio_error": Value("error of the ratio", "predicted − reference ratio of two structures", False, -np.inf, np.inf,
                          "either mask lacks the structure that is divided by", _RELOADED, 0),
@@ -77,16 +77,16 @@ _RATIO_VALUES: Mapping[str, Value] = {
 
 
 def _parts(column: str) -> tuple[str, str]:
-    """``hd95_penalised_cup`` -> (``hd95_penalised``, ``cup``); the first is empty for a column of anything else."""
+    """Splits ``hd95_penalised_cup`` into (``hd95_penalised``, ``cup``); both are empty for a column of anything else."""
     known = sorted((*VALUES, *_RATIO_VALUES), key=len, reverse=True)
-    found = next((k for k in known if f"{column}_".startswith(f"{k}_")), "")
-    return found, column[len(found) + 1 :] if found else ""
+    value = next((k for k in known if f"{column}_".startswith(f"{k}_")), "")
+    return value, column[len(value) + 1 :] if value else ""
 
 
 def is_value(column: str, of: str = "") -> bool:
-    """Whether a column's name begins with a value's, as ``dice_cup`` does; or with that of the value ``of``, or is ``of``."""
-    found, _ = _parts(column)
-    return bool(found) and of in ("", found, column)
+    """Whether a column's name begins with the name of a value, as ``dice_cup`` does; with ``of``, whether it is or begins with ``of``."""
+    value, _ = _parts(column)
+    return bool(value) and of in ("", value, column)
 
 
 def is_share(value: Float[np.ndarray, " n"]) -> bool:
@@ -96,21 +96,21 @@ def is_share(value: Float[np.ndarray, " n"]) -> bool:
 
 
 def describe(column: str, metric: str = "mean", value: Float[np.ndarray, " n"] | None = None) -> Metric:
-    """The registry's entry of a metric of a column of values, with the column's own title, direction, range and paper.
+    """The entry of a metric of a column of values, with the title, direction, range and paper of that column.
 
-    No unit is named: lengths are in that of the masks, and a table does not say which.
+    No unit is named: lengths are in the unit of the masks, and a table does not say which that is.
 
     Args:
-      column: ``hd95_cup`` is HD95 of the cup; of any other column nothing is known, and higher counts as better.
-      metric: of the task ``values``.
-      value: what the column holds; the mean of zeros and ones is then a proportion.
+      column: name of the column; ``hd95_cup`` is HD95 of the cup. Nothing is known of other names, and higher counts as better.
+      metric: name of a metric of the task ``values``.
+      value: values of the column; the mean of zeros and ones is then a proportion.
 
     Returns:
-      The entry; ``mean`` of a known column has its direction. Other metrics are of the same meaning for every column.
+      The entry; the ``mean`` of a known column has its direction. Other metrics mean the same for every column.
     """
     entry = registry.get(metric)
-    found, structure = _parts(column)
-    structure, about = structure.replace("_", " "), {**VALUES, **_RATIO_VALUES}.get(found)
+    name, structure = _parts(column)
+    structure, about = structure.replace("_", " "), {**VALUES, **_RATIO_VALUES}.get(name)
     named = (about.title if about else column) + (f" of {structure}" if structure else "")
     if metric == "mean" and value is not None and is_share(value):
         entry = dataclasses.replace(entry, kind="proportion")
@@ -129,30 +129,30 @@ def surface(mask: Bool[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
 
 
 def _box(mask: Bool[np.ndarray, "..."]) -> tuple[slice, ...]:
-    """The smallest box that holds every voxel of a mask that is not empty."""
-    found = []
+    """The smallest box that holds every voxel of a mask, which must not be empty."""
+    box = []
     for axis in range(mask.ndim):
         there = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        found.append(slice(there[0], there[-1] + 1))
-    return tuple(found)
+        box.append(slice(there[0], there[-1] + 1))
+    return tuple(box)
 
 
 def surface_distances(
     prediction: Bool[np.ndarray, "..."], reference: Bool[np.ndarray, "..."], spacing: Sequence[float]
 ) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " r"]]:
-    """How far each surface voxel is from the nearest one of the other surface, in the unit of ``spacing``.
+    """Distances of each surface voxel to the nearest one of the other surface, in the unit of ``spacing``.
 
     Args:
-      prediction: not empty.
-      reference: not empty.
-      spacing: of voxels along each axis.
+      prediction: mask that is not empty.
+      reference: mask that is not empty.
+      spacing: distance of voxels along each axis.
 
     Returns:
-      (of the prediction's surface, of the reference's).
+      (distances of the prediction's surface, distances of the reference's surface).
     """
     box = _box(prediction | reference)  # a border of the box that cuts a mask is a border of the image
     places = [np.argwhere(surface(mask[box])) * np.asarray(spacing) for mask in (prediction, reference)]
-    # Surfaces are sparse, so that a search tree beats a distance transform of the volume; unbalanced, also between far surfaces.
+    # Surfaces are sparse, so that a search tree beats a distance transform of the volume; an unbalanced one also where they are far apart.
     p, r = (spatial.KDTree(place, balanced_tree=False, compact_nodes=False) for place in places)
     return r.query(places[0])[0], p.query(places[1])[0]
 
@@ -174,20 +174,20 @@ def evaluate(
     tolerance: float,
     perfect_if_absent: bool = False,
 ) -> dict[str, float]:
-    """Every value of one structure in one case.
+    """Measures every value of one structure in one case.
 
     Args:
-      prediction: 2D or 3D mask; axes of length 1 are no axes.
-      reference: of the same shape.
-      spacing: of voxels along each axis, in mm (or 1 for pixels).
-      tolerance: of the normalised surface Dice, in the unit of the spacing.
+      prediction: 2D or 3D mask; axes of length 1 are left out.
+      reference: mask of the same shape.
+      spacing: distance of voxels along each axis, in mm (or 1 for pixels).
+      tolerance: tolerance of the normalised surface Dice, in the unit of the spacing.
       perfect_if_absent: overlaps are 1 and distances 0 where neither mask has the structure, instead of undefined.
 
     Returns:
       Name of :data:`VALUES` -> value, NaN where undefined.
 
     Raises:
-      UserError: for shapes that differ, or a spacing or tolerance that is none.
+      UserError: for shapes that differ, or a spacing or tolerance that is no length.
     """
     prediction, reference, spacing = _checked(prediction, reference, spacing, tolerance)
     p, r = int(prediction.sum()), int(reference.sum())
@@ -195,7 +195,7 @@ def evaluate(
     both, nan = p + r, float("nan")
     shared = int((prediction & reference).sum()) if p and r else 0
     absent = 1.0 if perfect_if_absent else nan
-    found = {
+    values = {
         "dice": 2 * shared / both if both else absent,
         "iou": shared / (both - shared) if both else absent,
         "hd95": 1 - absent if not both else nan,
@@ -209,13 +209,13 @@ def evaluate(
         "missed": float(not p) if r else nan,
         "false_positive": nan if r else float(p > 0),
     }
-    return found | (_distances(prediction, reference, spacing, tolerance) if p and r else {})
+    return values | (_distances(prediction, reference, spacing, tolerance) if p and r else {})
 
 
 def _checked(
     prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks as booleans without axes of length 1, which would make every voxel a surface, and the spacing left."""
+    """Masks as booleans without axes of length 1, which would make every voxel a surface, and the spacing of the axes left."""
     prediction, reference = np.asarray(prediction, bool), np.asarray(reference, bool)
     spacing = np.asarray(spacing, np.float64)
     if prediction.shape != reference.shape:
@@ -242,15 +242,15 @@ def evaluate_case(
     tolerance: float,
     perfect_if_absent: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Every value of every structure in one case.
+    """Measures every value of every structure in one case.
 
     Args:
       prediction: label codes, 2D or 3D.
-      reference: of the same shape.
-      spacing: of voxels along each axis, in mm.
-      structures: name -> label code, or the codes that make it up together.
-      tolerance: of the normalised surface Dice, in mm.
-      perfect_if_absent: as of :func:`evaluate`.
+      reference: label codes of the same shape.
+      spacing: distance of voxels along each axis, in mm.
+      structures: name -> label code, or the codes that together make up the structure.
+      tolerance: tolerance of the normalised surface Dice, in mm.
+      perfect_if_absent: as for :func:`evaluate`.
 
     Returns:
       structure -> name of :data:`VALUES` -> value.
@@ -269,10 +269,10 @@ class Ratio:
     """A ratio of two structures, such as the vertical cup-to-disc ratio.
 
     Attributes:
-      kind: ``area``: of their pixels; ``extent``: of the lengths from their first to their last pixel along ``axis``.
+      kind: ``area``: numbers of pixels are divided; ``extent``: lengths from the first to the last pixel along ``axis``.
       of: structure that is divided.
       to: structure that it is divided by.
-      axis: of an extent.
+      axis: axis of an extent.
     """
 
     kind: str
@@ -296,7 +296,7 @@ class Ratio:
 
 
 def ratio_columns(name: str) -> tuple[str, ...]:
-    """Names of a ratio's columns: predicted, reference, error and absolute error."""
+    """The names of a ratio's columns: predicted, reference, error and absolute error."""
     return f"predicted_{name}", f"reference_{name}", f"ratio_error_{name}", f"absolute_ratio_error_{name}"
 
 
@@ -307,14 +307,14 @@ def evaluate_ratio(
     reference: Integer[np.ndarray, "..."],
     structures: Mapping[str, Sequence[int]],
 ) -> dict[str, float]:
-    """The columns of a ratio in one case.
+    """Measures the columns of a ratio in one case.
 
     Args:
-      name: of the ratio.
-      ratio: what is measured.
+      name: name of the ratio.
+      ratio: ratio to measure.
       prediction: label codes.
-      reference: of the same shape.
-      structures: name -> label codes that make it up.
+      reference: label codes of the same shape.
+      structures: name -> label codes that make up the structure.
     """
     predicted, real = (ratio.measure(codes, structures) for codes in (prediction, reference))
     values = (predicted, real, predicted - real, abs(predicted - real))

@@ -1,4 +1,4 @@
-"""The cells of a frame: every metric in every set of rows with the interval that suits it, and their comparisons."""
+"""The cells of a frame: every metric in every set of rows, with the interval that suits it, and their comparisons."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ SMALL = 11  # cells below this in images, events or non-events are flagged
 
 
 class Rows:
-    """A table's rows in an order of their own, so that row order changes no bit of the result, and their patients."""
+    """The rows of a table and their patients, sorted, so that the order in the file changes no bit of the result."""
 
     def __init__(self, table: Table):
         code, self.num_subjects = intervals.subject_codes(table.frame["subject_id"])
@@ -29,13 +29,13 @@ class Rows:
         self.frame, self.schema, self.code = self.table.frame, table.schema, code[order]
 
     def columns(self, model: str | None) -> dict[str, np.ndarray]:
-        """Of one model, with what each image adds to sums."""
+        """The columns of one model, with what each image adds to sums."""
         columns = self.table.columns(model)
         return columns | registry.components(columns)
 
 
 class Cells:
-    """Estimates of one model in sets of rows, from one bootstrap."""
+    """The estimates of one model in sets of rows, from one bootstrap."""
 
     def __init__(
         self, rows: Rows, model: str | None, entries: Mapping[str, Metric], columns: Mapping[str, np.ndarray],
@@ -46,58 +46,58 @@ class Cells:
         self._columns = columns
 
     def of(self, grouping: Grouping, names: Collection[str] | None = None) -> dict[str, dict[str, Estimate]]:
-        """Every metric, or those of some names, of every level."""
-        found = {}
-        for number, level in enumerate(grouping.levels):
-            rows, number = np.flatnonzero(grouping.code == number), grouping.first + number
+        """Level -> metric -> estimate, for every metric or for those named."""
+        cells = {}
+        for place, level in enumerate(grouping.levels):
+            rows, number = np.flatnonzero(grouping.code == place), grouping.first + place
             columns, code = {name: column[rows] for name, column in self._columns.items()}, self._code[rows]
             estimates = {
                 name: self._estimate(entry, columns, code, rows, number)
                 for name, entry in self._entries.items()
                 if names is None or name in names
             }
-            found[level] = {m: self._flagged(estimate) for m, estimate in estimates.items()}
-        return found
+            cells[level] = {m: self._flagged(estimate) for m, estimate in estimates.items()}
+        return cells
 
     def compare(
         self, grouping: Grouping, levels: Mapping[str, Mapping[str, Estimate]], base: Mapping[str, int],
         overall: Mapping[str, Mapping[str, Estimate]], whole: Mapping[str, int],
         rests: Mapping[str, Mapping[str, Estimate]],
     ) -> dict[str, Disparity]:  # fmt: skip
-        """All comparisons among the levels of a grouping, stratum by stratum.
+        """Makes all comparisons among the levels of a grouping, stratum by stratum.
 
         Args:
-          grouping: its levels.
+          grouping: the groups.
           levels: level -> metric -> estimate.
           base: stratum -> number of its reference level.
           overall: stratum -> metric -> estimate of everyone in it.
           whole: stratum -> number of the bootstrap's set of everyone in it.
           rests: level -> metric -> estimate of the other levels together, where there are two or more.
         """
-        found: dict[str, Disparity] = {}
+        comparisons: dict[str, Disparity] = {}
         for name, entry in self._entries.items():
-            if not entry.smooth:  # what chance alone makes of it differs from group to group
+            if not entry.smooth:  # chance alone moves it, and more in some groups than in others
                 continue
             replicates = self._bootstrap.replicates[self._model, name]
             for stratum, reference in base.items():
                 numbers = {grouping.levels[i]: grouping.first + i for i in grouping.compared[stratum]}
                 by_level = {level: levels[level][name] for level in numbers}
-                found |= disparities.gaps(entry, by_level, grouping.levels[reference])
-                found |= disparities.to_overall(name, by_level, overall[stratum][name])
+                comparisons |= disparities.gaps(entry, by_level, grouping.levels[reference])
+                comparisons |= disparities.to_overall(name, by_level, overall[stratum][name])
                 others = {k: rests[k][name] for k in by_level if name in rests.get(k, ())}
-                found |= disparities.to_rest(name, by_level, others)
+                comparisons |= disparities.to_rest(name, by_level, others)
                 extremes = disparities.extremes(
                     entry, by_level, {k: replicates[i] for k, i in numbers.items()}
                 )
                 end = f":{stratum}" if stratum else ""
-                found |= {f"{kind}:{name}{end}": extreme for kind, extreme in extremes.items()}
-        return found | self._named(grouping, levels, base, overall, whole, found)
+                comparisons |= {f"{kind}:{name}{end}": extreme for kind, extreme in extremes.items()}
+        return comparisons | self._named(grouping, levels, base, overall, whole, comparisons)
 
     def _named(
         self, grouping: Grouping, levels: Mapping[str, Mapping[str, Estimate]], base: Mapping[str, int],
-        overall: Mapping[str, Mapping[str, Estimate]], whole: Mapping[str, int], found: Mapping[str, Disparity],
+        overall: Mapping[str, Mapping[str, Estimate]], whole: Mapping[str, int], ranges: Mapping[str, Disparity],
     ) -> dict[str, Disparity]:  # fmt: skip
-        """Fairness scores that have a name: of the groups' values, and of the rows of pairs of groups."""
+        """The fairness scores that have a name, made of the groups' values or of the rows of pairs of groups."""
         strata, pairs = {}, {}
         images = np.bincount(grouping.code[grouping.code >= 0], minlength=len(grouping.levels))
         for stratum, reference in base.items():
@@ -123,10 +123,10 @@ class Cells:
                         name, rows, grouping.levels[reference], self._columns, self._code
                     )
         scores = fairness.scores(self._schema.kind, self._entries)
-        return disparities.named(scores, strata, found) | pairs
+        return disparities.named(scores, strata, ranges) | pairs
 
     def _flagged(self, estimate: Estimate) -> Estimate:
-        """Marks a cell too small to lean on."""
+        """Marks a cell that is too small to rely on."""
         smallest = estimate.n
         if self._binary:
             smallest = min(estimate.n, estimate.events, estimate.n - estimate.events)
@@ -178,7 +178,7 @@ class Cells:
         )
 
     def _freedom(self, columns: Mapping[str, np.ndarray], code: np.ndarray, part: str) -> int:
-        """Patients behind a metric less one: of the rarer class that is there, where the metric is of one class."""
+        """The number of patients behind a metric, less one; for a metric of one class those of the rarer class that is present."""
         counts = [len(np.unique(code))]
         if part in self._schema.classes:
             columns = multiclass.one_against_rest(columns, self._schema.classes.index(part))

@@ -1,4 +1,4 @@
-"""What a frame says of the groups of an attribute: gaps, ratios, distances to everyone, extremes, named fairness scores."""
+"""Comparisons among the groups of an attribute: gaps, ratios, distances to everyone, extremes, named fairness scores."""
 
 import dataclasses
 import math
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from equipoise.engine.metrics.estimates import comparisons, multiplicity
+from equipoise.engine.metrics.estimates import chance, comparisons, multiplicity
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.formulas import fairness
-from equipoise.engine.metrics.formulas.fairness import Cells, Score
+from equipoise.engine.metrics.formulas.fairness import GroupEstimates, Score
 from equipoise.engine.metrics.formulas.metric import Columns, Metric
 
 _NAN = float("nan")
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of every interval that a frame shows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +22,19 @@ class Disparity:
     """One comparison among the groups of an attribute.
 
     Attributes:
-      value: the point estimate, in the unit of the score.
-      low: limit of the 95 % interval.
-      high: limit.
-      p: two-sided; NaN where no test is made.
-      p_adjusted: Holm over the comparisons of one score and attribute.
-      test: its name, or None.
-      null: the hypothesis in words.
-      null_mean: of an extreme of groups, what it reads on average by chance alone while all groups are equal.
-      null_low: one table in twenty of equal groups reads less.
-      null_high: one in twenty reads more.
-      min_detectable: smallest true difference found with 80 % power at this n.
-      levels: group minus reference, or the worst group.
-      reason: why something is missing.
+      value: point estimate, in the unit of the score.
+      low: lower limit of the 95 % interval.
+      high: upper limit of the 95 % interval.
+      p: two-sided p value; NaN where no test is made.
+      p_adjusted: p after Holm's correction over the comparisons of one score and attribute.
+      test: name of the test, or None.
+      null: hypothesis of the test, in words.
+      null_mean: what an extreme of groups reads on average by chance alone, while all groups are equal.
+      null_low: value below which one table in twenty of equal groups reads.
+      null_high: value above which one table in twenty of equal groups reads.
+      min_detectable: smallest true difference that is found with 80 % power at this n.
+      levels: (group, reference), or the worst group.
+      reason: why something is missing, or None.
     """
 
     value: float
@@ -53,7 +53,7 @@ class Disparity:
 
 
 def tested(a: Estimate, b: Estimate, null: str, levels: tuple[str, ...]) -> Disparity:
-    """The difference a − b with its interval and test, not yet adjusted."""
+    """The difference a − b with its interval and test; p is not yet adjusted."""
     missing = next((e.reason for e in (a, b) if math.isnan(e.value)), None)
     p, test = comparisons.p_value(a, b)
     return Disparity(
@@ -63,30 +63,23 @@ def tested(a: Estimate, b: Estimate, null: str, levels: tuple[str, ...]) -> Disp
 
 
 def gaps(entry: Metric, groups: Mapping[str, Estimate], reference: str) -> dict[str, Disparity]:
-    """Differences, tested, and ratios of each group to the reference."""
+    """Differences, which are tested, and ratios of each group to the reference."""
     metric, base, differences, ratios = entry.name, groups[reference], {}, {}
     for level, estimate in groups.items():
         if level == reference:
             continue
         levels = (level, reference)
-        one = tested(estimate, base, f"{metric} is equal in {level} and {reference}", levels)
-        differences[f"difference:{metric}:{level}-{reference}"] = one
+        difference = tested(estimate, base, f"{metric} is equal in {level} and {reference}", levels)
+        differences[f"difference:{metric}:{level}-{reference}"] = difference
         if entry.low >= 0:
-            found = comparisons.ratio(estimate, base)
-            reason = one.reason or ("the reference is 0" if math.isnan(found[0]) else None)
-            ratios[f"ratio:{metric}:{level}/{reference}"] = Disparity(*found, levels=levels, reason=reason)
-    return _holm(differences) | ratios
-
-
-def _holm(found: Mapping[str, Disparity]) -> dict[str, Disparity]:
-    adjusted = multiplicity.holm([d.p for d in found.values()])
-    return {
-        k: dataclasses.replace(d, p_adjusted=p) for (k, d), p in zip(found.items(), adjusted, strict=True)
-    }
+            ratio = comparisons.ratio(estimate, base)
+            reason = difference.reason or ("the reference is 0" if math.isnan(ratio[0]) else None)
+            ratios[f"ratio:{metric}:{level}/{reference}"] = Disparity(*ratio, levels=levels, reason=reason)
+    return multiplicity.with_adjusted(differences) | ratios
 
 
 def to_overall(metric: str, groups: Mapping[str, Estimate], overall: Estimate) -> dict[str, Disparity]:
-    """Each group minus everyone, the group among them: a description, with no test."""
+    """Each group minus everyone, which includes the group: a description without a test."""
     return {
         f"to_overall:{metric}:{level}": Disparity(
             *comparisons.difference(e, overall),
@@ -100,15 +93,15 @@ def to_overall(metric: str, groups: Mapping[str, Estimate], overall: Estimate) -
 def to_rest(
     metric: str, groups: Mapping[str, Estimate], rests: Mapping[str, Estimate]
 ) -> dict[str, Disparity]:
-    """Each group minus everyone else of known group, tested.
+    """Each group minus everyone else whose group is known, tested.
 
     Args:
-      metric: its name.
+      metric: name of the metric.
       groups: level -> estimate.
       rests: level -> estimate of the other levels together.
     """
     null = "{0} is equal in {1} and in everyone else"
-    return _holm({
+    return multiplicity.with_adjusted({
         f"to_rest:{metric}:{level}": tested(groups[level], rest, null.format(metric, level), (level,))
         for level, rest in rests.items()
     })  # fmt: skip
@@ -117,9 +110,9 @@ def to_rest(
 def extremes(
     entry: Metric, groups: Mapping[str, Estimate], replicates: Mapping[str, Float[np.ndarray, " b"]]
 ) -> dict[str, Disparity]:
-    """Worst group, range, ratio of extremes and SD over the groups where the score exists; at least two are needed.
+    """Worst group, range, ratio of extremes and SD over the groups where the score exists; at least two groups are needed.
 
-    By chance alone, all groups having the mean of their values, weighted by images, stands beside each.
+    Beside each stands what it reads by chance alone, if every group had the mean of the groups' values, weighted by images.
     """
     known = {k: e for k, e in groups.items() if not math.isnan(e.value)}
     left_out = sorted(groups.keys() - known.keys())
@@ -132,8 +125,8 @@ def extremes(
     worst = comparisons.worst_group(estimates, entry.higher_is_better, entry.target)
     name = next(k for k, e in known.items() if e.value == worst[0])
     common = float(np.average(values, weights=[e.n for e in estimates]))
-    drawn = comparisons.equal_replicates(estimates, np.stack([replicates[k] for k in known]), common)
-    p = comparisons.range_p(values, drawn)
+    drawn = chance.equal_replicates(estimates, np.stack([replicates[k] for k in known]), common)
+    p = chance.range_p(values, drawn)
     test = None if math.isnan(p) else "range of centred bootstrap replicates"
     ratio = Disparity(_NAN, _NAN, _NAN, reason="a ratio needs values above 0")
     if entry.low >= 0 and values.min() > 0:
@@ -142,22 +135,23 @@ def extremes(
         ratio = Disparity(float(values.max() / values.min()), *limits, reason=reason)
         ratio = _beside(ratio, drawn.max(axis=0) / np.where(drawn.min(axis=0) > 0, drawn.min(axis=0), np.nan))
     value, low, high = comparisons.max_min(estimates)
-    found = Disparity(value, low, high, p, p, test, "all groups are equal", reason=reason)
+    largest_gap = Disparity(value, low, high, p, p, test, "all groups are equal", reason=reason)
     return {
         "worst_group": _beside(Disparity(*worst, levels=(name,), reason=reason), _worst(entry, drawn)),
-        "max_min": _beside(found, np.ptp(drawn, axis=0)),
+        "max_min": _beside(largest_gap, np.ptp(drawn, axis=0)),
         "max_over_min": ratio,
         "sd": _beside(Disparity(*comparisons.sd(estimates), reason=reason), drawn.std(axis=0)),
     }
 
 
-def _beside(found: Disparity, drawn: Float[np.ndarray, " b"]) -> Disparity:
-    """A comparison with what it reads by chance."""
-    mean, low, high = comparisons.by_chance(drawn)
-    return dataclasses.replace(found, null_mean=mean, null_low=low, null_high=high)
+def _beside(disparity: Disparity, drawn: Float[np.ndarray, " b"]) -> Disparity:
+    """A comparison with what it reads by chance beside it."""
+    mean, low, high = chance.band(drawn)
+    return dataclasses.replace(disparity, null_mean=mean, null_low=low, null_high=high)
 
 
 def _worst(entry: Metric, values: Float[np.ndarray, "g b"]) -> Float[np.ndarray, " b"]:
+    """The worst value of each replicate over its groups."""
     if entry.target is not None:
         return np.take_along_axis(values, abs(values - entry.target).argmax(axis=0)[None], axis=0)[0]
     return values.min(axis=0) if entry.higher_is_better else values.max(axis=0)
@@ -165,42 +159,43 @@ def _worst(entry: Metric, values: Float[np.ndarray, "g b"]) -> Float[np.ndarray,
 
 @dataclasses.dataclass(frozen=True)
 class Stratum:
-    """What named scores are made of, among everyone in one stratum of the control (or in the table).
+    """The numbers that named scores are made of, in one stratum of the control (or in the whole table).
 
     Attributes:
-      groups: level -> metric -> estimate, of known levels with images.
+      groups: level -> metric -> estimate, for known levels that have images.
       overall: metric -> estimate of everyone.
-      n: level -> images.
-      replicates: metric -> ([b] of everyone, level -> [b]) of smooth metrics, drawn together.
+      n: level -> number of images.
+      replicates: metric -> ([b] of everyone, level -> [b]), drawn together; of smooth metrics.
     """
 
-    groups: Cells
+    groups: GroupEstimates
     overall: Mapping[str, Estimate]
     n: Mapping[str, int]
     replicates: Mapping[str, tuple[Float[np.ndarray, " b"], Mapping[str, Float[np.ndarray, " b"]]]]
 
     def by_chance(self, score: Score) -> Float[np.ndarray, " b"]:
-        """A score of replicates in which every group has everyone's value."""
+        """The score in replicates where every group has the value of everyone."""
         overall, groups = {}, {level: {} for level in self.groups}
         for metric in score.needs:
-            overall[metric], own = self.replicates[metric]
-            estimates = [found[metric] for found in self.groups.values()]
-            stacked = np.stack([own[level] for level in self.groups])
-            drawn = comparisons.equal_replicates(estimates, stacked, self.overall[metric].value)
+            overall[metric], by_level = self.replicates[metric]
+            estimates = [group[metric] for group in self.groups.values()]
+            stacked = np.stack([by_level[level] for level in self.groups])
+            drawn = chance.equal_replicates(estimates, stacked, self.overall[metric].value)
             for level, values in zip(self.groups, drawn, strict=True):
                 groups[level][metric] = values
         return score.compute(groups, overall, self.n)
 
 
 def _named(score: Score, stratum: Stratum, confidence: float) -> Disparity:
+    """A named score in one stratum, with limits of a given confidence."""
     groups, overall = stratum.groups, stratum.overall
     cells = {**groups, "everyone": overall}
     needs = [m for m in score.needs if m not in score.spared]
-    missing = [k for k, found in cells.items() if any(math.isnan(found[m].value) for m in needs)]
+    missing = [k for k, metrics in cells.items() if any(math.isnan(metrics[m].value) for m in needs)]
     if missing:
         reason = f"{' or '.join(needs)} is undefined in {', '.join(missing)}"
         return Disparity(_NAN, _NAN, _NAN, reason=reason)
-    values = {k: {m: e.value for m, e in found.items()} for k, found in groups.items()}
+    values = {k: {m: e.value for m, e in metrics.items()} for k, metrics in groups.items()}
     everyone = {m: e.value for m, e in overall.items()}
     value = float(score.compute(values, everyone, stratum.n))
     if math.isnan(value):
@@ -209,48 +204,48 @@ def _named(score: Score, stratum: Stratum, confidence: float) -> Disparity:
         reason = f"no interval of its own: see {score.construction}"
         return Disparity(value, _NAN, _NAN, reason=reason)
     caution = fairness.caution(score, values, everyone)
-    found = Disparity(value, *score.limits(groups, overall, confidence), reason=caution)
-    return _beside(found, stratum.by_chance(score))
+    disparity = Disparity(value, *score.limits(groups, overall, confidence), reason=caution)
+    return _beside(disparity, stratum.by_chance(score))
 
 
 def named(
     scores: Sequence[Score], strata: Mapping[str, Stratum], ranges: Mapping[str, Disparity]
 ) -> dict[str, Disparity]:
-    """Named fairness scores, in each stratum; of several strata also their mean, weighted by images (``conditional_NAME``).
+    """Named fairness scores in each stratum; under control also their mean over strata, weighted by images (``conditional_NAME``).
 
-    The mean is the gap that is left between people alike in the control (conditional demographic parity and its kin; Kamiran et
-    al., Knowl Inf Syst 2013;35:613; Wachter et al., W Va Law Rev 2021;123:735). Its limits are the weighted means of limits that
-    hold in all strata together. A stratum where the score is undefined makes it so.
+    The mean is the gap that is left between people who are alike in the control (conditional demographic parity and its kin;
+    Kamiran et al., Knowl Inf Syst 2013;35:613; Wachter et al., W Va Law Rev 2021;123:735). Its limits are the weighted means of
+    limits that hold in all strata together. It is undefined where the score is undefined in any stratum.
 
     Args:
-      scores: to compute.
-      strata: name (empty without control) -> its people.
-      ranges: found ``max_min:METRIC`` and ``max_min:METRIC:STRATUM``, whose tests are those of a score that is a range.
+      scores: scores to compute.
+      strata: name of each stratum (empty without control) -> its numbers.
+      ranges: ``max_min:METRIC`` and ``max_min:METRIC:STRATUM`` -> comparison, whose test a score takes that is such a range.
 
     Returns:
       ``NAME`` or ``NAME:STRATUM``, and ``conditional_NAME`` -> comparison.
     """
-    found: dict[str, Disparity] = {}
+    results: dict[str, Disparity] = {}
     size = {name: sum(stratum.n.values()) for name, stratum in strata.items()}
     for score in scores:
         for name, stratum in strata.items():
             end = f":{name}" if name else ""
-            one = _named(score, stratum, _CONFIDENCE)
+            result = _named(score, stratum, CONFIDENCE)
             tested = ranges.get(f"max_min:{score.range_of}{end}")
-            if tested and not math.isnan(one.value):
-                one = dataclasses.replace(
-                    one, p=tested.p, p_adjusted=tested.p_adjusted, test=tested.test, null=tested.null
+            if tested and not math.isnan(result.value):
+                result = dataclasses.replace(
+                    result, p=tested.p, p_adjusted=tested.p_adjusted, test=tested.test, null=tested.null
                 )
-            found[score.name + end] = one
+            results[score.name + end] = result
         if any(strata):
-            level = 1 - (1 - _CONFIDENCE) / len(strata)
+            level = 1 - (1 - CONFIDENCE) / len(strata)
             parts = {name: _named(score, stratum, level) for name, stratum in strata.items()}
-            found[f"conditional_{score.name}"] = _mean(parts, size)
-    return found
+            results[f"conditional_{score.name}"] = _mean(parts, size)
+    return results
 
 
 def _mean(parts: Mapping[str, Disparity], weight: Mapping[str, int]) -> Disparity:
-    """Weighted mean over strata, of values and of limits; NaN where one is."""
+    """The weighted mean over strata of values and of limits; NaN where one of them is NaN."""
     rows = np.array([(d.value, d.low, d.high) for d in parts.values()])
     reason = "; ".join(f"{stratum}: {d.reason}" for stratum, d in parts.items() if d.reason)
     return Disparity(
@@ -268,17 +263,17 @@ def xauc(
     """How far a group's positives stand above the reference's negatives, beyond the reverse (:func:`fairness.xauc`).
 
     Args:
-      metric: name of the area under the ROC curve.
+      metric: name of the area under the ROC curve, for the keys.
       rows: level -> its rows.
       reference: level that the others are compared with.
-      columns: binary.
+      columns: columns of a binary task.
       code: patient of each row.
     """
-    found = {}
+    results = {}
     for level in rows:
         if level == reference:
             continue
         pair = fairness.xauc(columns["truth"], columns["score"], code, rows[level], rows[reference])
         null = f"positives of {level} stand above negatives of {reference} as often as the reverse"
-        found[f"xauc_disparity:{metric}:{level}-{reference}"] = tested(*pair, null, (level, reference))
-    return _holm(found)
+        results[f"xauc_disparity:{metric}:{level}-{reference}"] = tested(*pair, null, (level, reference))
+    return multiplicity.with_adjusted(results)

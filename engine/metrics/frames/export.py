@@ -1,4 +1,4 @@
-"""A frame as JSON, as a long table and as HTML."""
+"""The numbers of a frame as JSON, as a long table and as HTML."""
 
 import dataclasses
 import math
@@ -8,16 +8,15 @@ from typing import Any
 import pandas as pd
 
 from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frames.disparities import Disparity
+from equipoise.engine.metrics.frames.disparities import CONFIDENCE, Disparity
 
 SCHEMA_VERSION = 1
-CONFIDENCE = 0.95
 _COLUMNS = ["part", "attribute", "level", "score", "value", "low", "high", "n", "n_subjects", "events", "method", "b_valid",
             "p", "p_adjusted", "test", "null", "null_mean", "null_low", "null_high", "min_detectable", "reason"]  # fmt: skip
 
 
 def clean(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become null."""
+    """Turns NaN and infinity, which JSON does not have, into null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -28,9 +27,9 @@ def clean(value: Any) -> Any:
 def cell(estimate: Estimate) -> dict[str, Any]:
     """An estimate as ``metrics.json`` holds it."""
     low, high = estimate.limits(CONFIDENCE)
-    found = {"value": estimate.value, "low": low, "high": high, "n": estimate.n, "n_subjects": estimate.n_subjects,
+    numbers = {"value": estimate.value, "low": low, "high": high, "n": estimate.n, "n_subjects": estimate.n_subjects,
             "events": estimate.events, "method": estimate.method, "b_valid": estimate.b_valid}  # fmt: skip
-    return found | ({"reason": estimate.reason} if estimate.reason else {})
+    return numbers | ({"reason": estimate.reason} if estimate.reason else {})
 
 
 def comparison(disparity: Disparity) -> dict[str, Any]:
@@ -77,15 +76,15 @@ def document(
 
 
 def lines(document: Mapping[str, Any]) -> pd.DataFrame:
-    """The first model's numbers of a ``metrics.json`` as a tidy table, one score a line."""
+    """The numbers of the first model of a ``metrics.json`` as a table with one score a line."""
     rows = [{"part": "overall", "score": k, **cell} for k, cell in document["overall"].items()]
     for attribute, levels in document["groups"].items():
         for level, cells in levels.items():
             place = {"part": "group", "attribute": attribute, "level": level}
             rows += [{**place, "score": k, **cell} for k, cell in cells.items()]
-    for attribute, found in document["disparities"].items():
+    for attribute, comparisons in document["disparities"].items():
         place = {"part": "disparity", "attribute": attribute}
-        rows += [{**place, "level": " - ".join(d["levels"]), "score": k, **d} for k, d in found.items()]
+        rows += [{**place, "level": " - ".join(d["levels"]), "score": k, **d} for k, d in comparisons.items()]
     return pd.DataFrame(rows).reindex(columns=_COLUMNS).convert_dtypes()
 
 
@@ -95,7 +94,7 @@ def to_csv(document: Mapping[str, Any]) -> str:
 
 
 def html(overall: Mapping[str, Estimate], groups: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> str:
-    """A table for notebooks: metrics down, groups across, each cell with its interval and n; every name escaped."""
+    """A table for notebooks: a row for each metric, a column for each group, intervals and n in the cells; names are escaped."""
 
     def text(estimate: Estimate) -> str:
         low, high = estimate.limits(CONFIDENCE)
@@ -109,6 +108,7 @@ def html(overall: Mapping[str, Estimate], groups: Mapping[str, Mapping[str, Mapp
     columns = {("", "all"): {metric: text(e) for metric, e in overall.items()}}
     for attribute, levels in groups.items():
         columns |= {
-            (attribute, level): {m: text(e) for m, e in found.items()} for level, found in levels.items()
+            (attribute, level): {metric: text(e) for metric, e in estimates.items()}
+            for level, estimates in levels.items()
         }
     return pd.DataFrame(columns).to_html(escape=True)

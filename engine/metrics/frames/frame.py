@@ -35,13 +35,13 @@ class Frame:
       groups: attribute -> level -> metric -> estimate. Attributes joined by ``*`` are intersections, with levels joined
         likewise; ``race|site`` is race within each level of site, with levels such as ``Black|A``.
       disparities: attribute -> score -> comparison. Scores are ``difference:METRIC:LEVEL-REFERENCE``,
-        ``ratio:METRIC:LEVEL/REFERENCE``, ``to_overall:METRIC:LEVEL``, of three or more levels ``to_rest:METRIC:LEVEL``, and of all levels of known group
-        ``worst_group:METRIC``, ``max_min:METRIC``, ``max_over_min:METRIC`` and ``sd:METRIC``, which end in ``:STRATUM``
-        under control; further the named fairness scores.
+        ``ratio:METRIC:LEVEL/REFERENCE``, ``to_overall:METRIC:LEVEL`` and, where there are three or more levels,
+        ``to_rest:METRIC:LEVEL``; over all known levels together ``worst_group:METRIC``, ``max_min:METRIC``,
+        ``max_over_min:METRIC`` and ``sd:METRIC``, which end in ``:STRATUM`` under control; and the named fairness scores.
       references: attribute -> reference level.
       settings: seed, resamples, threshold and its split, and what was scored.
-      rests: attribute -> level -> metric -> estimate of everyone else of known group; scores whose intervals need resamples
-        are there if they were asked for.
+      rests: attribute -> level -> metric -> estimate of everyone else whose group is known; scores whose intervals need
+        resamples are there only where they were asked for.
     """
 
     overall: dict[str, Estimate]
@@ -52,7 +52,7 @@ class Frame:
     rests: dict[str, dict[str, dict[str, Estimate]]] = dataclasses.field(default_factory=dict)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One line per number: part, attribute, level, score, value, low, high, n and the rest of ``metrics.csv``."""
+        """The frame as a table with one number a line; the columns are those of ``metrics.csv``."""
         return export.lines(to_json({"model": self}))
 
     def _repr_html_(self) -> str:
@@ -61,7 +61,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is computed, and how: the arguments of :func:`evaluate` without the table and the model."""
+    """What a frame computes, and how: the arguments of :func:`evaluate` without the table and the model."""
 
     metrics: Sequence[str] | None = None
     groups: Sequence[str] | None = None
@@ -123,7 +123,7 @@ def to_json(frames: Mapping[str, Frame]) -> dict[str, Any]:
 def _described(
     name: str, schema: Schema, model: str | None, averaged: Sequence[str] | None, columns: Mapping[str, np.ndarray]
 ) -> Metric:  # fmt: skip
-    """The registry's entry, with what the table says of classes, or of the values that a column holds."""
+    """The entry of a metric, completed by what the table says of its classes or of the values that a column holds."""
     if schema.kind == "values":
         return segmentation.describe(
             schema.models[model or next(iter(schema.models))][0], name, columns["value"]
@@ -134,10 +134,11 @@ def _described(
 def _shared_classes(
     groupings: Sequence[Grouping], schema: Schema, columns: Mapping[str, np.ndarray]
 ) -> tuple[str, ...] | None:
-    """Classes that macro-averages of the whole frame are taken over; None of a table without several classes.
+    """Classes that all macro-averages of the frame are taken over; None for a table without several classes.
 
-    Averages over different classes cannot be compared: only classes present in every compared group count, groups of fewer than
-    :data:`~equipoise.engine.metrics.frames.cells.SMALL` images aside. Where no class is in all of them, every class counts where it exists.
+    Averages over different classes cannot be compared. So only those classes count that are present in every compared group;
+    groups of fewer than :data:`~equipoise.engine.metrics.frames.cells.SMALL` images take no class away. Where no class is
+    present in all groups, every class counts wherever it exists.
     """
     if schema.kind not in ("multiclass", "multilabel"):
         return None
@@ -153,22 +154,25 @@ def _shared_classes(
 
 
 def _versions() -> dict[str, str]:
-    """Of what computed the numbers; a checkout that was never installed has none of its own."""
-    found = {}
+    """Versions of the packages that computed the numbers; a checkout that was never installed has no version of its own."""
+    versions = {}
     for name in ("equipoise", "jax", "numpy", "scipy", "pandas"):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _settings(
     rows: Rows, model: str | None, columns: Mapping[str, np.ndarray], options: Options
 ) -> dict[str, Any]:
-    """What was scored and how; of columns that a table from elsewhere may lack, nothing."""
+    """What was scored and how. A table from elsewhere may lack columns: what they would say is then empty."""
     frame, schema = rows.frame, rows.schema
-    one = lambda column: ", ".join(sorted({str(v) for v in frame[column]})) if column in frame else ""  # noqa: E731
+
+    def distinct(column: str) -> str:
+        return ", ".join(sorted({str(value) for value in frame[column]})) if column in frame else ""
+
     used = schema.models[rows.table.models[0] if model is None else model] if "called" in columns else ()
     thresholds = sorted({float(t) for column in used for t in np.unique(rows.table.threshold(column))})
     return {
@@ -177,18 +181,18 @@ def _settings(
         "bootstrap": "BCa" if options.bca else "percentile",
         "confidence": CONFIDENCE,
         "task": schema.kind,
-        "cohort": one("cohort"),
-        "split": one("split"),
+        "cohort": distinct("cohort"),
+        "split": distinct("split"),
         "label": schema.label,
         "positive": schema.positive,
         "threshold": thresholds[0] if len(thresholds) == 1 else thresholds,
-        "threshold_split": one("threshold_split"),
+        "threshold_split": distinct("threshold_split"),
         "num_images": len(frame),
         "num_subjects": rows.num_subjects,
         "num_positive": int(columns["truth"].sum()) if schema.kind == "binary" else None,
         "checkpoint_step": int(frame["checkpoint_step"].iloc[0]) if "checkpoint_step" in frame else None,
-        "checkpoint_fingerprint": one("checkpoint_fingerprint"),
-        "config_fingerprint": one("config_fingerprint"),
+        "checkpoint_fingerprint": distinct("checkpoint_fingerprint"),
+        "config_fingerprint": distinct("config_fingerprint"),
         "versions": _versions(),
     }
 
@@ -208,27 +212,28 @@ def evaluate(
     model: str | None = None,
     hidden: Collection[tuple[str, str]] = (),
 ) -> Frame:
-    """Every metric of one model overall and by group.
+    """Computes every metric of one model, overall and by group.
 
     Args:
       table: checked predictions.
-      metrics: names of the registry; by default all of the table's task.
-      groups: attributes and intersections (``race*sex``, of any depth); by default every attribute that has levels.
-      control: attributes within whose levels groups are compared, level by level.
+      metrics: names of metrics; by default all of the table's task.
+      groups: attributes and intersections (``race*sex``, of any depth) whose levels are the groups; by default every attribute
+        that has levels.
+      control: attributes within whose levels the groups are compared, level by level.
       reference: attribute or intersection -> level that the others are compared with; by default the first level that
-        has images. Under control the same level is taken in each stratum.
-      resamples: of the bootstrap, drawn once for all metrics and groups.
-      seed: of the bootstrap.
+        has images. Under control each stratum takes the same level.
+      resamples: number of bootstrap resamples, drawn once for all metrics and groups.
+      seed: seed of the bootstrap.
       bca: BCa instead of percentile limits where a bootstrap is used.
-      rest: compare each group with everyone else in scores that need resamples too; the time grows with the number of groups.
-      compare: whether groups are compared. Without, replicates are drawn only where an interval needs them, and patient by
-        patient, so that those of every table of the same patients see the same draws.
-      model: whose scores; by default the table's first.
-      hidden: (attribute or intersection, level) of cells to leave out, as if nobody were in them: no number of another cell,
+      rest: compare each group with everyone else also in scores that need resamples; the time grows with the number of groups.
+      compare: whether groups are compared. If not, replicates are drawn only where an interval needs them, and patient by
+        patient, so that all tables of the same patients see the same draws.
+      model: name of the model whose scores are judged; by default the table's first.
+      hidden: (attribute or intersection, level) of cells to leave out, as if nobody were in them. No number of another cell,
         not even a random one, then depends on who is in which of them.
 
     Returns:
-      The frame. People of unknown group are shown and not compared.
+      The frame. People whose group is unknown are shown, and are not compared.
 
     Raises:
       UserError: for an empty table, or an unknown metric, attribute, reference or model.
@@ -240,7 +245,7 @@ def evaluate(
 def evaluate_models(
     table: Table, *, models: Sequence[str] | None = None, **settings: Any
 ) -> dict[str, Frame]:
-    """Several models side by side, from the same resamples: ``comparisons.difference`` of their estimates is paired.
+    """Computes every metric of several models from the same resamples: ``comparisons.difference`` of their estimates is paired.
 
     Args:
       table: checked predictions, one row per image with every model's scores.

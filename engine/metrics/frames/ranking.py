@@ -27,7 +27,7 @@ def _split_name(name: str) -> tuple[str, str, str | None]:
 
 
 def higher_is_better(name: str) -> bool:
-    """Direction of a metric that selects models: a name of the registry, ``worst_group:METRIC:ATTRIBUTE`` or ``loss``.
+    """Whether a larger value is better of what selects models: a metric, ``worst_group:METRIC:ATTRIBUTE`` or ``loss``.
 
     Raises:
       UserError: for an unknown name.
@@ -36,7 +36,7 @@ def higher_is_better(name: str) -> bool:
 
 
 def _entry(name: str) -> Metric:
-    """Of the metric that a name selects by; of one class that of every class, since no schema tells the classes."""
+    """The entry of the metric that a name selects by; for one class that of its base, since no schema names the classes here."""
     metric = _split_name(name)[1]
     if segmentation.is_value(metric):
         return segmentation.describe(metric)
@@ -45,13 +45,14 @@ def _entry(name: str) -> Metric:
 
 
 def select_value(frame: pd.DataFrame, name: str, schema: Schema) -> tuple[float, bool]:
-    """One number that model selection can rank by.
+    """Computes the one number that model selection ranks by.
 
     Args:
-      frame: prediction table, of the validation split.
-      name: a metric (``auroc``; of masks ``dice_cup``, the mean of a column, or ``dice``, its mean over structures), or
-        ``worst_group:METRIC:ATTRIBUTE``: the worst of the groups in which it is defined, people of unknown group left out.
-      schema: of the table.
+      frame: prediction table of the validation split.
+      name: a metric (``auroc``; for masks ``dice_cup``, the mean of a column, or ``dice``, its mean over structures), or
+        ``worst_group:METRIC:ATTRIBUTE``: the worst value of the groups in which it is defined; people whose group is unknown are
+        left out.
+      schema: schema of the table.
 
     Returns:
       (value, whether higher is better); NaN where it is undefined.
@@ -68,18 +69,18 @@ def select_value(frame: pd.DataFrame, name: str, schema: Schema) -> tuple[float,
 
 
 def _compute(frame: pd.DataFrame, metric: str, schema: Schema) -> float:
-    """A metric of some rows; of masks the mean of a column, or the mean of those of all structures."""
+    """A metric of some rows; for masks the mean of a column, or the mean of the columns of all structures."""
     if not segmentation.is_value(metric):
         return registry.compute(metric, Table(frame, schema).columns(), classes=schema.classes)
     columns = [column for column in schema.scores if segmentation.is_value(column, metric)]
     if not columns:
         raise UserError(f"no column of {metric!r}: the table has {', '.join(schema.scores)}")
-    each = [registry.compute("mean", {"value": frame[c].to_numpy(np.float64)}) for c in columns]
-    return float(np.mean(each))
+    means = [registry.compute("mean", {"value": frame[c].to_numpy(np.float64)}) for c in columns]
+    return float(np.mean(means))
 
 
 def goodness(metric: str, value: float) -> float:
-    """What grows as a metric gets better: the value, its opposite, or minus its distance to the ideal value."""
+    """A number that grows as a metric gets better: the value, its opposite, or minus its distance to the ideal value."""
     target = _entry(metric).target
     if target is not None:
         return -abs(value - target)
@@ -87,14 +88,14 @@ def goodness(metric: str, value: float) -> float:
 
 
 def group_values(frame: pd.DataFrame, metric: str, attribute: str, schema: Schema) -> dict[str, float]:
-    """Level -> value of a metric, of the known levels in which it is defined.
+    """Computes level -> value of a metric, for the known levels in which it is defined.
 
     Args:
       frame: prediction table.
-      metric: of the registry.
-      attribute: with levels.
-      schema: of the table.
+      metric: name of the metric.
+      attribute: attribute that has levels.
+      schema: schema of the table.
     """
     levels = [level for level in groupings.levels_of(frame, schema, attribute) if level != UNKNOWN]
-    found = {level: _compute(frame[frame[attribute] == level], metric, schema) for level in levels}
-    return {level: value for level, value in found.items() if not math.isnan(value)}
+    values = {level: _compute(frame[frame[attribute] == level], metric, schema) for level in levels}
+    return {level: value for level, value in values.items() if not math.isnan(value)}

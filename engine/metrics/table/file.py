@@ -1,4 +1,4 @@
-"""A table file from elsewhere, CSV or Parquet: its header, some of its columns, and the line of each row."""
+"""A CSV or Parquet file from elsewhere: its header, its columns, and the line of each row."""
 
 import csv
 import pathlib
@@ -18,15 +18,15 @@ class File:
     """A table file whose columns are read when they are asked for.
 
     Attributes:
-      name: of the file, without its folder.
-      header: its columns.
+      name: name of the file, without its folder.
+      header: names of its columns.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Opens a file.
+        """Opens a file and reads its header.
 
         Raises:
-          UserError: when it is missing, empty, of another kind, not UTF-8, or names a column twice.
+          UserError: if the file is missing, empty, of another kind or not UTF-8, or if it names a column twice.
         """
         self._path, self.name = pathlib.Path(path).expanduser(), pathlib.Path(path).name
         if not self._path.is_file():
@@ -42,12 +42,14 @@ class File:
             raise UserError(f"{self.name}: column {twice[0]!r} is there twice: rename one of them")
 
     def _parquet_header(self) -> list[str]:
+        """Returns the names of the columns of a Parquet file."""
         try:
             return list(pq.read_schema(self._path).names)
         except pa.ArrowInvalid as error:
             raise UserError(f"{self.name} is not a readable Parquet file: write it again") from error
 
     def _csv_header(self) -> list[str]:
+        """Returns the names on the first line of a CSV file, and remembers its separator."""
         try:
             with self._path.open(newline="", encoding="utf-8-sig") as f:
                 first = f.readline()
@@ -60,6 +62,7 @@ class File:
         return rows[self._delimiter]
 
     def _not_utf8(self) -> UserError:
+        """Returns the error that names the first line that is not UTF-8."""
         line = 1 + self._path.read_bytes()[: self._first_bad_byte()].count(b"\n")
         return UserError(f"{self.name}: line {line} is not UTF-8 text: save the file as “CSV UTF-8”")
 
@@ -71,24 +74,28 @@ class File:
         return 0
 
     def lines(self, rows: np.ndarray) -> list[int]:
-        """The numbers by which an editor shows some rows of a CSV: a quoted field may hold line ends."""
-        wanted, found = sorted(rows.tolist()), {}
+        """Returns the numbers by which an editor shows some rows of a CSV; a quoted field may hold line ends."""
+        wanted, line_of = set(rows.tolist()), {}
         with self._path.open(newline="", encoding="utf-8-sig") as f:
             reader = csv.reader(f, delimiter=self._delimiter)
             next(reader)
             place, start = 0, reader.line_num + 1
             for fields in reader:
-                if fields:  # an empty line is no row
+                if fields:  # an empty line is not a row
                     if place in wanted:
-                        found[place] = start
+                        line_of[place] = start
                     place += 1
                 start = reader.line_num + 1
-                if len(found) == len(wanted):
+                if len(line_of) == len(wanted):
                     break
-        return [found[r] for r in rows.tolist()]
+        return [line_of[row] for row in rows.tolist()]
 
     def source(self, columns: Mapping[str, str] | None = None) -> Source:
-        """How messages name the file's rows."""
+        """Returns how messages name the file's rows.
+
+        Args:
+          columns: our name of a column -> the file's own name.
+        """
         if self._is_csv:
             return Source(self.name, columns or {}, self.lines, "line")
         return Source(self.name, columns or {})
@@ -97,7 +104,7 @@ class File:
         """Checks that columns are there.
 
         Raises:
-          UserError: naming the first that is not, with the closest that is.
+          UserError: with the first column that is missing and the closest one that is there.
         """
         for name in names:
             if name not in self.header:
@@ -107,7 +114,7 @@ class File:
                 raise UserError(f"{self.name}: no column {name!r}.{hint} It has: {known}")
 
     def read(self, names: Sequence[str]) -> pd.DataFrame:
-        """Some columns; those of a CSV as text.
+        """Returns some columns; the columns of a CSV are text.
 
         Raises:
           UserError: for a missing column, a file without rows, or a line with too few or too many fields.
@@ -128,10 +135,11 @@ class File:
             except pa.ArrowInvalid as error:
                 raise self._damage() from error
         if frame.empty:
-            raise UserError(f"{self.name} has no row below its header: nothing to audit")
+            raise UserError(f"{self.name} has no row below its header, so that there is nothing to audit")
         return frame
 
     def _damage(self) -> UserError:
+        """Returns the error that names the first line with too few or too many fields."""
         try:
             with self._path.open(newline="", encoding="utf-8-sig") as f:
                 reader = csv.reader(f, delimiter=self._delimiter)

@@ -1,4 +1,4 @@
-"""How a table's rows fall into groups: the levels of attributes, of intersections, and of either within control strata."""
+"""Groupings of a table's rows: by the levels of attributes or intersections, also within control strata."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,11 @@ JOIN, GIVEN = "*", "|"
 
 
 def levels_of(frame: pd.DataFrame, schema: Schema, attribute: str) -> list[str]:
-    """Levels to show, in the schema's order; ``unknown`` last and only where someone is."""
+    """Returns the levels of an attribute in the schema's order; ``unknown`` comes last, and only if it has rows.
+
+    Raises:
+      UserError: for an unknown attribute, or one that is a number.
+    """
     if attribute not in schema.attributes:
         raise UserError(
             f"no attribute {attribute!r}.{did_you_mean(attribute, schema.attributes)} There are: {', '.join(schema.attributes)}"
@@ -32,14 +36,14 @@ class Grouping:
     """The levels of an attribute, an intersection, or either within control strata.
 
     Attributes:
-      name: such as ``race*sex|site``.
+      name: name of the grouping, such as ``race*sex|site``.
       group: the same without the control, such as ``race*sex``.
-      levels: such as ``Black*F|A``.
+      levels: names of the levels, such as ``Black*F|A``.
       plain: the same without the stratum, such as ``Black*F``.
-      code: [n] level of each row; -1 for a row whose level is left out.
+      code: [n] number of each row's level; -1 if the level is left out.
       compared: stratum (empty without control) -> numbers of its known levels.
-      filled: [levels] whether anyone is in it.
-      first: number of the first level's set of rows.
+      filled: [levels] whether each level has rows.
+      first: number of the first level's set of rows in a bootstrap.
     """
 
     name: str
@@ -53,7 +57,17 @@ class Grouping:
 
 
 def grouping(frame: pd.DataFrame, schema: Schema, group: str, control: Sequence[str]) -> Grouping:
-    """Levels of an attribute as the schema orders them; of intersections and strata those that someone is in."""
+    """Groups the rows of a table.
+
+    Args:
+      frame: one row per image.
+      schema: schema of the frame.
+      group: attribute or intersection.
+      control: attributes whose levels form the strata.
+
+    Returns:
+      The grouping. The levels of a single attribute have the schema's order; of intersections and strata only those with rows are kept.
+    """
     attributes = attributes_of(group, schema)
     code, parts = np.zeros(len(frame), np.int64), []
     for attribute in (*attributes, *control):
@@ -77,49 +91,61 @@ def grouping(frame: pd.DataFrame, schema: Schema, group: str, control: Sequence[
 
 
 def without(grouping: Grouping, hidden: Collection[tuple[str, str]]) -> Grouping:
-    """A grouping in which nobody is in the hidden (grouping, level)s, so that nothing computed from it is about them."""
-    left = np.array([(grouping.name, level) not in hidden for level in grouping.levels])
-    code = np.where(left[grouping.code], grouping.code, -1)
-    return dataclasses.replace(grouping, code=code, filled=grouping.filled & left)
+    """Returns a grouping without the rows of hidden levels, so that nothing computed from it is about them.
+
+    Args:
+      grouping: the grouping.
+      hidden: (name of a grouping, level) of each hidden cell.
+    """
+    kept = np.array([(grouping.name, level) not in hidden for level in grouping.levels])
+    code = np.where(kept[grouping.code], grouping.code, -1)
+    return dataclasses.replace(grouping, code=code, filled=grouping.filled & kept)
 
 
 def rests(grouping: Grouping) -> list[Grouping]:
-    """For each level with images, of strata with three or more such levels: the other known levels of its stratum, as one."""
-    found = []
+    """Returns the rest of each level: the other known levels of its stratum, taken together.
+
+    Only levels with images count, and only strata with three or more of them have rests.
+    """
+    groupings_of_rests = []
     for known in grouping.compared.values():
         filled = [i for i in known if grouping.filled[i]]
         for number in filled if len(filled) > 2 else ():
             others = np.isin(grouping.code, [i for i in filled if i != number])
             level, plain = grouping.levels[number], grouping.plain[number]
             code = np.where(others, 0, -1)
-            found.append(
+            groupings_of_rests.append(
                 Grouping(f"rest:{level}", grouping.group, [level], [plain], code, {}, np.ones(1, bool))
             )
-    return found
+    return groupings_of_rests
 
 
 def pairs(grouping: Grouping) -> dict[str, str]:
-    """Level -> the other one, of strata with two levels that have images: each is the rest of the other."""
-    found = {}
+    """Returns level -> the other level, for strata with exactly two known levels that have images: each is the rest of the other."""
+    other_of = {}
     for known in grouping.compared.values():
         filled = [grouping.levels[i] for i in known if grouping.filled[i]]
         if len(filled) == 2:
-            found |= dict(zip(filled, filled[::-1], strict=True))
-    return found
+            other_of |= dict(zip(filled, filled[::-1], strict=True))
+    return other_of
 
 
 def is_known(level: str) -> bool:
-    """Whether no part of a level, of an intersection or a stratum, is unknown."""
+    """Returns whether every part of a level is known: each attribute of an intersection, and the stratum."""
     return UNKNOWN not in level.replace(GIVEN, JOIN).split(JOIN)
 
 
 def attributes_of(group: str, schema: Schema) -> list[str]:
-    """Of an intersection; an attribute whose own name holds the sign is itself."""
+    """Returns the attributes of an intersection; an attribute whose own name holds the sign ``*`` is itself."""
     return [group] if group in schema.attributes else group.split(JOIN)
 
 
 def references(grouping: Grouping, wanted: Mapping[str, str]) -> dict[str, int]:
-    """Stratum -> number of the reference level, of the strata with two levels to compare.
+    """Returns stratum -> number of its reference level, for the strata with two or more levels to compare.
+
+    Args:
+      grouping: the grouping.
+      wanted: attribute or intersection -> reference level; by default the first level that has images.
 
     Raises:
       UserError: for a level that the attribute does not have.
@@ -130,10 +156,10 @@ def references(grouping: Grouping, wanted: Mapping[str, str]) -> dict[str, int]:
             f"reference {wanted[group]!r} is no level of {group!r}.{did_you_mean(wanted[group], plain)} "
             f"There are: {', '.join(dict.fromkeys(plain))}"
         )
-    found = {}
+    reference_of = {}
     for stratum, known in grouping.compared.items():
         numbers = [i for i in known if grouping.filled[i]]
         if len(numbers) > 1:
             first = wanted.get(group, plain[numbers[0]])
-            found[stratum] = next((i for i in numbers if plain[i] == first), numbers[0])
-    return found
+            reference_of[stratum] = next((i for i in numbers if plain[i] == first), numbers[0])
+    return reference_of

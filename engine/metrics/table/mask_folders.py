@@ -1,8 +1,8 @@
-"""Folders of predicted and reference masks become a table of values, one row per case.
+"""A table of values, one row per case, from folders of predicted and reference masks.
 
-Both folders hold label codes under the same file names, as nnU-Net writes them: NIfTI (``.nii``, ``.nii.gz``), with lengths in
-millimetres from the header, or PNG of one channel, with lengths in pixels. A CSV file has one row per case: ``case``, the file
-name without its ending, and the attributes. No case is dropped: a mask or row without its counterpart is an error.
+Both folders hold masks of label codes under the same file names, as nnU-Net writes them: NIfTI (``.nii``, ``.nii.gz``), with lengths in
+millimetres from the header, or PNG with one channel, with lengths in pixels. A CSV file has one row per case, with the column ``case``
+(the file name without its ending) and the attributes. No case is dropped: a mask or row without its counterpart is an error.
 """
 
 import collections
@@ -26,17 +26,12 @@ from equipoise.engine.metrics.table import reader
 from equipoise.engine.metrics.table.table import Table, validate
 
 CASE = "case"
-METRICS = (
-    "dice",
-    "hd95",
-    "hd95_penalised",
-    "nsd",
-    "volume_error",
-)  # how often hd95 is undefined says how often one is missed
+# How often hd95 is undefined says how often a structure is missed.
+METRICS = ("dice", "hd95", "hd95_penalised", "nsd", "volume_error")
 _ENDINGS = (".nii.gz", ".nii", ".png")
 _MM = {"meter": 1000.0, "micron": 0.001}
 _DAMAGE = (OSError, EOFError, ValueError, SyntaxError, zlib.error, nibabel.filebasedimages.ImageFileError)
-_OFF = 0.1  # of a voxel: as much as headers of single precision may round
+_OFF = 0.1  # grids may differ by this share of a voxel, the rounding of headers in single precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +39,9 @@ class Mask:
     """A mask and where its voxels lie.
 
     Attributes:
-      codes: label of each voxel; 0 is background.
-      spacing: of voxels along each axis, in mm, or 1 for pixels.
-      affine: voxel to world in the unit of the file, or None for pixels.
+      codes: label code of each voxel; 0 is background.
+      spacing: distance of voxels along each axis, in mm, or 1 for pixels.
+      affine: matrix from voxels to world coordinates in the unit of the file, or None for pixels.
     """
 
     codes: Int[np.ndarray, "..."] = dataclasses.field(repr=False)
@@ -58,13 +53,13 @@ def read_mask(path: pathlib.Path) -> Mask:
     """Reads a NIfTI or PNG mask.
 
     Raises:
-      UserError: for a damaged file, several channels, or codes that are not whole numbers.
+      UserError: for a damaged file, several channels, or values that are not whole numbers.
     """
     try:
         return _read_png(path) if path.suffix.lower() == ".png" else _read_nifti(path)
     except _DAMAGE as error:
         raise UserError(
-            f"{path}: damaged or cut off ({type(error).__name__}): copy or write it again"
+            f"{path}: the file is damaged or cut off ({type(error).__name__}): copy or write it again"
         ) from error
 
 
@@ -84,7 +79,9 @@ def _read_nifti(path: pathlib.Path) -> Mask:
         raise UserError(f"{path}: {codes.ndim} axes: write label codes as one image of 2 or 3 axes")
     whole = codes if codes.dtype.kind in "iub" else np.rint(codes)
     if codes.dtype.kind not in "iubf" or not (whole == codes).all():
-        raise UserError(f"{path}: values that are not whole numbers: write label codes, not probabilities")
+        raise UserError(
+            f"{path}: it holds values that are not whole numbers: write label codes, not probabilities"
+        )
     unit = _MM.get(image.header.get_xyzt_units()[0], 1.0)
     spacing = nibabel.affines.voxel_sizes(image.affine)[: codes.ndim] * unit
     return Mask(whole.astype(np.int32) if codes.dtype.kind == "f" else codes, spacing, image.affine)
@@ -98,7 +95,7 @@ def _check_grid(prediction: Mask, reference: Mask, case: str) -> None:
             f"case {case}: the prediction has shape {shapes[0]} and the reference {shapes[1]}: resample it"
         )
     if (prediction.affine is None) != (reference.affine is None):
-        raise UserError(f"case {case}: one mask is PNG and the other NIfTI: write both alike")
+        raise UserError(f"case {case}: one mask is PNG and the other NIfTI: write both in the same format")
     if reference.affine is None:
         return
     lengths = [*shapes[1], 1][:3]
@@ -112,32 +109,32 @@ def _check_grid(prediction: Mask, reference: Mask, case: str) -> None:
 
 
 def _files(folder: pathlib.Path, flag: str) -> dict[str, pathlib.Path]:
-    """Case -> its file.
+    """Returns case -> its file.
 
     Raises:
-      UserError: for a folder that is none or has no mask, or a case of two files.
+      UserError: if there is no such folder, if it has no mask, or if a case has two files.
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"--{flag}: no folder {folder}")
-    found: dict[str, pathlib.Path] = {}
+    path_of: dict[str, pathlib.Path] = {}
     for path in sorted(folder.iterdir()):
         ending = next((e for e in _ENDINGS if path.name.lower().endswith(e)), None)
         if ending is None or path.name.startswith("."):
             continue
         case = path.name[: -len(ending)]
-        if case in found:
+        if case in path_of:
             raise UserError(
-                f"--{flag}: {found[case].name} and {path.name} are the same case: keep one of them"
+                f"--{flag}: {path_of[case].name} and {path.name} are the same case: keep one of them"
             )
-        found[case] = path
-    if not found:
+        path_of[case] = path
+    if not path_of:
         raise UserError(f"--{flag}: {folder} has no mask ({', '.join(_ENDINGS)})")
-    return found
+    return path_of
 
 
 def _require(cases: Iterable[str], known: Iterable[str], problem: str, remedy: str) -> None:
-    """Raises a UserError that names the cases that are not known."""
+    """Raises a UserError that names the cases that are not among the known ones."""
     missing = sorted(set(cases) - set(known))
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -145,7 +142,7 @@ def _require(cases: Iterable[str], known: Iterable[str], problem: str, remedy: s
 
 
 def name_structures(words: Sequence[str]) -> dict[str, int]:
-    """``["1:disc", "2:cup"]`` -> ``{"disc": 1, "cup": 2}``.
+    """Reads ``["1:disc", "2:cup"]`` as ``{"disc": 1, "cup": 2}``.
 
     Raises:
       UserError: for another form, or a code or name that is there twice.
@@ -164,7 +161,14 @@ def name_structures(words: Sequence[str]) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class _ComparedCase:
-    """What one case says: code -> values, the codes of each mask, and whether lengths are in mm."""
+    """The comparison of one case.
+
+    Attributes:
+      values: label code -> name of a value -> value.
+      predicted: label codes of the prediction.
+      referred: label codes of the reference.
+      in_mm: whether lengths are in mm, and not in pixels.
+    """
 
     values: dict[int, dict[str, float]]
     predicted: set[int]
@@ -180,12 +184,12 @@ def _evaluate(
     predicted, referred = ({*map(int, np.unique(m.codes[m.codes != 0]))} for m in (prediction, reference))
     wanted = {code: code for code in codes or sorted(predicted | referred)}
     try:
-        found = segmentation.evaluate_case(
+        values = segmentation.evaluate_case(
             prediction.codes, reference.codes, reference.spacing, wanted, tolerance
         )
     except UserError as error:
         raise UserError(f"case {case}: {error}") from error
-    return _ComparedCase(found, predicted, referred, reference.affine is not None)
+    return _ComparedCase(values, predicted, referred, reference.affine is not None)
 
 
 def _evaluate_all(
@@ -195,7 +199,7 @@ def _evaluate_all(
     tolerance: float,
     workers: int | None,
 ) -> list[_ComparedCase]:
-    """Cases in order, on several threads: reading and distances both leave Python's lock."""
+    """Compares cases on several threads, as reading and distances release Python's lock; returns them in order."""
     pool = concurrent.futures.ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8))
     jobs = [pool.submit(_evaluate, case, pairs[case], codes, tolerance) for case in cases]
     try:
@@ -222,21 +226,21 @@ def read(
     metrics: Sequence[str] = METRICS,
     workers: int | None = None,
 ) -> Table:
-    """Compares masks and reads the attributes of their cases.
+    """Compares the masks of two folders and reads the attributes of their cases.
 
     Args:
       pred_dir: folder of predicted masks.
       ref_dir: folder of reference masks under the same names.
       attributes: CSV file with a column ``case``.
-      roles: of the columns of ``attributes``; its task and models are those of the values.
-      structures: name -> label code; by default every code but 0 of any reference, under its number.
-      tolerance: of the normalised surface Dice, in mm, or in pixels for PNG.
-      metrics: names of :data:`segmentation.VALUES`.
-      workers: threads; by default one per core, at most 8.
+      roles: which column of ``attributes`` plays which part; its task and models are replaced by those of the values.
+      structures: name -> label code; by default every code but 0 that any reference has, named by its number.
+      tolerance: tolerance of the normalised surface Dice, in mm, or in pixels for PNG.
+      metrics: names of values, of :data:`segmentation.VALUES`.
+      workers: number of threads; by default one per core, at most 8.
 
     Returns:
-      The table of values, a row per case in the order of ``attributes``, with a column such as ``dice_cup`` for each value of each
-      structure, NaN where it is undefined.
+      The table of values with one row per case, in the order of ``attributes``. Each value of each structure has a column such as
+      ``dice_cup``, which is NaN where the value is undefined.
 
     Raises:
       UserError: for a case without one of its masks or its row, a damaged file, masks on different grids, a wrong label code.
@@ -248,7 +252,7 @@ def read(
         references,
         predictions,
         "references without a prediction",
-        "predict them: a missing case is no perfect one",
+        "predict them, as a missing case must not count as a perfect one",
     )
     _require(
         predictions,
@@ -263,9 +267,9 @@ def read(
         references, cases, f"cases without a row in {name}", "add the row; an attribute may be left empty"
     )
     pairs = {case: (predictions[case], references[case]) for case in cases}
-    found = _evaluate_all(cases, pairs, sorted((structures or {}).values()), tolerance, workers)
+    compared = _evaluate_all(cases, pairs, sorted((structures or {}).values()), tolerance, workers)
     codes = dict(
-        structures or {str(code): code for code in sorted(set().union(*(c.referred for c in found)))}
+        structures or {str(code): code for code in sorted(set().union(*(c.referred for c in compared)))}
     )
     if not codes:
         raise UserError(
@@ -273,17 +277,17 @@ def read(
         )
     never = segmentation.evaluate(np.zeros((2, 2)), np.zeros((2, 2)), (1.0, 1.0), tolerance)
     values = {
-        f"{metric}_{structure}": [case.values.get(code, never)[metric] for case in found]
+        f"{metric}_{structure}": [case.values.get(code, never)[metric] for case in compared]
         for structure, code in codes.items()
         for metric in metrics
     }
-    return _with_values(people, values, pathlib.Path(pred_dir).name, _notes(found, codes, tolerance))
+    return _with_values(people, values, pathlib.Path(pred_dir).name, _notes(compared, codes, tolerance))
 
 
 def _read_attributes(path: pathlib.Path, roles: reader.Roles) -> Table:
-    """The rows of the cases, as a table that has no values yet."""
+    """Reads the rows of the cases, as a table that has no values yet."""
     if pathlib.Path(path).suffix.lower() in (".parquet", ".pq"):
-        raise UserError(f"--attributes={pathlib.Path(path).name}: give a CSV file")
+        raise UserError(f"--attributes={pathlib.Path(path).name}: give a CSV file, not Parquet")
     return reader.read(
         path, dataclasses.replace(roles, task="values", target=(), models={}, scan=roles.scan or CASE)
     )
@@ -292,6 +296,7 @@ def _read_attributes(path: pathlib.Path, roles: reader.Roles) -> Table:
 def _with_values(
     people: Table, values: Mapping[str, Sequence[float]], cohort: str, notes: Sequence[str]
 ) -> Table:
+    """Returns the table of the cases with the values as its scores."""
     twice = sorted(set(values) & set(people.frame))
     if twice:
         raise UserError(f"column {twice[0]!r} of the attributes has the name of a value: rename it")
@@ -301,24 +306,26 @@ def _with_values(
     return Table(validate(frame, schema, cohort), schema, (*people.notes, *notes))
 
 
-def _notes(found: Sequence[_ComparedCase], codes: Mapping[str, int], tolerance: float) -> list[str]:
-    """What a reader must know of how masks were compared.
+def _notes(compared: Sequence[_ComparedCase], codes: Mapping[str, int], tolerance: float) -> list[str]:
+    """Returns what a reader must know about how the masks were compared.
 
     Raises:
-      UserError: when some lengths are in mm and others in pixels, or a structure is in no mask.
+      UserError: if some lengths are in mm and others in pixels, or if a structure is in no mask.
     """
-    kinds = collections.Counter(case.in_mm for case in found)
+    kinds = collections.Counter(case.in_mm for case in compared)
     if len(kinds) > 1:
-        raise UserError("some cases are NIfTI, in mm, and some PNG, in pixels: write all alike")
+        raise UserError(
+            "some cases are NIfTI, with lengths in mm, and some are PNG, with lengths in pixels: write all in the same format"
+        )
     unit = "mm" if kinds[True] else "pixels"
-    predicted, referred = (set().union(*(getattr(c, k) for c in found)) for k in ("predicted", "referred"))
+    predicted, referred = (set().union(*(getattr(c, k) for c in compared)) for k in ("predicted", "referred"))
     for name, code in codes.items():
         if code not in predicted | referred:
             raise UserError(
-                f"--structures: no mask has the label code {code} of {name!r}: it has {sorted(referred)}"
+                f"--structures: no mask has the label code {code} of {name!r}; the references have {sorted(referred)}"
             )
     notes = [
-        f"Surfaces agree (nsd) within {tolerance:g} {unit}. A structure that is in neither mask has no value."
+        f"Surfaces count as equal (nsd) within {tolerance:g} {unit}. A structure that is in neither mask has no value."
     ]
     notes.append(
         "Distances are in mm; volume errors are in ml, of single slices in mm²."
@@ -327,7 +334,5 @@ def _notes(found: Sequence[_ComparedCase], codes: Mapping[str, int], tolerance: 
     )
     unknown = sorted(predicted - referred - {*codes.values()})
     if unknown:
-        notes.append(
-            f"Predictions hold label codes that no reference has, and which are not judged: {unknown}."
-        )
+        notes.append(f"Predictions hold label codes that no reference has; these are not judged: {unknown}.")
     return notes

@@ -1,8 +1,8 @@
-"""Prediction tables from elsewhere: any CSV or Parquet file, once it is said which column plays which part.
+"""Prediction tables from elsewhere: reads any CSV or Parquet file, once the user has said which column plays which part.
 
-Text is read as text, so that nothing is guessed twice: a comma, semicolon, tab or bar may separate the fields of a CSV; a
-missing attribute (empty, NA, NaN, null, unknown) becomes ``unknown``, and is never merged into a group. Messages name the
-file, the column and the line that an editor shows, and say what to do; they hold no value of a person.
+A comma, semicolon, tab or bar may separate the fields of a CSV, which are all read as text, so that only this module interprets them.
+A missing attribute (empty, NA, NaN, null, unknown) becomes ``unknown`` and is never merged into a group. Messages name the file, the
+column and the line that an editor shows, and say what to do. They show no value of a person.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ _POSITIVE = {
     "positive": "negative",
     "present": "absent",
 }
-_MOST_NUMBERS = 12  # distinct values of a numeric attribute that may still be groups
-_MOST_NAMED = 4  # targets or values in the name of what was predicted
+_MOST_NUMBERS = 12  # an attribute with more distinct numbers than this is no set of groups
+_MOST_NAMED = 4  # at most so many targets or values make up the name of what was predicted
 NOT_RECORDED = "not recorded"
 _OURS = ("scan_id", "subject_id", "cohort", "split", "target", "threshold", "threshold_split", "checkpoint_step",
          "checkpoint_fingerprint", "config_fingerprint")  # fmt: skip
@@ -38,20 +38,20 @@ _OURS = ("scan_id", "subject_id", "cohort", "split", "target", "threshold", "thr
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which column plays which part.
+    """The part that each column plays.
 
     Attributes:
-      task: binary, multiclass, multilabel, regression or values.
-      target: column of the truth; of a multi-label task, one 0/1 column for each label. Empty for values.
-      models: model -> its score columns. Of a task with classes, one name with ``{class}`` in the class's place. Of values,
-        name -> its column.
+      task: ``binary``, ``multiclass``, ``multilabel``, ``regression`` or ``values``.
+      target: column of the truth; for a multi-label task one column of zeros and ones for each label; empty for values.
+      models: model -> its score columns. For a task with classes this is one name with ``{class}`` in place of the class; for values
+        it is name -> column.
       positive: value of the target that is the positive class of a binary task; by default the obvious one.
       attributes: columns whose levels form groups.
       bins: attribute -> increasing cuts, for attributes that are numbers.
-      confounders: further columns, that groups are adjusted for: numbers stay numbers.
-      subject: column of the patient; by default ``subject_id`` where there is one, else every row is its own patient.
-      scan: column of the image; by default ``scan_id`` where there is one, else the number of the row.
-      split: column of the split, where there is one.
+      confounders: further columns that gaps are adjusted for; numbers stay numbers.
+      subject: column of the patient; by default ``subject_id`` if the file has it, else every row is a patient of its own.
+      scan: column of the image; by default ``scan_id`` if the file has it, else the number of the row.
+      split: column of the split, or None.
     """
 
     task: str
@@ -67,7 +67,7 @@ class Roles:
 
 
 def _text(values: pd.Series) -> pd.Series:
-    """Values as stripped text; what is missing becomes ``unknown``; whole numbers lose their ``.0``."""
+    """Returns values as stripped text: missing ones become ``unknown``, and whole numbers lose their ``.0``."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
     place, distinct = pd.factorize(values, use_na_sentinel=False)
@@ -78,10 +78,10 @@ def _text(values: pd.Series) -> pd.Series:
 
 
 def _number(values: pd.Series, column: str, source: Source) -> np.ndarray:
-    """Values as float64; what is missing becomes NaN.
+    """Returns values as float64; missing ones become NaN.
 
     Raises:
-      UserError: for text that is no number.
+      UserError: for text that is not a number.
     """
     if pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         return values.to_numpy(np.float64, na_value=np.nan)
@@ -96,19 +96,19 @@ def _number(values: pd.Series, column: str, source: Source) -> np.ndarray:
     bad = number.isna() & stripped.notna()
     comma = bad.any() and stripped[bad].str.fullmatch(r"-?\d+,\d+").all()
     remedy = "write 0.5, not 0,5" if comma else "give numbers"
-    source.refuse(column, bad, "no number", remedy)
+    source.refuse(column, bad, "not a number", remedy)
     return number.to_numpy(np.float64)
 
 
 def cut(values: np.ndarray, cuts: Sequence[float]) -> tuple[np.ndarray, list[str]]:
-    """Numbers as intervals, closed below and open above.
+    """Cuts numbers into intervals that are closed below and open above.
 
     Args:
-      values: [n]; NaN is unknown.
-      cuts: increasing.
+      values: [n] numbers; NaN is unknown.
+      cuts: increasing bounds between the intervals.
 
     Returns:
-      ([n] labels such as ``40–59``, all labels in order). Where values are not whole, ``40 to <60``.
+      ([n] label of each number, all labels in order). A label reads ``40–59`` if all values are whole, else ``40 to <60``.
     """
     known = values[np.isfinite(values)]
     whole = bool((known % 1 == 0).all()) and all(c % 1 == 0 for c in cuts)
@@ -124,56 +124,56 @@ def cut(values: np.ndarray, cuts: Sequence[float]) -> tuple[np.ndarray, list[str
 def _attribute(
     values: pd.Series, name: str, roles: Roles, source: Source
 ) -> tuple[np.ndarray, list[str] | None]:
-    """(level of each row, levels in order), or the numbers of a confounder and None."""
+    """Returns (level of each row, levels in order), or (numbers, None) for a confounder that is a number."""
     if name in roles.bins:
         return cut(_number(values, name, source), roles.bins[name])
     text = _text(values)
-    found = set(text.unique()) - {UNKNOWN}
-    numbers = pd.to_numeric(pd.Series(sorted(found), dtype=object), errors="coerce")
-    if len(found) > _MOST_NUMBERS and numbers.notna().all():
+    levels = set(text.unique()) - {UNKNOWN}
+    numbers = pd.to_numeric(pd.Series(sorted(levels), dtype=object), errors="coerce")
+    if len(levels) > _MOST_NUMBERS and numbers.notna().all():
         if name in roles.confounders:
             return _number(values.where((text != UNKNOWN).to_numpy()), name, source), None
         low, high = (float(numbers.quantile(q)) for q in (1 / 3, 2 / 3))
         raise UserError(
-            f"{source.name}: column {name!r} has {len(found)} different numbers, which are no groups: cut it, "
+            f"{source.name}: column {name!r} has {len(levels)} different numbers, too many to be groups: cut them, "
             f"such as --bins={name}:{low:.0f},{high:.0f}"
         )
     natural = lambda s: [int(p) if p.isdigit() else p.casefold() for p in re.split(r"([0-9]+)", s)]  # noqa: E731
-    return text.to_numpy(), sorted(found, key=natural)
+    return text.to_numpy(), sorted(levels, key=natural)
 
 
 def _binary(text: pd.Series, roles: Roles, source: Source) -> tuple[np.ndarray, tuple[str, ...], str]:
-    """(class index of each row, classes, the positive one)."""
+    """Returns (index of each row's class, classes, the positive class)."""
     column = roles.target[0]
     source.refuse(
         column, text == UNKNOWN, "no value", "give every row its true class, or remove it knowingly"
     )
-    found = sorted(text.unique())
-    lower = {value.lower(): value for value in found}
+    values = sorted(text.unique())
+    lower = {value.lower(): value for value in values}
     positive = roles.positive
     if positive is None:
         known = [p for p, negative in _POSITIVE.items() if set(lower) <= {p, negative}]
         if not known:
-            shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+            shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
             raise UserError(
                 f"{source.name}: column {column!r} holds {shown}: say with --positive=VALUE which is the positive class"
-                + (" (several classes: --class_scores=p_{class})" if len(found) > 2 else "")
+                + (" (several classes: --class_scores=p_{class})" if len(values) > 2 else "")
             )
         positive = lower.get(known[0], known[0])
         negative = lower.get(_POSITIVE[known[0]], _POSITIVE[known[0]])
     elif positive.lower() not in lower:
         raise UserError(
-            f"{source.name}: column {column!r} never holds the positive class {positive!r}.{did_you_mean(positive, found)}"
+            f"{source.name}: column {column!r} never holds the positive class {positive!r}.{did_you_mean(positive, values)}"
         )
     else:
-        others = [v for v in found if v.lower() != positive.lower()]
+        others = [v for v in values if v.lower() != positive.lower()]
         negative = others[0] if len(others) == 1 else f"not {positive}"
-    is_positive = text.str.lower() == positive.lower()  # Yes is yes, and must not count as something else
+    is_positive = text.str.lower() == positive.lower()  # "Yes" and "yes" are one value
     return is_positive.to_numpy(np.int64), (negative, positive), positive
 
 
 def _classes(file: File, roles: Roles, text: pd.Series) -> tuple[str, ...]:
-    """Classes of a multi-class task: those of the first model's columns, checked against the target."""
+    """Returns the classes of a multi-class task: those of the first model's columns, checked against the target."""
     pattern = next(iter(roles.models.values()))[0]
     before, after = pattern.split("{class}")
     size = len(before) + len(after)
@@ -196,19 +196,19 @@ def _classes(file: File, roles: Roles, text: pd.Series) -> tuple[str, ...]:
 def _truth(
     file: File, raw: pd.DataFrame, roles: Roles, source: Source
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...], str | None]:
-    """(target columns, classes, positive class)."""
+    """Returns (target columns, classes, positive class)."""
     if roles.task == "values":
         return {}, (), None
     if roles.task == "regression":
         return {"target": _number(raw[roles.target[0]], roles.target[0], source)}, (), None
     if roles.task == "multilabel":
-        found = {}
+        targets = {}
         for name in roles.target:
             text = _text(raw[name]).str.lower()
             index = text.map({k: i for p, n in _POSITIVE.items() for i, k in ((1, p), (0, n))})
             source.refuse(name, index.isna(), "neither 0 nor 1", "give each label a column of 0 and 1")
-            found[f"target:{name}"] = index.to_numpy(np.int64)
-        return found, tuple(roles.target), None
+            targets[f"target:{name}"] = index.to_numpy(np.int64)
+        return targets, tuple(roles.target), None
     text = _text(raw[roles.target[0]])
     if roles.task == "binary":
         index, classes, positive = _binary(text, roles, source)
@@ -222,15 +222,15 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
     """Reads a CSV or Parquet file as a prediction table.
 
     Args:
-      path: of the file.
+      path: path of the file.
       roles: which column plays which part.
 
     Returns:
-      The checked table. Its threshold is 0.5 until another is set; where the file says nothing of cohort, checkpoint or
-      configuration, that is what the table says.
+      The checked table. Its threshold is 0.5 until another is set. Its cohort is the name of the file, and the fingerprints of checkpoint
+      and configuration are ``not recorded``.
 
     Raises:
-      UserError: naming the file, the column, the lines and the remedy.
+      UserError: with the file, the column, the lines and the remedy.
     """
     file = File(path)
     subject = roles.subject or ("subject_id" if "subject_id" in file.header else None)
@@ -240,7 +240,9 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
     file.require(plain)
     for name in roles.bins:
         if name not in attributes:
-            raise UserError(f"--bins={name}:...: {name!r} is no group.{did_you_mean(name, attributes)}")
+            raise UserError(
+                f"--bins={name}:...: {name!r} is not one of the groups.{did_you_mean(name, attributes)}"
+            )
     raw = file.read(plain) if plain else None
     source = file.source()
     targets, classes, positive = _truth(file, raw, roles, source)
@@ -261,10 +263,10 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
     for name, column in ids.items():
         columns[name] = number if column is None else _text(raw[column]).to_numpy()
         if column is not None:
-            source.refuse(column, columns[name] == UNKNOWN, "nothing", "every row needs a value")
+            source.refuse(column, columns[name] == UNKNOWN, "no value", "every row needs one")
     if subject is None:
         notes.append(
-            "No column names the patient, so that every row counts as a patient of its own. Where patients have several "
+            "No column names the patient, so that every row counts as a patient of its own. If patients have several "
             "rows, the intervals are too narrow: name the column with --subject."
         )
     columns["split"] = "all" if roles.split is None else _text(raw[roles.split]).to_numpy()

@@ -1,11 +1,13 @@
-"""Which cells a shared report must hide, so that no small group of people can be read or calculated from the others.
+"""Suppression: which cells a shared report must hide, so that no small group of people can be read off or calculated from the others.
 
-A cell is small when fewer than ``min_cell`` patients are in it, or have an image of a class in it (of a column of zeros and
-ones: with either value; of any column of values: without one). A cell that nobody is in looks like any hidden one. Hiding small cells is not
-enough: total minus the shown levels gives a hidden one back. A cell, or the union of the hidden cells of an attribute, is
-exposed when some sum and difference of shown cells equals it; then the smallest shown cell that takes part is hidden too,
-until nothing small is exposed. Shown and hidden cells are vectors over the finest parts that the groupings cut the people
-into, so that this is a question of linear algebra, exact for any set of overlapping groupings.
+A cell is small if it has fewer than ``min_cell`` patients, or fewer with an image of one of the classes. In a column of zeros and ones
+the two values count as classes, and in every column of values the missing value does. A cell without anyone is hidden too,
+so that it looks like any other hidden cell.
+
+Hiding the small cells is not enough, because the total minus the shown levels gives a hidden one back. A cell, or the union of the hidden
+cells of an attribute, is exposed if some sum and difference of shown cells equals it. The smallest shown cell that takes part in
+this sum is then hidden too, until nothing small is exposed. Cells are vectors over the finest parts that the groupings cut the people
+into, so that this is linear algebra and exact for any set of overlapping groupings.
 """
 
 import itertools
@@ -26,7 +28,7 @@ _ROUNDING = 1e-7  # of a least-squares fit: residuals and weights below it are 0
 
 
 def row_levels(frame: pd.DataFrame, attribute: str) -> np.ndarray:
-    """[n] level of each row of an attribute, an intersection (``race*sex``) or a stratum (``race|site``)."""
+    """Returns the level of each row [n] in an attribute, an intersection (``race*sex``) or a stratum (``race|site``)."""
     if attribute in frame:
         return frame[attribute].to_numpy(str)
     first, *rest = re.split(r"([*|])", attribute)
@@ -37,20 +39,20 @@ def row_levels(frame: pd.DataFrame, attribute: str) -> np.ndarray:
 
 
 def every_level(table: Table, attribute: str) -> list[str]:
-    """Levels that a grouping could have, in order, whether or not anyone is in them."""
+    """Returns all levels that a grouping could have, in order, with and without rows."""
     frame, schema = table.frame, table.schema
     if attribute in frame:
         return groupings.levels_of(frame, schema, attribute)
     first, *rest = re.split(r"([*|])", attribute)
-    found = groupings.levels_of(frame, schema, first)
+    combined = groupings.levels_of(frame, schema, first)
     for sign, name in zip(rest[::2], rest[1::2], strict=True):
         levels = groupings.levels_of(frame, schema, name)
-        found = [f"{a}{sign}{b}" for a, b in itertools.product(found, levels)]
-    return found
+        combined = [f"{a}{sign}{b}" for a, b in itertools.product(combined, levels)]
+    return combined
 
 
 def _classes(table: Table, model: str | None) -> Iterator[Bool[np.ndarray, " n"]]:
-    """Rows of each class that counts as events or non-events."""
+    """Yields whether each row [n] belongs to a class, for each class that counts as events or non-events."""
     columns, kind = table.columns(model), table.schema.kind
     if kind == "multiclass":
         yield from (columns["truth"] == k for k in range(len(table.schema.classes)))
@@ -65,42 +67,49 @@ def _classes(table: Table, model: str | None) -> Iterator[Bool[np.ndarray, " n"]
 
 
 class _Partition:
-    """The cells of all groupings over the finest parts of the people."""
+    """The cells of all groupings, as sets of the finest parts that the groupings cut the people into.
+
+    Attributes:
+      names: (attribute, level) of each cell; everyone comes last.
+      attribute: [cells] number of each cell's attribute.
+      of: [cells, parts] whether each part belongs to each cell.
+      size: [cells] number of rows of each cell.
+    """
 
     def __init__(self, table: Table, attributes: Sequence[str], min_cell: int, model: str | None):
         self._min = min_cell
-        found = [pd.factorize(row_levels(table.frame, a), sort=True) for a in attributes]
-        codes = np.stack([np.zeros(len(table.frame), int), *(code for code, _ in found)], axis=1)
+        factors = [pd.factorize(row_levels(table.frame, a), sort=True) for a in attributes]
+        codes = np.stack([np.zeros(len(table.frame), int), *(code for code, _ in factors)], axis=1)
         parts, self._part = np.unique(codes, axis=0, return_inverse=True)
         everyone, *columns = parts.T
         self.names = [
-            (a, str(level)) for a, (_, levels) in zip(attributes, found, strict=True) for level in levels
+            (a, str(level)) for a, (_, levels) in zip(attributes, factors, strict=True) for level in levels
         ]
         self.names.append(EVERYONE)
-        self.attribute = np.repeat(range(len(found) + 1), [*(len(levels) for _, levels in found), 1])
+        self.attribute = np.repeat(range(len(factors) + 1), [*(len(levels) for _, levels in factors), 1])
         members = [column == np.arange(column.max() + 1)[:, None] for column in (*columns, everyone)]
         self.of = np.concatenate(members)  # [cells, parts]
         self.size = self.of @ np.bincount(self._part, minlength=len(parts))
         patient = pd.factorize(table.frame["subject_id"])[0]
         self._patients = [patient, *(np.where(rows, patient, -1) for rows in _classes(table, model))]
-        self._missing = np.full(len(patient), -1)  # who lacks a value; that nobody does is no secret
+        self._missing = np.full(len(patient), -1)  # patients who lack a value; it is no secret if nobody does
         if table.schema.kind == "values" and model is not None:
             self._missing = np.where(np.isfinite(table.columns(model)["value"]), -1, patient)
         self._in_part = np.stack([self._count(p) for p in self._patients])  # [kinds, parts]
 
     def _count(self, patient: Int[np.ndarray, " n"]) -> Int[np.ndarray, " parts"]:
-        """Patients of one kind in each part."""
+        """Counts the patients of one kind in each part."""
         pairs = np.unique(np.stack([self._part, patient], axis=1)[patient >= 0], axis=0)
         return np.bincount(pairs[:, 0], minlength=self.of.shape[1])
 
     def is_small(self, members: Bool[np.ndarray, " parts"]) -> bool:
-        """Whether a union of parts holds someone, but too few of some kind."""
+        """Returns whether a union of parts has patients, but too few of some kind."""
         if not members.any():
             return False
         missing = self._missing[members[self._part]]
         if 0 < len(np.unique(missing[missing >= 0])) < self._min:
             return True
-        unsure = self._in_part[:, members].max(axis=1) < self._min  # else one part alone is large enough
+        unsure = self._in_part[:, members].max(axis=1) < self._min  # otherwise one part alone is large enough
         if not unsure.any():
             return False
         rows = members[self._part]
@@ -110,11 +119,12 @@ class _Partition:
     def protected(
         self, hidden: Bool[np.ndarray, " cells"]
     ) -> Iterator[tuple[int, Bool[np.ndarray, " parts"]]]:
-        """(attribute, members) of what must stay unknown: small hidden cells, and small unions inside a shown cell."""
+        """Yields (attribute, parts) of what must stay unknown: small hidden cells, and their small unions inside a shown cell."""
         seen = set()
         for number in np.unique(self.attribute[:-1]):
-            mine = self.of[hidden & (self.attribute == number)]
-            for members in [*mine, *(mine.any(axis=0) & shown for shown in self.of[~hidden] if len(mine))]:
+            of_attribute = self.of[hidden & (self.attribute == number)]
+            unions = (of_attribute.any(axis=0) & shown for shown in self.of[~hidden] if len(of_attribute))
+            for members in [*of_attribute, *unions]:
                 key = members.tobytes()
                 if key not in seen and members.any():
                     seen.add(key)
@@ -125,7 +135,7 @@ class _Partition:
 def _exposing(
     shown: Float[np.ndarray, "parts shown"], wanted: Float[np.ndarray, "parts k"]
 ) -> list[Int[np.ndarray, " used"]]:
-    """For each wanted vector the shown ones that sum to it with some signs; empty where none do."""
+    """Returns for each wanted vector the numbers of the shown ones that sum to it with some weights; empty where none do."""
     weights = np.linalg.lstsq(shown, wanted, rcond=None)[0]
     is_exact = np.abs(shown @ weights - wanted).max(axis=0) < _ROUNDING
     return [
@@ -140,13 +150,14 @@ def hidden_cells(
     """The cells that a shared report must not show.
 
     Args:
-      table: that is reported.
-      attributes: all groupings whose cells would be shown, intersections and strata included.
-      min_cell: fewest patients, patients with an event and patients with a non-event of a shown cell.
-      model: column of values whose own zeros, ones and gaps count; by default patients alone count there.
+      table: the table that is reported.
+      attributes: all groupings whose cells would be shown, including intersections and strata.
+      min_cell: fewest patients, patients with an event and patients without one that a shown cell may have.
+      model: column of values whose own zeros, ones and missing values count; by default only patients count in a table of values.
 
     Returns:
-      (attribute, level) of each, of levels without anyone too; all of them and ``EVERYONE`` when the whole table is too small.
+      (attribute, level) of each hidden cell, including levels without anyone. If the whole table is too small, these are all cells and
+      ``EVERYONE``.
     """
     cells = _Partition(table, attributes, min_cell, model)
     hidden = np.array([cells.is_small(members) for members in cells.of])
@@ -156,9 +167,9 @@ def hidden_cells(
             break
         shown = np.flatnonzero(~hidden)
         wanted = np.stack([members for _, members in protected], axis=1).astype(np.float64)
-        found = _exposing(cells.of[shown].T.astype(np.float64), wanted)
+        exposing = _exposing(cells.of[shown].T.astype(np.float64), wanted)
         extra = set()
-        for (number, _), used in zip(protected, found, strict=True):
+        for (number, _), used in zip(protected, exposing, strict=True):
             if len(used):
                 candidates = shown[used]
                 order = lambda i, number=number: (  # noqa: E731
@@ -171,7 +182,7 @@ def hidden_cells(
         if not extra:
             break
         hidden[list(extra)] = True
-    if hidden[-1]:  # whatever is shown could be part of it
+    if hidden[-1]:  # everyone is hidden, and any shown cell would be a part of everyone
         hidden[:] = True
     empty = {(a, level) for a in attributes for level in every_level(table, a)} - {*cells.names}
     return empty | {cells.names[i] for i in np.flatnonzero(hidden)}

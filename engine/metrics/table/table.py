@@ -2,10 +2,11 @@
 
 Columns: scan_id, subject_id, cohort, split, target, the scores, threshold, threshold_split, checkpoint_step,
 checkpoint_fingerprint, config_fingerprint, then one column per attribute under its own name. A task of several labels has
-``target:LABEL`` for each; a score column may have a threshold of its own, ``threshold:COLUMN``. A score at or above the
-threshold is a positive. Messages name columns and rows, never a person's id or value.
+``target:LABEL`` for each label. A score column may have a threshold of its own, ``threshold:COLUMN``. A score at or above the
+threshold is a positive. Messages name columns and rows, but never the id or a value of a person.
 
-Tables from elsewhere come in through :mod:`equipoise.engine.metrics.table.reader`, and are written by :mod:`equipoise.engine.metrics.table.writer`.
+:mod:`equipoise.engine.metrics.table.reader` reads tables from elsewhere, and :mod:`equipoise.engine.metrics.table.writer` writes a
+table from any evaluation loop.
 """
 
 import dataclasses
@@ -39,16 +40,16 @@ _PROBABILITIES = ("binary", "multiclass", "multilabel")
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What a reader must know of a table's columns.
+    """The meaning of a table's columns.
 
     Attributes:
-      task: its kind: ``"classification"`` (of two or more classes), ``"multilabel"``, ``"regression"`` or ``"values"``.
+      task: ``"classification"`` (of two or more classes), ``"multilabel"``, ``"regression"`` or ``"values"``.
       label: name of what was predicted.
-      classes: levels of the label, in the order of the stored integers; of a multi-label task the labels; empty where the
+      classes: levels of the label, in the order of the stored integers; for a multi-label task the labels; empty if the
         target is a number.
       positive: the class whose probability is the score of a binary task, or None.
-      attributes: levels of every attribute in order; None where it is a number (NaN: unknown).
-      scores: names of all score columns (of a task of values: of the values themselves).
+      attributes: attribute -> its levels in order, or None if it is a number (NaN is unknown).
+      scores: names of all score columns; for a task of values of the columns of values.
       models: model -> its score columns; by default one model with all of them.
     """
 
@@ -66,7 +67,7 @@ class Schema:
 
     @property
     def kind(self) -> str:
-        """Which metrics apply: binary, multiclass, multilabel, regression or values."""
+        """The kind of metrics that apply: binary, multiclass, multilabel, regression or values."""
         if self.task in ("multilabel", "regression", "values"):
             return self.task
         return "binary" if self.positive is not None else "multiclass" if self.classes else "regression"
@@ -79,15 +80,15 @@ class Schema:
         return () if self.kind == "values" else ("target",)
 
     def to_json(self) -> str:
-        """The text kept in the Parquet file."""
+        """Returns the text that is kept in the Parquet file."""
         return json.dumps({"version": _VERSION} | dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Schema":
-        """The inverse of :meth:`to_json`.
+        """Reads the text of :meth:`to_json`.
 
         Raises:
-          UserError: for a version this code does not know.
+          UserError: for a version that this code does not know.
         """
         values = json.loads(text)
         version = values.pop("version", None)
@@ -104,8 +105,8 @@ class Table:
 
     Attributes:
       frame: one row per image.
-      schema: of its columns.
-      notes: what a reader of the report must know of how the table was read.
+      schema: the meaning of its columns.
+      notes: what a reader of the report must know about how the table was read.
     """
 
     frame: pd.DataFrame
@@ -113,7 +114,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Says how much the table holds; never a row of it."""
+        """Returns how much the table holds, without any of its rows."""
         schema, patients = self.schema, self.frame["subject_id"].nunique()
         return (
             f"Table({len(self.frame)} images of {patients} patients, {schema.kind} {schema.label!r}, "
@@ -126,10 +127,10 @@ class Table:
         return tuple(self.schema.models)
 
     def columns(self, model: str | None = None) -> dict[str, np.ndarray]:
-        """One model's rows as the metrics take them.
+        """Returns the columns of one model in the form that metrics take.
 
         Args:
-          model: by default the first.
+          model: name of the model; by default the first.
 
         Returns:
           binary: truth [n] bool, score [n], called [n] bool. multiclass: truth [n] int, scores [n, k], called [n] int (the
@@ -161,20 +162,20 @@ class Table:
         return {"truth": positive, "score": scores[:, 0], "called": called[:, 0]}
 
     def threshold(self, column: str) -> np.ndarray:
-        """[n] the threshold of a score column: its own, else the table's."""
-        own = f"threshold:{column}"
-        return self.frame[own if own in self.frame else "threshold"].to_numpy(np.float64)
+        """Returns the thresholds [n] of a score column: its own if it has any, else the table's."""
+        of_column = f"threshold:{column}"
+        return self.frame[of_column if of_column in self.frame else "threshold"].to_numpy(np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """How messages name a table's rows and columns.
+    """The names of a table's rows and columns in messages.
 
     Attributes:
-      name: of the file.
-      columns: our name of a column -> the file's own.
-      lines: [k] rows -> [k] the numbers by which an editor shows them.
-      unit: of these numbers.
+      name: name of the file.
+      columns: our name of a column -> the file's own name.
+      lines: function of [k] rows that returns the [k] numbers by which an editor shows them.
+      unit: what these numbers count, ``row`` or ``line``.
     """
 
     name: str
@@ -183,21 +184,22 @@ class Source:
     unit: str = "row"
 
     def rows(self, bad: Any) -> str:
-        """``3 rows (counted from 0: 0, 4, 7)`` or ``2 lines (5, 9)``."""
+        """Returns ``3 rows (counted from 0: 0, 4, 7)`` or ``2 lines (5, 9)``."""
         where = np.flatnonzero(np.asarray(bad))
         shown = ", ".join(map(str, self.lines(where[:5]))) + (", ..." if len(where) > 5 else "")
         count = "counted from 0: " if self.unit == "row" else ""
         return f"{len(where)} {self.unit}{'s' if len(where) > 1 else ''} ({count}{shown})"
 
     def refuse(self, column: str, bad: Any, problem: str, remedy: str) -> None:
-        """Raises a UserError that names file, column, rows and remedy where any row is bad."""
+        """Raises a UserError that names file, column, rows and remedy, if any row is bad."""
         if np.asarray(bad).any():
             named = self.columns.get(column, column)
             raise UserError(f"{self.name}: column {named!r}: {problem} in {self.rows(bad)}; {remedy}")
 
 
 def _check_scores(frame: pd.DataFrame, schema: Schema, source: Source) -> None:
-    if schema.kind == "values":  # an undefined case is NaN, and is counted as such
+    """Raises a UserError if a score is missing, infinite or no probability where it must be one."""
+    if schema.kind == "values":  # the value of an undefined case is NaN, and such cases are counted
         return
     for name in schema.scores:
         values = frame[name].to_numpy()
@@ -211,43 +213,45 @@ def _check_scores(frame: pd.DataFrame, schema: Schema, source: Source) -> None:
 
 
 def _check_targets(frame: pd.DataFrame, schema: Schema, source: Source) -> None:
+    """Raises a UserError if a target is no class index, or no finite number in a regression."""
     for name in schema.targets:
         target = frame[name].to_numpy()
         if schema.kind == "regression":
-            source.refuse(name, ~np.isfinite(target), "no finite number", "give every image a target")
+            source.refuse(name, ~np.isfinite(target), "not a finite number", "give every image a target")
             continue
         labels = ("no", "yes") if schema.kind == "multilabel" else schema.classes
         listed = ", ".join(f"{i}={c}" for i, c in enumerate(labels))
         bad = ~np.isin(target, np.arange(len(labels)))
-        source.refuse(name, bad, "no class index", f"it must be one of {listed}")
+        source.refuse(name, bad, "not the index of a class", f"it must be one of {listed}")
 
 
 def _numbers(frame: pd.DataFrame, names: Sequence[str], source: Source) -> dict[str, pd.Series]:
-    found = {}
+    """Returns some columns as float64, or raises a UserError that names rows without a number."""
+    numbers = {}
     for name in names:
         try:
-            found[name] = frame[name].astype(np.float64)
+            numbers[name] = frame[name].astype(np.float64)
         except (TypeError, ValueError) as error:
             bad = pd.to_numeric(frame[name], errors="coerce").isna() & frame[name].notna()
             raise UserError(
-                f"{source.name}: column {source.columns.get(name, name)!r}: no number in {source.rows(bad)}"
+                f"{source.name}: column {source.columns.get(name, name)!r}: not a number in {source.rows(bad)}"
             ) from error
-    return found
+    return numbers
 
 
 def validate(frame: pd.DataFrame, schema: Schema, where: str | Source) -> pd.DataFrame:
-    """Checks a table and brings its columns to their types (numbers of the table are float64).
+    """Checks a table and converts its columns to their types; all numbers become float64.
 
     Args:
       frame: one row per image.
-      schema: of the table.
-      where: names the table, and perhaps its rows, in messages.
+      schema: the meaning of its columns.
+      where: name of the table in messages, or the names of its rows and columns too.
 
     Returns:
-      A copy with the types of the contract.
+      A copy with the types of a prediction table.
 
     Raises:
-      UserError: naming the column, the rows and the remedy.
+      UserError: with the column, the rows and the remedy.
     """
     source = where if isinstance(where, Source) else Source(where)
     needed = (
@@ -265,7 +269,7 @@ def validate(frame: pd.DataFrame, schema: Schema, where: str | Source) -> pd.Dat
         )
     if schema.positive is not None and schema.positive not in schema.classes:
         raise UserError(
-            f"{source.name}: positive class {schema.positive!r} is none of the classes {list(schema.classes)}"
+            f"{source.name}: positive class {schema.positive!r} is not one of the classes {list(schema.classes)}"
         )
     frame = frame.reset_index(drop=True)
     changed: dict[str, Any] = {}
@@ -274,7 +278,7 @@ def validate(frame: pd.DataFrame, schema: Schema, where: str | Source) -> pd.Dat
         if pd.api.types.infer_dtype(text, skipna=True) in ("bytes", "mixed"):
             text = text.map(lambda x: x.decode() if isinstance(x, bytes) else x)
         empty = text.isna() | (text.astype(str) == "")
-        source.refuse(name, empty, "nothing", "every row needs a value")
+        source.refuse(name, empty, "no value", "every row needs one")
         changed[name] = text.astype(str)
     twice = changed["scan_id"].duplicated(keep=False)
     source.refuse("scan_id", twice, "the same id twice", "keep one row per image")
@@ -287,26 +291,29 @@ def validate(frame: pd.DataFrame, schema: Schema, where: str | Source) -> pd.Dat
     _check_targets(frame, schema, source)
     steps = frame["checkpoint_step"].to_numpy()
     source.refuse(
-        "checkpoint_step", ~np.isfinite(steps) | (steps % 1 != 0), "no whole number", "give the update"
+        "checkpoint_step",
+        ~np.isfinite(steps) | (steps % 1 != 0),
+        "not a whole number",
+        "give the number of the update",
     )
     if schema.positive is not None:
         source.refuse("threshold", frame["threshold"].isna(), "no threshold", "a binary task needs one")
     whole = ["checkpoint_step", *(schema.targets if schema.classes else ())]
-    levels_of = {}
+    text_of = {}
     for name, levels in schema.attributes.items():
         if levels is not None:
             allowed = [*levels, *([] if UNKNOWN in levels else [UNKNOWN])]
             bad = ~frame[name].isin(allowed)
-            source.refuse(name, bad, "no known level", f"it must be one of {', '.join(allowed)}")
-            levels_of[name] = frame[name].astype(str)
-    return frame.assign(**levels_of).astype(dict.fromkeys(whole, np.int64))
+            source.refuse(name, bad, "not a known level", f"it must be one of {', '.join(allowed)}")
+            text_of[name] = frame[name].astype(str)
+    return frame.assign(**text_of).astype(dict.fromkeys(whole, np.int64))
 
 
 def write_table(path: pathlib.Path, frame: pd.DataFrame, schema: Schema) -> None:
     """Checks a table and writes it as Parquet; the file appears whole or not at all.
 
     Raises:
-      UserError: as :func:`validate`.
+      UserError: if :func:`validate` refuses the table.
     """
     path = pathlib.Path(path)
     frame = validate(frame, schema, path.name)
@@ -320,7 +327,7 @@ def read_table(path: pathlib.Path) -> Table:
     """Reads and checks a table that :func:`write_table` wrote.
 
     Raises:
-      UserError: when the file is missing, is no Parquet, lacks our schema, or fails :func:`validate`.
+      UserError: if the file is missing, is not Parquet or lacks our schema, or if :func:`validate` refuses the table.
     """
     path = pathlib.Path(path)
     if not path.exists():

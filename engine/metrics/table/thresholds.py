@@ -1,4 +1,4 @@
-"""Operating thresholds that know the rows they were chosen on, so that nobody reports them on these same rows."""
+"""Operating thresholds that remember the rows they were chosen on, so that nobody reports them on the same rows."""
 
 import dataclasses
 import re
@@ -25,9 +25,9 @@ class Threshold:
     """A score at or above ``value`` is called positive.
 
     Attributes:
-      value: in float64.
-      rule: by which it was chosen, of :data:`RULES` with any number.
-      split: name of the rows that it was chosen on, or ``"fixed"`` where no rows had a say.
+      value: the threshold, in float64.
+      rule: rule by which it was chosen: one of :data:`RULES`, with any number.
+      split: name of the split that it was chosen on, or ``"fixed"`` if it was given as a number.
     """
 
     value: float
@@ -35,10 +35,10 @@ class Threshold:
     split: str = FIXED
 
     def call(self, score: Float[np.ndarray, "*n"], split: str) -> Bool[np.ndarray, "*n"]:
-        """Which rows of a split are called positive, for reporting; compared in float64.
+        """Returns which rows of a split are called positive, for a report; scores are compared in float64.
 
         Raises:
-          UserError: when the threshold was chosen on this split.
+          UserError: if the threshold was chosen on this split.
         """
         require_other(self.split, split, self.rule)
         return np.asarray(score, np.float64) >= self.value
@@ -48,13 +48,13 @@ def require_other(chosen: str, split: str, rule: str, what: str = "a threshold")
     """Refuses to judge a threshold, or another choice, on the rows that it was made on.
 
     Args:
-      chosen: split that it was made on, or ``"fixed"``.
-      split: that is reported.
-      rule: of the choice.
-      what: was chosen.
+      chosen: name of the split that the choice was made on, or ``"fixed"``.
+      split: name of the split that is reported.
+      rule: rule of the choice.
+      what: name of what was chosen, for the message.
 
     Raises:
-      UserError: when the two splits are one.
+      UserError: if the two splits are the same.
     """
     if split == chosen != FIXED:
         raise UserError(
@@ -64,12 +64,14 @@ def require_other(chosen: str, split: str, rule: str, what: str = "a threshold")
 
 
 def choose(rule: str, truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], split: str) -> Threshold:
-    """The threshold that a rule picks among the scores of a split, and above them all.
+    """Chooses a threshold by a rule, among the scores of a split and a value above all of them.
+
+    Of equally good thresholds the lowest is taken, which is the most sensitive.
 
     Args:
       rule: ``fixed:0.5``; ``youden``, the largest sensitivity + specificity − 1 (Youden, Cancer 1950;3:32); ``max_accuracy``;
-        ``sens0.9``, the largest specificity with a sensitivity of at least .9; ``spec0.9``, the reverse. Any number. Of
-        equally good thresholds the lowest, which is the most sensitive, is taken.
+        ``sens0.9``, the largest specificity with a sensitivity of at least .9; or ``spec0.9``, the largest sensitivity with a
+        specificity of at least .9. Other numbers may be given.
       truth: whether each image of the split is positive.
       score: probability of the positive class.
       split: name of the split.
@@ -87,7 +89,7 @@ def choose(rule: str, truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " 
     truth, score = np.asarray(truth, bool), np.asarray(score, np.float64)
     if truth.all() or not truth.any():
         raise UserError(
-            f"threshold rule {rule!r} needs both classes, but split {split!r} has {len(truth)} images of one"
+            f"threshold rule {rule!r} needs both classes, but all {len(truth)} images of split {split!r} are of one class"
         )
     cuts, place = np.unique(score, return_inverse=True)
     cuts = np.append(cuts, np.nextafter(cuts[-1], np.inf))  # the last calls nobody positive
@@ -96,34 +98,35 @@ def choose(rule: str, truth: Bool[np.ndarray, " n"], score: Float[np.ndarray, " 
 
 
 def _gain(rule: str) -> Gain:
-    """What a rule makes largest, of true and false positives among all positives and negatives.
+    """Returns the function that a rule makes largest: (true positives, false positives, all positives, all negatives) -> gain.
 
-    In whole numbers, so that equally good thresholds are exactly equal.
+    It is computed in whole numbers, so that equally good thresholds are exactly equal.
     """
     if rule == "youden":
         return lambda tp, fp, positives, negatives: tp * negatives - fp * positives
     if rule == "max_accuracy":
         return lambda tp, fp, positives, negatives: tp - fp
-    found = _TARGET.fullmatch(rule)
-    if not found:
+    match = _TARGET.fullmatch(rule)
+    if not match:
         raise UserError(
             f"no threshold rule {rule!r}.{did_you_mean(rule, RULES)} There are: {', '.join(RULES)}, with any number"
         )
-    least = float(found[2]) * (1 - SLACK)
+    least = float(match[2]) * (1 - SLACK)
     if not 0 < least < 1:
-        raise UserError(f"threshold rule {rule!r}: the number is a share between 0 and 1, such as 0.9")
-    if found[1] == "sens":
+        raise UserError(f"threshold rule {rule!r}: the number must be between 0 and 1, such as 0.9")
+    if match[1] == "sens":
         return lambda tp, fp, positives, negatives: np.where(tp >= least * positives, negatives - fp, -1)
     return lambda tp, fp, positives, negatives: np.where(negatives - fp >= least * negatives, tp, -1)
 
 
 def reported(table: Table, split: str, rule: str) -> Table:
-    """The rows of one split that a report judges, thresholds set.
+    """Returns the rows of the split that a report judges, with their thresholds.
 
     Args:
-      table: of all splits.
-      split: that is reported.
-      rule: a number, or ``RULE:SPLIT`` such as ``youden:val`` or ``sens0.9:val``, chosen on that split for each score column.
+      table: predictions of all splits.
+      split: name of the split that is reported.
+      rule: a number, or ``RULE:SPLIT`` such as ``youden:val`` or ``sens0.9:val``. The threshold of each score column is then chosen
+        on that split.
 
     Raises:
       UserError: for an unknown split or rule, a threshold chosen on the split that is reported, or one that cannot be chosen.
@@ -135,7 +138,7 @@ def reported(table: Table, split: str, rule: str) -> Table:
     kept = frame[rows.to_numpy()].reset_index(drop=True)
     if schema.kind == "binary" and kept["target"].nunique() == 1:
         only = schema.classes[int(kept["target"].iloc[0])]
-        note = f"Every case of this table is {schema.label} {only}: what needs both classes, such as the AUROC, is undefined."
+        note = f"Every case of this table is {schema.label} {only}. Metrics that need both classes, such as the AUROC, are undefined."
         table = dataclasses.replace(table, notes=(note, *table.notes))
     if schema.kind in ("binary", "multilabel"):
         kept = kept.assign(**_thresholds(table, split, rule))
@@ -143,6 +146,7 @@ def reported(table: Table, split: str, rule: str) -> Table:
 
 
 def _known(split: str, frame: pd.DataFrame, where: str, remedy: str) -> str:
+    """Returns the split, or raises a UserError if no row is of it."""
     splits = sorted(frame["split"].unique())
     if split not in splits:
         raise UserError(
@@ -152,7 +156,7 @@ def _known(split: str, frame: pd.DataFrame, where: str, remedy: str) -> str:
 
 
 def _thresholds(table: Table, split: str, rule: str) -> dict[str, float | str]:
-    """Columns of the prediction table that hold the thresholds for reporting a split."""
+    """Returns the columns of the prediction table that hold the thresholds for reporting a split."""
     where = f"--threshold={rule}"
     try:
         return {"threshold": float(rule), "threshold_split": FIXED}
@@ -164,11 +168,13 @@ def _thresholds(table: Table, split: str, rule: str) -> dict[str, float | str]:
     schema = table.schema
     rows = table.frame["split"] == _known(chosen, table.frame, where, "name the column with --split")
     tuning = Table(table.frame[rows].reset_index(drop=True), schema)
-    found: dict[str, float | str] = {}
+    chosen_columns: dict[str, float | str] = {}
     for model, used in schema.models.items():
         columns = tuning.columns(model)
         truths = np.atleast_2d(columns["truth"].T)
         for column, truth in zip(used, truths, strict=True):
-            found[f"threshold:{column}"] = choose(kind, truth, tuning.frame[column].to_numpy(), chosen).value
+            chosen_columns[f"threshold:{column}"] = choose(
+                kind, truth, tuning.frame[column].to_numpy(), chosen
+            ).value
     first = schema.models[table.models[0]][0]
-    return found | {"threshold": found[f"threshold:{first}"], "threshold_split": chosen}
+    return chosen_columns | {"threshold": chosen_columns[f"threshold:{first}"], "threshold_split": chosen}

@@ -1,12 +1,12 @@
-"""Writes a prediction table from any evaluation loop: PyTorch, Lightning, MONAI or plain NumPy, none of them imported.
+"""A writer of prediction tables for any evaluation loop: PyTorch, Lightning, MONAI or plain NumPy, none of which is imported.
 
   with PredictionWriter("preds.parquet") as table:
       for batch in loader:
           score = torch.sigmoid(model(batch["image"]))[:, 0]
           table.add(target=batch["label"], score=score, subject_id=batch["patient"], race=batch["race"])
 
-``equipoise audit --table=preds.parquet --target=target --score=score --group=race`` then reports it. Every keyword is a
-column; several models are several score columns.
+``equipoise audit --table=preds.parquet --target=target --score=score --group=race`` then reports the table. Every keyword is a
+column; several models have several score columns.
 """
 
 import os
@@ -22,7 +22,7 @@ from equipoise.engine.errors import UserError, did_you_mean
 
 
 def _array(values: Any) -> np.ndarray:
-    """A tensor of any framework, on any device, as an array; half precisions become float32."""
+    """Returns a tensor of any framework, on any device, as an array; half precisions become float32."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -32,16 +32,16 @@ def _array(values: Any) -> np.ndarray:
 class PredictionWriter:
     """Collects one row per image, batch by batch, and writes them when the ``with`` block ends without an error.
 
-    A batch is a set of columns of equal length; a single value holds for the whole batch. A column [n, k] becomes k columns,
-    ``NAME_CLASS`` for the classes given.
+    A batch is a set of columns of equal length; a single value holds for the whole batch. A column of shape [n, k] becomes k
+    columns ``NAME_CLASS``, one for each class.
     """
 
     def __init__(self, path: str | os.PathLike, classes: Sequence[str] = ()):
-        """Names the file.
+        """Begins a table.
 
         Args:
-          path: ending in ``.parquet`` or ``.csv``.
-          classes: names of the second axis of columns [n, k].
+          path: path of the file, which ends in ``.parquet`` or ``.csv``.
+          classes: names of the classes, along the second axis of columns of shape [n, k].
 
         Raises:
           UserError: for another ending.
@@ -58,7 +58,7 @@ class PredictionWriter:
           **columns: name -> [n] or [n, k] array or tensor, list of text, or one value for all rows.
 
         Raises:
-          UserError: when lengths differ, columns are not those of the first batch, or a second axis has no class names.
+          UserError: if lengths differ, if the columns are not those of the first batch, or if a second axis has no class names.
         """
         arrays: dict[str, np.ndarray] = {}
         for name, values in columns.items():
@@ -88,7 +88,7 @@ class PredictionWriter:
         """Writes the file; it appears whole or not at all.
 
         Raises:
-          UserError: when no row was added.
+          UserError: if no row was added.
         """
         if not self._parts:
             raise UserError(f"{self._path.name}: no row was added")

@@ -162,7 +162,7 @@ def test_a_group_that_cannot_be_tested_says_why(table):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"against": "all"}, "against='all'"), ({"method": "t"}, "method='t'"), ({"adjust": "fdr"}, "adjust='fdr'"),
-     ({"adjust": "max_t"}, "say method='permutation'"), ({"metrics": ["ece"]}, "moved by chance"), ({"group": "race"}, "no attribute 'race'"),
+     ({"adjust": "max_t"}, "add method='permutation'"), ({"metrics": ["ece"]}, "chance alone changes it"), ({"group": "race"}, "no attribute 'race'"),
      ({"reference": "z"}, "no level of 'site'")],
 )  # fmt: skip
 def test_wrong_questions_are_refused(table, settings, message):
@@ -178,7 +178,7 @@ def test_calls_are_compared_by_mcnemar(table):
     one = found["d"]
     assert (one.value, one.p) == (pytest.approx(peer.value), pytest.approx(peer.p))
     assert one.p_adjusted == pytest.approx(4 * one.p) and one.low > 0
-    for metric, message in (("ppv", "counts other images"), ("brier", "is no share")):
+    for metric, message in (("ppv", "counts different images"), ("brier", "is not a share")):
         with pytest.raises(UserError, match=message):
             hypotheses.compare_calls(table, "first", "second", metric)
 

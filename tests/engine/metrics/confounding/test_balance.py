@@ -167,10 +167,10 @@ def test_standardised_differences_by_hand():
 @pytest.mark.parametrize(
     ("method", "target", "said"),
     [
-        (Matching("age"), "pooled", "pairs are of one group"),
+        (Matching("age"), "pooled", "cannot take the pooled target"),
         (Matching(), "group", "'age' is a number"),
         (Matching("height"), "group", "'age' is a number"),
-        (Matching("age", -1), "group", "no distance"),
+        (Matching("age", -1), "group", "must be a distance"),
     ],
 )
 def test_what_matching_cannot_do(method, target, said):

@@ -112,7 +112,7 @@ def test_without_overlap_there_is_a_reason_and_no_number():
         for name in ("sensitivity", "accuracy"):
             gap = found.gaps[name]
             assert np.isnan([gap.value, gap.low, gap.high, gap.p]).all()
-            assert gap.reason.startswith("no overlap among present: 0% of the target")
+            assert gap.reason.startswith("too little overlap among present: 0% of the target")
             assert np.isnan(found.explained[name].value)
         assert found.gaps["fpr"].value == pytest.approx(5 / 20)  # negatives overlap
         assert found.support["present"].overlap == 0 and not found.support["present"].differences
@@ -120,7 +120,10 @@ def test_without_overlap_there_is_a_reason_and_no_number():
                  age=np.concatenate([np.linspace(20, 40, 50), np.linspace(60, 80, 50)]))  # fmt: skip
     for method in (Weighting(), Matching("age", 5.0), Matching("propensity")):
         found = evaluate(ages, **HOW | {"confounders": ("age",)}, target="reference", method=method)["M"]
-        assert np.isnan(found.gaps["sensitivity"].value) and "no overlap" in found.gaps["sensitivity"].reason
+        assert (
+            np.isnan(found.gaps["sensitivity"].value)
+            and "too little overlap" in found.gaps["sensitivity"].reason
+        )
 
 
 def test_partial_overlap_is_reported_and_may_be_accepted():
@@ -310,11 +313,11 @@ def test_classes_are_adjusted_apart():
         ({"confounders": ("sex",)}, "'sex' cannot be its own confounder"),
         ({"confounders": ("sight",)}, "no attribute 'sight'"),
         ({"metrics": ("ece",)}, "no bootstrap interval for 'ece'"),
-        ({"metrics": ("mae",)}, "of regression tasks"),
+        ({"metrics": ("mae",)}, "for regression tasks"),
         ({"group": "age"}, "is a number and has no groups"),
         ({"reference": "X"}, "is no level"),
         ({"model": "other"}, "no model 'other'"),
-        ({"method": Matching("age")}, "needs it among the confounders"),
+        ({"method": Matching("age")}, "one of the confounders"),
     ],
 )
 def test_what_is_refused(change, said):

@@ -102,7 +102,7 @@ NOWHERE = {
     "score: difference:f1; min: 0; groups: group": "no metric 'f1' in this report",
     "score: difference:fpr; min: 0; groups: {group: a}": "no difference:fpr of group: 'a' in this report",
     "score: max_min:f1; max: 0; groups: group": "no score of group 'max_min:f1' in this report",
-    "score: max_min:fpr; max: 0; groups: {group: a}": "of all levels of group together",
+    "score: max_min:fpr; max: 0; groups: {group: a}": "about all levels of group together",
     "score: max_min:fpr; max: 0; groups: overall": "compares groups: name an attribute",
     "score: conditional_demographic_parity_difference; max: 0": "no score 'conditional_demographic_parity_difference'",
 }  # fmt: skip

@@ -117,7 +117,7 @@ def test_runs_are_read_from_their_folders(tiny_run):
         )
     smuggled = read_table(kept[0])
     write_table(kept[0], smuggled.frame.assign(split="test"), smuggled.schema)
-    with pytest.raises(UserError, match="rows of test, and selection is on"):
+    with pytest.raises(UserError, match="rows of test, but the selection is made on"):
         select(selection.checkpoints([workdir]), "auroc", "sex")
 
 
@@ -130,7 +130,7 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(UserError, match="two candidates are named 'a'"):
         select([given[0], given[0]], "sensitivity", "sex")
     fewer = Candidate("f", table({("F", 4): 4}), "validation")
-    with pytest.raises(UserError, match="f and a are of different images"):
+    with pytest.raises(UserError, match="f and a have predictions of different images"):
         select([*given, fewer], "sensitivity", "sex")
     with pytest.raises(UserError, match="holds no run"):
         selection.checkpoints([tmp_path])

@@ -209,30 +209,3 @@ def test_tail_is_where_a_limit_reaches_the_bound():
         limit = comparisons.difference(a, b, 1 - 2 * min(p, 1 - p))[1 if p < 0.5 else 2]
         assert limit == pytest.approx(bound, abs=1e-7)
     assert comparisons.tail(a, b, a.value - b.value, above=True) == 0.5
-
-
-def test_replicates_of_equal_groups_by_hand():
-    draws = np.array([[0.7, 0.9, np.nan, 0.8], [0.4, 0.5, 0.6, 0.5]])
-    estimates = [
-        percentiles.bootstrap(v, d, 9, patients, 3)
-        for v, d, patients in ((0.8, draws[0], 5), (0.5, draws[1], 2))
-    ]
-    found = comparisons.equal_replicates(estimates, draws, 0.6)
-    deviations = np.array([[-0.1, 0.1, np.nan, 0], [-0.1, 0, 0.1, 0]]) * np.sqrt([[5 / 4], [2 / 1]])
-    np.testing.assert_allclose(found, 0.6 + deviations)
-    ranges = np.ptp(found, axis=0)  # .030, .112, nan, 0
-    assert comparisons.by_chance(ranges)[0] == pytest.approx(
-        (0.1 * 2**0.5 - 0.1 * 1.25**0.5 + 0.1 * 1.25**0.5) / 3
-    )
-    assert comparisons.range_p([0.8, 0.77], found) == (1 + 1) / (3 + 1)
-    assert np.isnan(comparisons.by_chance(np.full(3, np.nan))).all() and np.isnan(
-        comparisons.range_p([0, 1], np.full((2, 3), np.nan))
-    )
-
-
-def test_a_share_of_one_varies_by_chance_as_its_interval_says():
-    whole, half = proportion(np.ones(20, bool)), proportion(np.arange(20) < 10)
-    draws = np.stack([np.ones(1000), 0.5 + 0.1 * np.tile([-1, 1], 500)])
-    found = comparisons.equal_replicates([whole, half], draws, 0.7)
-    assert found[0].mean() == pytest.approx(0.7) and found[0].std() == pytest.approx(whole.se, rel=0.01)
-    assert abs(np.corrcoef(found)[0, 1]) < 0.1

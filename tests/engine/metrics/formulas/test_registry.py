@@ -4,9 +4,11 @@ import math
 import numpy as np
 import pytest
 
+from equipoise.engine import metrics
 from equipoise.engine.errors import UserError
+from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.formulas import registry
-from equipoise.engine.metrics.formulas.metric import TASKS
+from equipoise.engine.metrics.formulas.metric import TASKS, Metric
 
 BINARY = {
     "truth": np.array([1, 0, 1, 0], bool),
@@ -103,3 +105,56 @@ def test_an_entry_that_contradicts_itself_is_refused():
     ):
         with pytest.raises(ValueError, match="auroc"):
             dataclasses.replace(whole, **change)
+
+
+def test_a_metric_that_needs_its_rows_and_has_a_closed_interval_is_one_entry(monkeypatch, rng):
+    """Nothing else in the library is told of it: not its interval, nor its bins, nor its short name."""
+    monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
+    auroc = registry.get("auroc")
+    registry.register(
+        Metric(
+            "concordance", "concordance of scores and classes", "P(score of a positive > score of a negative)", True, 0, 1,
+            "one of the classes has no image", "Harrell, JAMA 1982;247:2543", ("binary",), kind="weighted", weighted=auroc.weighted,
+            prepare=auroc.prepare, estimate=lambda entry, columns, code: intervals.area(columns["truth"], columns["score"], code),
+            may_bin=True, short="C",
+        )
+    )  # fmt: skip
+    truth, sex = rng.random(300) < 0.4, np.array(["F", "M"])[rng.integers(0, 2, 300)]
+    score = np.clip(0.3 * truth + 0.6 * rng.random(300), 0, 1)
+    names = ("auroc", "concordance")
+    frame = metrics.frame(truth, score, groups={"sex": sex}, metrics=names, resamples=40)
+    for cells in (frame.overall, *frame.groups["sex"].values()):
+        first, second = (cells[name] for name in names)
+        assert (first.value, first.method, first.limits(0.95)) == (
+            second.value,
+            second.method,
+            second.limits(0.95),
+        )
+    gaps = frame.disparities["sex"]
+    assert gaps["difference:concordance:M-F"].p == gaps["difference:auroc:M-F"].p < 1
+    scores = np.stack([1 - score, score], axis=1)
+    parts = [f"{name}:{part}" for part in ("dog", "macro") for name in names]
+    frame = metrics.frame(
+        np.where(truth, "dog", "cat"), scores, groups={"sex": sex}, classes=("cat", "dog"), metrics=parts, resamples=40
+    )  # fmt: skip
+    for part, is_closed in (("dog", True), ("macro", False)):
+        first, second = (frame.overall[f"{name}:{part}"] for name in names)
+        assert first.value == pytest.approx(second.value)
+        assert (second.b_valid is None) == is_closed and first.method == second.method
+
+
+def test_entries_say_what_others_need_of_them():
+    auroc, one, mean = (registry.get(name, CLASSES) for name in ("auroc", "auroc:dog", "auroc:macro"))
+    assert (auroc.kind, one.kind, mean.kind) == ("area", "area", "weighted")
+    assert (auroc.is_closed, one.is_closed, mean.is_closed) == (True, True, False)
+    closed = {name for name, metric in EVERY.items() if metric.is_closed and "binary" in metric.tasks}
+    assert closed == {
+        "auroc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "fpr", "fnr", "ppv", "npv", "selection_rate"
+    }  # fmt: skip
+    binned = {name for name, metric in EVERY.items() if metric.may_bin}
+    assert binned == {
+        "auprc", "calibration_intercept", "calibration_slope", "sensitivity_at_specificity_0.90", "specificity_at_sensitivity_0.90"
+    }  # fmt: skip
+    truth = np.array([True, False, True])
+    rows, quantile = registry.get("sensitivity_at_specificity_0.8").focus(truth)
+    assert rows.tolist() == [False, True, False] and quantile == 0.8

@@ -145,6 +145,6 @@ def test_what_is_refused(rng):
     with pytest.raises(UserError, match="Did you mean 'equalized_odds'"):
         parity.equalize(validation, "equalised_odds", by="sex")
     for floor in (0, 1.2):
-        with pytest.raises(UserError, match="no share"):
+        with pytest.raises(UserError, match="floor="):
             parity.level_up(validation, floor, by="sex")
     assert isinstance(pd.Series(fitted.reached["F"]).sum(), float)

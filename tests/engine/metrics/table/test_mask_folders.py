@@ -157,7 +157,7 @@ def damage(study, what):
      ("no row", "cases without a row in people.csv"), ("row without masks", r"rows of people.csv without masks \(d4\)"),
      ("case twice", r"people.csv: column 'case': the same id twice in 2 lines \(3, 4\)"), ("two files", "the same case"),
      ("shape", r"case b2: .*\(9, 9, 8\).*\(10, 9, 8\)"), ("affine", "case b2: the headers"), ("probabilities", "not whole numbers"),
-     ("cut off", r"b2\.nii\.gz: damaged"), ("channels", "4 axes"), ("no column", "no column 'case'"), ("clash", "'dice_1'"),
+     ("cut off", r"b2\.nii\.gz: the file is damaged"), ("channels", "4 axes"), ("no column", "no column 'case'"), ("clash", "'dice_1'"),
      ("one png", "in pixels"), ("png against nifti", "one mask is PNG")],
 )  # fmt: skip
 def test_refused(study, what, message):
