@@ -357,7 +357,7 @@ def _name(config: SimbaConfig) -> str:
     usual = {f"{what}_region": label for what, (label, _) in plain.regions.items()}
     same = [name for name in labels if not config.labels and labels[name] == usual[name]]
     words = settings.changed(
-        config, plain, but=(*_IN_NAME, *_FILES, *same), told={name: str(k) for name, k in labels.items()}
+        config, plain, but=(*_IN_NAME, *_FILES, *same), texts={name: str(k) for name, k in labels.items()}
     )
     if config.template:
         words.append(f"pair{settings.fingerprint(config.template, config.labels)}")
