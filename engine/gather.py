@@ -132,7 +132,7 @@ def gather(
             try:
                 config = configs[folder]
                 step = choose(folder, config, cohort)
-                read = table.read_table(rundir.table_path(folder, cohort, split, step))
+                read = table.read_table(rundir.RunFolder(folder).evaluation(cohort, split, step))
                 found.append(_thinned(names[folder], config, step, read, bases))
             except UserError as error:
                 excluded[names[folder]] = _reason(error, folder)

@@ -88,7 +88,7 @@ def main() -> None:
     for workdir, machine, step in chosen:
         config = machine.config
         state = choosing.restore(machine, workdir, step)
-        kept = rundir.validation_path(workdir, step)
+        kept = rundir.RunFolder(workdir).validation(step)
         if kept.exists():
             validation = read_table(kept).frame
         else:
@@ -104,7 +104,7 @@ def main() -> None:
                     state, split, lambda done, _, bar=bar: progress.update(bar, completed=done)
                 )
             frame = rundir.stamp(frame, config, step, threshold, chosen_on)
-            path = rundir.table_path(workdir, split.cohort, split.name, step)
+            path = rundir.RunFolder(workdir).evaluation(split.cohort, split.name, step)
             frame, masks = segments.split_off(frame)
             if mesh.is_main():
                 if masks is not None:
@@ -113,7 +113,7 @@ def main() -> None:
             summary = "  ".join(f"{k} {v:.4f}" for k, v in {"loss": loss, **task.metrics(frame)}.items())
             tell(f"step {step}  {len(frame)} images of {split.cohort} {split.name}  {summary}\n  {path}")
             if _SALIENCY.value:
-                path = rundir.saliency_path(workdir, split.cohort, step)
+                path = rundir.RunFolder(workdir).saliency(split.cohort, step)
                 attribute = saliency.choose_attribute(split, _SALIENCY_GROUP.value)
                 groups = saliency.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
                 maps = saliency.group_maps(machine, state, split, groups, noise=_SALIENCY_NOISE.value)

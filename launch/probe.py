@@ -84,7 +84,7 @@ def main() -> None:
 
     import rich.progress
 
-    from equipoise.engine import data
+    from equipoise.engine import data, rundir
     from equipoise.engine.explain import features, probes
     from equipoise.engine.metrics.estimates.intervals import subject_codes
     from equipoise.engine.training import choosing, population
@@ -109,7 +109,7 @@ def main() -> None:
     ]
     for workdir, machine, step in chosen:
         state = choosing.restore(machine, workdir, step)
-        path = probes.path(workdir, split.cohort, split.name, step)
+        path = rundir.RunFolder(workdir).probes(split.cohort, split.name, step)
         folder = workdir / "features" / path.relative_to(workdir / "probes").with_suffix("")
         results = []
         with rich.progress.Progress(transient=True) as progress:

@@ -80,7 +80,7 @@ def _choose_step(workdir, config, cohort, split, wanted):
     from equipoise.engine.errors import UserError
     from equipoise.engine.training import choosing
 
-    folder = rundir.table_path(workdir, cohort, split, 0).parent
+    folder = rundir.RunFolder(workdir).evaluation(cohort, split, 0).parent
     there = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
     command = f"equipoise evaluate --workdir={workdir} --cohort={cohort} --split={split}"
     if not there:
@@ -266,7 +266,7 @@ def main() -> int:
         )
     cohort, split = _COHORT.value or config.data.cohort, _SPLIT.value
     step = _choose_step(workdir, config, cohort, split, _STEP.value)
-    path = rundir.table_path(workdir, cohort, split, step)
+    path = rundir.RunFolder(workdir).evaluation(cohort, split, step)
     main_table = table.read_table(path)
     others = [
         table.read_table(p).frame for p in sorted((workdir / "evaluations").glob(f"*/*/{step:08d}.parquet"))
@@ -278,7 +278,7 @@ def main() -> int:
         name for name, levels in main_table.schema.attributes.items() if levels is not None
     ]
     metadata, cohort_report = _cohort_files(cohort)
-    maps = rundir.saliency_path(workdir, cohort, step)
+    maps = rundir.RunFolder(workdir).saliency(cohort, step)
     context = dataclasses.replace(
         audit.context(main_table, groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value),
         workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables,

@@ -340,11 +340,6 @@ def _one_by_one(
     return Alone(block, whole.shares[:count], accuracy, whole.fitted[:, :count], dominant, boundary)
 
 
-def path(workdir: pathlib.Path, cohort: str, split: str, step: int) -> pathlib.Path:
-    """Where ``equipoise.launch.probe`` keeps what it found; beside it the same as CSV, and the scores as ``.npz``."""
-    return workdir / "probes" / cohort.replace("/", "--") / split / f"{step:08d}.json"
-
-
 def _told(estimate: Estimate | None) -> dict[str, float | int | None] | None:
     if estimate is None:
         return None

@@ -22,7 +22,7 @@ from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.table.table import write_table
-from equipoise.engine.rundir import stamp, validation_path
+from equipoise.engine.rundir import RunFolder, stamp
 from equipoise.engine.training import population, writers
 from equipoise.engine.training.checkpoint import Checkpoints
 from equipoise.engine.training.machine import Machine
@@ -119,7 +119,7 @@ class _Record:
         frame = stamp(frame, config, step, threshold, chosen_on)
         described = task.schema(split)
         if mesh.is_main():
-            write_table(validation_path(self.workdir, step), segments.split_off(frame)[0], described)
+            write_table(RunFolder(self.workdir).validation(step), segments.split_off(frame)[0], described)
         values = {"loss": loss} | task.metrics(frame)
         best = config.checkpoint.best_metric
         if best not in values:

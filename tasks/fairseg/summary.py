@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, rundir
+from equipoise.engine import data
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
 from equipoise.engine.metrics.comparing.methods import Contrast, Method
@@ -20,16 +20,17 @@ from equipoise.engine.report.page import files, page
 from equipoise.engine.report.page.page import (
     Cell,
     Grid,
-    KeyNumber,
     Section,
     interval,
     number,
     probability,
     text_cell,
 )
+from equipoise.engine.rundir import RunFolder
 from equipoise.tasks.fairseg import analysis, gradients
 from equipoise.tasks.fairseg.gradients import Kept
-from equipoise.tasks.kit.plan import run_folders
+from equipoise.tasks.kit import gather as kit_gather
+from equipoise.tasks.kit import pages
 
 _ERM = "erm"
 _NAMES = {
@@ -51,6 +52,7 @@ class Scored:
     method: str
     seed: int
     workdir: pathlib.Path
+    group: str
     table: Table
 
 
@@ -77,14 +79,10 @@ class Model:
 
 def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> Scored:
     config = run_config.load(workdir)
-    tables = rundir.table_path(workdir, config.data.cohort, "test", 0).parent
-    steps = sorted(int(p.stem) for p in tables.glob("*.parquet") if p.stem.isdigit())
-    if not steps:
-        raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
-    model = workdir.relative_to(folder / "runs").parts[0].partition("-")[0]
-    return Scored(
-        model, config.method.name, config.seed, workdir, read_table(tables / f"{steps[-1]:08d}.parquet")
-    )
+    newest = RunFolder(workdir).newest(config.data.cohort, "test")
+    network = kit_gather.name_of_runs(workdir, folder).partition("-")[0]
+    table = read_table(newest.path)
+    return Scored(network, config.method.name, config.seed, workdir, config.method.group, table)
 
 
 def _compare(name: str, found: Sequence[Scored], group: str) -> Model:
@@ -119,27 +117,22 @@ def gather(folder: pathlib.Path) -> tuple[list[Model], list[tuple[str, str]]]:
     Raises:
       UserError: where there is nothing to read.
     """
-    found: dict[str, list[Scored]] = {}
-    left_out, groups = [], set()
-    for workdir in run_folders(folder):
-        try:
-            one = _scored(workdir, folder)
-            found.setdefault(one.model, []).append(one)
-            groups.add(run_config.load(workdir).method.group)
-        except UserError as error:
-            left_out.append(
-                (str(workdir.relative_to(folder / "runs")), str(error).replace(str(folder), "..."))
-            )
-    if not found:
-        raise UserError(f"no evaluated run in {folder / 'runs'}: `equipoise study` makes them")
-    named = sorted(groups - {""})
+    scored, left_out = kit_gather.read_each(
+        kit_gather.run_folders(folder), folder, lambda run: _scored(run, folder)
+    )
+    if not scored:
+        raise kit_gather.nothing_evaluated(folder)
+    by_model: dict[str, list[Scored]] = {}
+    for run in scored:
+        by_model.setdefault(run.model, []).append(run)
+    named = sorted({run.group for run in scored} - {""})
     if not named:
         raise UserError(
             f"no run in {folder / 'runs'} has --config.method.group, which says whose groups are compared: wait for one that has"
         )
     if len(named) > 1:
         raise UserError(f"the runs in {folder / 'runs'} are of several attributes: {', '.join(named)}")
-    return [_compare(name, each, named[0]) for name, each in found.items()], left_out
+    return [_compare(name, runs, named[0]) for name, runs in by_model.items()], left_out
 
 
 def _title(method: str) -> str:
@@ -302,17 +295,8 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
             one = model.methods[structure].get(_ERM)
             if one:
                 mean = one.overall["mean"].estimate
-                keys.append(
-                    KeyNumber(
-                        f"Dice of the {structure}, {model.name}, ERM",
-                        number(mean.value),
-                        interval(*mean.limits(frame.CONFIDENCE)),
-                    )
-                )
+                keys.append(pages.key_number(f"Dice of the {structure}, {model.name}, ERM", mean))
     found += [difficulty] if difficulty else []
-    if left_out:
-        rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
-        found.append(Section("Left out", tables=[Grid(("run", "because"), rows)]))
-    headlines = [s.headline for s in found if s.headline]
-    text = page.render("FairSeg: who is outlined worse, and what helps", headlines, keys, found)
-    return files.write_all(folder / "report", {"report.html": text, "dice.csv": _csv(models)}, found)
+    found += pages.left_out(left_out)
+    title = "FairSeg: who is outlined worse, and what helps"
+    return pages.write(folder, title, found, keys, {"dice.csv": _csv(models)})

@@ -6,7 +6,10 @@ a phase begins when the one before it has ended.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from equipoise.engine.rundir import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,50 @@ class Chain:
 Plan = Sequence[Sequence[Chain]]
 
 
+def prepare_words(cohort: str, settings: Mapping[str, Any], *more: str) -> tuple[str, ...]:
+    """The command that prepares a cohort with settings of its own."""
+    options = ",".join(f"{name}={value}" for name, value in settings.items())
+    return ("prepare", f"--cohort={cohort}", *([f"--options={options}"] if options else []), *more)
+
+
+def rhythm(unit: str, count: int) -> tuple[str, ...]:
+    """Flags that judge and save a run after every ``count`` units: ``steps`` or ``cycles``."""
+    return tuple(f"--config.{what}.every_{unit}={count}" for what in ("evaluation", "checkpoint"))
+
+
+def page_stage(study: str, folder: pathlib.Path) -> Stage:
+    """The last stage of a study: its page, made anew each time from the runs that are there."""
+    words = ("study", f"--study={study}", f"--workdir={folder}", "--report_only")
+    return Stage("put everything on one page", words, is_repeated=True)
+
+
+def train_and_score(
+    name: str, words: Sequence[str], workdir: pathlib.Path, seeds: str, cohorts: Sequence[str], step: str
+) -> list[Stage]:
+    """Trains a run and scores it on the test split.
+
+    Args:
+      name: of the run, for the titles.
+      words: flags of its training.
+      workdir: its folder.
+      seeds: the flag of its seeds, as :func:`over_seeds` gives it.
+      cohorts: to score.
+      step: of the checkpoint that is scored: ``best`` or ``last``.
+    """
+    where = f"--workdir={workdir}"
+    scored = ("evaluate", where, f"--cohort={','.join(cohorts)}", "--split=test", f"--step={step}")
+    return [
+        Stage(f"train {name}", train_words(*words, seeds, where)),
+        Stage(f"score {name}", scored),
+    ]
+
+
+def report_stage(name: str, workdir: pathlib.Path, cohort: str, step: str) -> Stage:
+    """The report of the first seed of a run on the test split."""
+    words = ("report", f"--workdir={workdir}", f"--cohort={cohort}", "--split=test", f"--step={step}")
+    return Stage(f"report the first seed of {name}", words)
+
+
 def train_words(*words: str) -> tuple[str, ...]:
     """A command of training for a log."""
     return ("train", *words, "--config.writers.console=false")
@@ -62,16 +109,10 @@ def over_seeds(
       stages: of a chain, from (its folder, the first seed's folder where that is in it, the flag of its seeds).
     """
     if is_population:
-        first = root / "member_000" if num_seeds > 1 else root
+        first = RunFolder(root).member(0) if num_seeds > 1 else root
         return [Chain(name, stages(root, first, f"--config.population.seeds={num_seeds}"))]
-    members = [root / f"member_{seed:03d}" for seed in range(num_seeds)]
+    members = [RunFolder(root).member(seed) for seed in range(num_seeds)]
     return [
         Chain(f"{name}-{seed}", stages(member, None if seed else member, f"--config.seed={seed}"))
         for seed, member in enumerate(members)
     ]
-
-
-def run_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of a study's runs, as :func:`over_seeds` lays them out: members of populations, and runs of a single seed."""
-    roots = sorted((folder / "runs").glob("*"))
-    return [place for root in roots for place in sorted(root.glob("member_*")) or [root]]

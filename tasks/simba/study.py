@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.data_builders.simba.config import SETTINGS, foreign, make_config
-from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
+from equipoise.tasks.kit import options as kit_options
+from equipoise.tasks.kit.plan import (
+    Chain,
+    Plan,
+    Stage,
+    over_seeds,
+    page_stage,
+    prepare_words,
+    report_stage,
+    rhythm,
+    train_and_score,
+)
 
 SIZES = {
     "demo": "5 scenarios, 6 methods and 8 schedules across 83 sites by 5 seeds at 8 mm; half an hour to an hour on 2 CPU cores",
@@ -96,12 +106,7 @@ class _Cohorts:
             scenario=scenario, resolution=self._resolution, counterfactual=counterfactual, **settings
         )
         plain = f"simba/{scenario}_{self._resolution}mm{'_counterfactual' if flip else ''}"
-        options = ",".join(f"{k}={v}" for k, v in settings.items())
-        self.made[f"simba/{config.name}"] = (
-            "prepare",
-            f"--cohort={plain}",
-            *([f"--options={options}"] if options else []),
-        )
+        self.made[f"simba/{config.name}"] = prepare_words(plain, settings)
         return f"simba/{config.name}"
 
     def pairs(self, scenario: str) -> list[str]:
@@ -119,30 +124,17 @@ class _Cohorts:
         ]
 
 
-def _settings(options: Mapping[str, Any]) -> tuple[int, int | None, int | None, dict[str, Any]]:
+def _read(given: Mapping[str, Any]) -> tuple[int, int | None, int | None, dict[str, Any]]:
     """(seeds, steps, cycles, settings of the cohorts)."""
-    known = {"seeds", "steps", "cycles", *(f.name for f in SETTINGS)} - {
-        "scenario",
-        "resolution",
-        "counterfactual",
-        "flip",
+    fewest_cycles = 5  # for HarmonyTM's three parts
+    own = {
+        "seeds": kit_options.Count(5),
+        "steps": kit_options.Count(None),
+        "cycles": kit_options.Count(None, fewest_cycles),
     }
-    for name in options:
-        if name not in known:
-            raise UserError(f"--options: simba has no {name!r}.{did_you_mean(name, known)} It has: {OPTIONS}")
-    counts = {}
-    fewest = {"cycles": 5}  # for HarmonyTM's three parts
-    for name, usual in (("seeds", 5), ("steps", None), ("cycles", None)):
-        counts[name] = options.get(name, usual)
-        least = fewest.get(name, 1)
-        if counts[name] is not None and not (type(counts[name]) is int and counts[name] >= least):
-            raise UserError(f"--options: {name}={counts[name]} must be a whole number above {least - 1}")
-    return *counts.values(), {k: v for k, v in options.items() if k not in counts}
-
-
-def _rhythm(every: str, count: int) -> tuple[str, ...]:
-    """When a run is judged and saved, "steps" or "cycles" apart."""
-    return tuple(f"--config.{what}.every_{every}={count}" for what in ("evaluation", "checkpoint"))
+    planned = {"scenario", "resolution", "counterfactual", "flip"}  # what the study itself sets
+    values, settings = kit_options.read("simba", given, own, {f.name for f in SETTINGS} - planned, OPTIONS)
+    return *values.values(), settings
 
 
 def _schedule_words(schedule: str, cycles: int) -> tuple[str, ...]:
@@ -163,7 +155,7 @@ def _schedule_words(schedule: str, cycles: int) -> tuple[str, ...]:
         "warmup_steps": 0,
     }
     words += [f"--config.optimizer.{name}={value}" for name, value in rates.items()]
-    return *words, *_rhythm("cycles", 1)
+    return *words, *rhythm("cycles", 1)
 
 
 def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
@@ -178,10 +170,10 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
       UserError: for an option that does not exist or has another kind of value.
     """
     asked = _SIZES[size]
-    num_seeds, steps, cycles, settings = _settings(options)
+    num_seeds, steps, cycles, settings = _read(options)
     cohorts = _Cohorts(asked.resolution, settings)
     length = (
-        f"--config.num_steps={steps}", *_rhythm("steps", max(steps // 6, 1)),
+        f"--config.num_steps={steps}", *rhythm("steps", max(steps // 6, 1)),
         f"--config.optimizer.decay_steps={steps}", f"--config.optimizer.warmup_steps={min(20, steps // 2)}",
     ) if steps else ()  # fmt: skip
     steps, cycles = steps or asked.steps, cycles or asked.cycles
@@ -195,28 +187,25 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         is_shown: bool,
     ) -> list[Chain]:
         """Training of every seed, then scores and probes (cohort -> labels) of one step's model; of the first seed a report."""
-        root, judged = folder / "runs" / name, ("--split=test", f"--step={step}")
 
         def stages(place: pathlib.Path, first: pathlib.Path | None, seeds: str) -> tuple[Stage, ...]:
-            where = f"--workdir={place}"
-            found = [
-                Stage(f"train {name}", train_words(*words, seeds, where)),
-                Stage(f"score {name}", ("evaluate", where, f"--cohort={','.join(scored)}", *judged)),
-            ]
-            found += [
-                Stage(f"probe the layers of {name} on {cohort.removeprefix('simba/')}", ("probe", where, f"--cohort={cohort}",
+            work = train_and_score(name, words, place, seeds, scored, step)
+            judged = ("--split=test", f"--step={step}")
+            work += [
+                Stage(f"probe the layers of {name} on {cohort.removeprefix('simba/')}", ("probe", f"--workdir={place}", f"--cohort={cohort}",
                       *judged, f"--labels={labels}", "--control=3"))
                 for cohort, labels in probed.items()
             ]  # fmt: skip
             if first and is_shown:
-                where, shown = f"--workdir={first}", f"--cohort={next(iter(probed))}"
-                found += [
-                    Stage(f"map where {name} looks", ("evaluate", where, shown, *judged, "--saliency")),
-                    Stage(f"report the first seed of {name}", ("report", where, shown, *judged)),
+                shown = next(iter(probed))
+                map_words = ("evaluate", f"--workdir={first}", f"--cohort={shown}", *judged, "--saliency")
+                work += [
+                    Stage(f"map where {name} looks", map_words),
+                    report_stage(name, first, shown, step),
                 ]
-            return tuple(found)
+            return tuple(work)
 
-        return over_seeds(name, root, num_seeds, asked.is_population, stages)
+        return over_seeds(name, folder / "runs" / name, num_seeds, asked.is_population, stages)
 
     def run(scenario: str, method: str) -> list[Chain]:
         own = cohorts.name(scenario)
@@ -234,7 +223,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
             for t in tested
             if t != "none"
         }
-        probed = {cohorts.name(t): found for t, found in labels.items()} if method == "erm" else {}
+        probed = {cohorts.name(t): names for t, names in labels.items()} if method == "erm" else {}
         return chains(f"{scenario}-{method}", words, scored, probed, "best", method == "erm")
 
     def across(schedule: str) -> list[Chain]:
@@ -253,10 +242,9 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         "report", f"--runs={folder / 'runs'}/near-*/member_*", f"--cohort={cohorts.name('near')}", "--by=method.name",
         f"--out={folder / 'report' / 'methods'}",
     )  # fmt: skip
-    page = ("study", "--study=simba", f"--workdir={folder}", "--report_only")
     last = (
         Stage("compare the methods over seeds", compare, is_repeated=True),
-        Stage("put everything on one page", page, is_repeated=True),
+        page_stage("simba", folder),
     )
     return [cohorts.prepare(), runs, [Chain("report", last)]]
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
-from equipoise.engine.explain import probes
+from equipoise.engine import rundir
 from equipoise.engine.report.figures.style import (
     COLOURS,
     DASHES,
@@ -35,7 +35,7 @@ from equipoise.engine.report.page.page import (
 
 def section(context: Context) -> Section | None:
     """Probes of the reported checkpoint on the reported split; None where none were made."""
-    path = probes.path(context.workdir, context.cohort, context.split, context.step)
+    path = rundir.RunFolder(context.workdir).probes(context.cohort, context.split, context.step)
     if not path.exists():
         return None
     found = json.loads(path.read_text())
