@@ -1,6 +1,5 @@
 """Masks of a split: those predicted, kept beside the table of their values, and what a crop takes from the references."""
 
-import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -9,15 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import numpy as np
 import pandas as pd
-import tensorflow_datasets as tfds
-from absl import logging
 from jaxtyping import Float, Integer
 
-from equipoise.engine import data, files, mesh
-from equipoise.engine.config import Data, Run
+from equipoise.engine import data, files
+from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import segmentation
-from equipoise.engine.transforms import masks, spatial
+from equipoise.engine.transforms import masks
 from equipoise.engine.update.preprocess import make_preprocess
 from equipoise.engine.vocabulary import UNKNOWN
 
@@ -147,32 +144,3 @@ def note(tolerance: float) -> str:
         f"Surfaces agree (nsd) within {tolerance:g}; lengths are in mm where the cohort knows its pixels' spacing, else in pixels. "
         "A structure that is in neither mask has no value, and one that either mask lacks has no distance."
     )
-
-
-def count_cut(split: data.Split, shape: tuple[int, ...], threads: int = 2) -> tuple[int, int]:
-    """How many images of a split lose foreground to a centre crop, and how many of them all of it."""
-    source = split.builder.as_data_source(split=split.name, decoders={"image": tfds.decode.SkipDecoding()})
-
-    def one(row: int) -> tuple[bool, bool]:
-        mask = source[row]["mask"]
-        before, after = (np.count_nonzero(m) for m in (mask, spatial.crop_or_pad(mask, shape)))
-        return after < before, bool(before) and not after
-
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        cut = np.array(list(pool.map(one, range(len(split)))))
-    return int(cut[:, 0].sum()), int(cut[:, 1].sum())
-
-
-def warn_of_cut(split: data.Split, config: Data) -> None:
-    """Says how many images of a split lose foreground to ``data.shape``; reads masks only where some may."""
-    stored = split.image_shape[:-1]
-    if not config.shape or all(n is not None and n <= m for n, m in zip(stored, config.shape, strict=False)):
-        return
-    if mesh.is_main():
-        some, every = count_cut(split, config.shape, config.num_threads)
-        if some:
-            logging.warning(
-                "--config.data.shape=%s cuts foreground away in %d of %d images of %s %s, all of it in %d: what is cut is "
-                "neither learnt nor scored; a larger shape keeps it",
-                tuple(config.shape), some, len(split), split.cohort, split.name, every,
-            )  # fmt: skip

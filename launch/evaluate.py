@@ -54,7 +54,7 @@ def main() -> None:
     import numpy as np
     import rich.progress
 
-    from equipoise.engine import data, files, mesh, rundir
+    from equipoise.engine import data, files, hosts, rundir
     from equipoise.engine import predicted_masks as segments
     from equipoise.engine.explain import saliency
     from equipoise.engine.metrics.table.table import read_table, write_table
@@ -63,20 +63,18 @@ def main() -> None:
     from equipoise.tasks import make_task
 
     program.join_hosts()
-    tell = print if mesh.is_main() else lambda _: None
+    tell = print if hosts.is_main() else lambda _: None
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
     splits = [
         data.open_split(cohort, _SPLIT.value, program.data_dir())
         for cohort in _COHORT.value or [config.data.cohort]
     ]
     task = make_task(config, training)
-    is_segmentation = config.task.label == data.MASK
-    if is_segmentation and _SALIENCY.value:
-        raise UserError("--saliency explains the class of an image: a segmentation has none; leave it out")
+    if _SALIENCY.value:
+        saliency.check(task)
     for split in splits:
         data.check_classes(split, config.task.label, task.classes)
-        if is_segmentation:
-            segments.warn_of_cut(split, config.data)
+        task.warn(split, config.data)
     folders = population.folders(root, config)
     config = run_config.replaced(population.members(config)[0], parallel=config.parallel)
     machine = Machine(config, task, training)
@@ -98,7 +96,7 @@ def main() -> None:
             validation = machine.predict(state, validation_split)[0]
         threshold, chosen_on = task.choose_threshold(config.task.threshold, validation)
         for split in splits:
-            with rich.progress.Progress(transient=True, disable=not mesh.is_main()) as progress:
+            with rich.progress.Progress(transient=True, disable=not hosts.is_main()) as progress:
                 bar = progress.add_task(f"scoring {split.cohort} {split.name}", total=len(split))
                 frame, loss = machine.predict(
                     state, split, lambda done, _, bar=bar: progress.update(bar, completed=done)
@@ -106,7 +104,7 @@ def main() -> None:
             frame = rundir.stamp(frame, config, step, threshold, chosen_on)
             path = rundir.RunFolder(workdir).evaluation(split.cohort, split.name, step)
             frame, masks = segments.split_off(frame)
-            if mesh.is_main():
+            if hosts.is_main():
                 if masks is not None:
                     segments.write(path, masks)
                 write_table(path, frame, task.schema(split))
@@ -117,7 +115,7 @@ def main() -> None:
                 attribute = saliency.choose_attribute(split, _SALIENCY_GROUP.value)
                 groups = saliency.correct_groups(frame, task, attribute, _SALIENCY_IMAGES.value, config.seed)
                 maps = saliency.group_maps(machine, state, split, groups, noise=_SALIENCY_NOISE.value)
-                if mesh.is_main():
+                if hosts.is_main():
                     with files.replacing(path) as temporary, temporary.open("wb") as stream:
                         np.savez_compressed(stream, attribute=np.str_(attribute), **maps)
                 tell(f"  {path}")

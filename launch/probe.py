@@ -97,7 +97,7 @@ def main() -> None:
     folders = population.folders(root, config)
     machine = Machine(population.members(config)[0], task, training)
     attributes = [k for k, levels in split.vocabulary("attributes").items() if levels is not None]
-    label = [config.task.label] if config.task.label != data.MASK else []
+    label = [] if task.target(split) is None else [config.task.label]
     labels = _codes(split, _LABELS.value or [*label, *attributes])
     code = subject_codes(split.columns["subject_id"])[0]
     where = probes.folds(labels, code, _FOLDS.value, _SEED.value)

@@ -205,11 +205,11 @@ def define_hosts() -> None:
 
 def join_hosts() -> None:
     """Joins the other processes of the job, where the flags say that there are others."""
-    from equipoise.engine import mesh
+    from equipoise.engine import hosts
 
     values = flags.FLAGS
     if values.distributed or values.coordinator:
-        mesh.join_hosts(values.coordinator, values.num_processes, values.process_id)
+        hosts.join(values.coordinator, values.num_processes, values.process_id)
 
 
 def _prepare_arguments(argv: Sequence[str]) -> list[str]:

@@ -65,13 +65,13 @@ def main() -> None:
         raise run_config.UserError("no --workdir: name the run's folder, e.g. --workdir=runs/near")
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
 
-    from equipoise.engine import data, mesh
+    from equipoise.engine import data, hosts, mesh
     from equipoise.engine.training import loop
     from equipoise.tasks import make_task
 
     program.join_hosts()
     training = data.open_split(config.data.cohort, config.data.train_split, program.data_dir())
-    tell = print if mesh.is_main() else lambda _: None
+    tell = print if hosts.is_main() else lambda _: None
     tell(
         f"training {config.model.name} on {len(training)} images of {config.data.cohort}, {mesh.describe()}, in {workdir}"
     )

@@ -1,4 +1,4 @@
-"""The protocol of a method: how groups, or sites, enter training. The methods themselves: :mod:`equipoise.engine.methods.catalogue`.
+"""The protocol of a method: how groups, or sites, enter training. The methods themselves: :mod:`equipoise.engine.methods`.
 
 Whatever a method carries from one step to the next is ``TrainState.method``, and so it is in every checkpoint and equal
 on every device. Whatever a method sums over a batch it sums over the global batch.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import grain
@@ -18,13 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from equipoise.engine.config import Run
 from equipoise.engine.methods.groups import Groups
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.sweep import Sweep
+from equipoise.engine.update.task import TaskKind
 
-if TYPE_CHECKING:
-    from equipoise.engine.update.state import TrainState
-    from equipoise.engine.update.sweep import Sweep
-    from equipoise.engine.update.task import TaskKind
-
-    Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Method:
     code: Int[np.ndarray, " n"] | None = None
     target: np.ndarray | None = None
 
-    measures = False  # whether weights depend on the losses of the whole batch
+    needs_group_sums = False  # whether weights depend on the losses of the whole batch
     is_by_group = False  # whether an image's score depends on its group
     varies_by_seed = False  # whether runs of two seeds may make the same update by different programs
 
@@ -85,24 +83,35 @@ class Method:
         """The task whose loss a phase descends on."""
         return task
 
-    def measure(self, each: Float[Array, " b"], batch: dict[str, Array]) -> Any:
-        """Sums over the examples of (a part of) a batch that :meth:`update` needs, from their losses."""
+    def group_sums(self, example_losses: Float[Array, " b"], batch: dict[str, Array]) -> Any:
+        """Sums over the examples of (a part of) a batch that :meth:`update` needs, such as each group's loss."""
         return ()
 
-    def update(self, own: Any, measured: Any) -> Any:
-        """The method's next state, from what was measured over the global batch."""
-        return own
+    def update(self, method_state: Any, sums: Any) -> Any:
+        """The method's next state.
 
-    def weigh(self, own: Any, measured: Any, batch: dict[str, Array]) -> Float[Array, " b"]:
-        """The weight of every example in the sum of losses, which is then divided by the number of examples."""
+        Args:
+          method_state: the method's part of the state before.
+          sums: of :meth:`group_sums`, over the global batch.
+        """
+        return method_state
+
+    def weigh(self, method_state: Any, sums: Any, batch: dict[str, Array]) -> Float[Array, " b"]:
+        """The weight of every example in the sum of losses, which is then divided by the number of examples.
+
+        Args:
+          method_state: the method's next state, as from :meth:`update`.
+          sums: of :meth:`group_sums`, over the global batch.
+          batch: the examples, or a part of them.
+        """
         return jnp.ones(batch["weight"].shape, batch["weight"].dtype)
 
     def gradient(self, grads: Any, state: TrainState, phase: str) -> Any:
         """What the optimizer descends along: the gradient of the loss, and what the method adds to it."""
         return grads
 
-    def show(self, own: Any) -> dict[str, Array]:
-        """What training reports of the method's state."""
+    def show(self, method_state: Any) -> dict[str, Array]:
+        """What training reports of the method's state, by name."""
         return {}
 
     def wrap(self, step: Step, sweep: Sweep, phase: str) -> Step:

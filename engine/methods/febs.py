@@ -7,7 +7,6 @@ the smallest weight, and the scaled Dice a smaller gradient there. Both forms ar
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,7 @@ from jaxtyping import Array, Bool, Float
 from equipoise.engine.errors import UserError
 from equipoise.engine.methods.base import Method
 from equipoise.engine.update import losses
-
-if TYPE_CHECKING:
-    from equipoise.engine.update.task import TaskKind
+from equipoise.engine.update.task import TaskKind
 
 _NEAR = 1e-12  # below which a loss is that of a perfect group
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grain
 import jax
@@ -26,21 +26,17 @@ from absl import logging
 from jaxtyping import Array, Float, Int
 
 from equipoise.engine import config as run_config
-from equipoise.engine import mesh
+from equipoise.engine import hosts
 from equipoise.engine.config import Run
 from equipoise.engine.data import Split
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods.base import Method
+from equipoise.engine.methods.base import Method, Step
 from equipoise.engine.methods.groups import trained
 from equipoise.engine.methods.tour import Rows, Tour, draws
 from equipoise.engine.methods.unlearning import Unlearning
 from equipoise.engine.update import optim
-
-if TYPE_CHECKING:
-    from equipoise.engine.methods.base import Step
-    from equipoise.engine.update.state import TrainState
-    from equipoise.engine.update.sweep import Sweep
-
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.sweep import Sweep
 
 _NEAR = 1e-6  # below which distance a norm is smoothed
 
@@ -57,7 +53,7 @@ def find_sites(config: Run, training: Split) -> Rows:
             f"--config.parallel.mode={config.parallel.mode}: {name} has batches of the sizes that its sites give, "
             "which do not divide among devices: choose jit"
         )
-    if mesh.num_hosts() > 1:
+    if hosts.count() > 1:
         raise UserError(
             f"{name} has batches of the sizes that its sites give, which do not divide among processes: start one"
         )

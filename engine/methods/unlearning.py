@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,13 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from equipoise.engine import rng
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods.base import Method
+from equipoise.engine.methods.base import Method, Step
 from equipoise.engine.update import losses, optim
-
-if TYPE_CHECKING:
-    from equipoise.engine.methods.base import Step
-    from equipoise.engine.update.state import TrainState
-    from equipoise.engine.update.sweep import Sweep
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.sweep import Sweep
 
 
 class Unlearning(Method):

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
-from equipoise.engine import mesh
+from equipoise.engine import hosts
 from equipoise.engine.errors import UserError
 from equipoise.engine.update.state import TrainState
 
@@ -26,10 +26,14 @@ class Damaged(Exception):
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """A digest of every leaf's dtype, shape and bytes, by path."""
+    """A digest of every leaf's dtype, shape and bytes, by path.
+
+    The bytes are those of the whole array in row-major order, so that the digest does not depend on how the array is spread
+    over devices and hosts, and every host finds the same. One leaf at a time is held in memory.
+    """
     digests = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+        array = hosts.whole(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
         head = f"{array.dtype}{array.shape}".encode()
         digest = hashlib.blake2b(head + np.ascontiguousarray(array).tobytes(), digest_size=16)
         digests[jax.tree_util.keystr(path)] = digest.hexdigest()
@@ -179,10 +183,10 @@ class Checkpoints:
                 while (aside / name).exists():
                     name += "_"
                 logging.warning("checkpoint %s; set aside in %s, trying the one before", error, aside / name)
-                if mesh.is_main():
+                if hosts.is_main():
                     aside.mkdir(exist_ok=True)
                     (self.folder / str(step)).rename(aside / name)
-                mesh.wait_for_hosts(f"set aside {step}")
+                hosts.wait(f"set aside {step}")
                 self._manager.reload()
         if damaged:
             raise UserError(

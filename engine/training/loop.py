@@ -14,11 +14,10 @@ import pandas as pd
 from absl import logging
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, mesh
+from equipoise.engine import data, hosts, mesh, methods
 from equipoise.engine import predicted_masks as segments
 from equipoise.engine.config import Checkpoint, Evaluation, Run
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.table.table import write_table
@@ -60,8 +59,8 @@ class _Record:
     """
 
     def __init__(self, config: Run, workdir: pathlib.Path):
-        run_config.claim(workdir, config, write=mesh.is_main())
-        mesh.wait_for_hosts("claimed")
+        run_config.claim(workdir, config, write=hosts.is_main())
+        hosts.wait("claimed")
         self.config, self.workdir = config, workdir
         higher = metric_frame.higher_is_better(config.checkpoint.best_metric)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
@@ -72,9 +71,9 @@ class _Record:
         """Goes on from a step, forgetting what was written after it."""
         self._window, self._step = list(window), step
         for path in (self.workdir / "validation").glob("*.parquet"):
-            if int(path.stem) > step and mesh.is_main():
+            if int(path.stem) > step and hosts.is_main():
                 path.unlink()
-        self.writer = writers.make(self.config.writers, self.workdir, step, is_main=mesh.is_main())
+        self.writer = writers.make(self.config.writers, self.workdir, step, is_main=hosts.is_main())
 
     def take(self, fresh: list[dict[str, float]]) -> None:
         """Adds the metrics of updates.
@@ -118,7 +117,7 @@ class _Record:
         threshold, chosen_on = task.choose_threshold(config.task.threshold, frame)
         frame = stamp(frame, config, step, threshold, chosen_on)
         described = task.schema(split)
-        if mesh.is_main():
+        if hosts.is_main():
             write_table(RunFolder(self.workdir).validation(step), segments.split_off(frame)[0], described)
         values = {"loss": loss} | task.metrics(frame)
         best = config.checkpoint.best_metric
@@ -184,10 +183,9 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     config = methods.make(config, training).resolved()
     machine = population.make(config, task, training)
     machine.abstract()  # a network that does not fit the images is refused before the folder is taken
-    run_config.claim(workdir, config, write=mesh.is_main())
-    if config.task.label == data.MASK:
-        for split in (training, validation):
-            segments.warn_of_cut(split, config.data)
+    run_config.claim(workdir, config, write=hosts.is_main())
+    for split in (training, validation):
+        task.warn(split, config.data)
     folders = population.folders(workdir, config)
     records = list(map(_Record, machine.members, folders))
     pending: list[Any] = []
@@ -202,9 +200,9 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     start, state = _restore(records, machine)
     logging.info("training on %s, from step %d to %d", mesh.describe(), start, config.num_steps)
 
-    console = writers.make_console(config.writers, start, config.num_steps, is_main=mesh.is_main())
+    console = writers.make_console(config.writers, start, config.num_steps, is_main=hosts.is_main())
     stream = data.Waiting(mesh.prefetch(machine.batches.iterate(start), machine.runner.shard))
-    is_alone = mesh.num_hosts() == 1  # several hosts need time to agree to stop, so they ask now and then
+    is_alone = hosts.count() == 1  # several hosts need time to agree to stop, so they ask now and then
     clock, clock_step, clock_wait = time.perf_counter(), start, 0.0
 
     try:
@@ -222,7 +220,7 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
                     each = zip(records, scored, strict=True)
                     values = [record.evaluate(task, *found, validation, cost) for record, found in each]
                     console.write(step, "validation", _mean(values))
-                stop = (is_alone or step % config.writers.every_steps == 0) and mesh.any_host(asked.is_set())
+                stop = (is_alone or step % config.writers.every_steps == 0) and hosts.agree(asked.is_set())
                 if step > start and (is_last or stop or _is_due(config.checkpoint, machine.method, step)):
                     fetch()
                     for record, one in zip(records, machine.split(state), strict=True):

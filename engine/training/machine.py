@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from equipoise.engine import data, mesh, models
+from equipoise.engine import data, mesh, methods, models
 from equipoise.engine.config import Run, replaced
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.training.step import init_state, make_predict_step, make_train_step
 from equipoise.engine.update import optim
 from equipoise.engine.update.preprocess import preprocessed_shape
@@ -188,7 +187,8 @@ class Machine:
     def _table(self, split: data.Split, order: Int[np.ndarray, " n"], scores: pd.DataFrame) -> pd.DataFrame:
         columns = split.columns.iloc[order].reset_index(drop=True)
         head = columns[["scan_id", "subject_id"]].assign(cohort=split.cohort, split=split.name)
-        if self.config.task.label != data.MASK:
-            head["target"] = columns[f"label:{self.config.task.label}"]
+        target = self.task.target(split)
+        if target is not None:
+            head["target"] = target[order]
         attributes = columns[[c for c in columns if c in split.vocabulary("attributes")]]
         return pd.concat([head, scores.reset_index(drop=True), attributes], axis=1)

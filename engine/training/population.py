@@ -21,10 +21,9 @@ import numpy as np
 import pandas as pd
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, mesh, validation
+from equipoise.engine import data, hosts, mesh, methods, validation
 from equipoise.engine.config import Parallel, Run
 from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.step import init_state, make_predict_step, make_train_step
@@ -135,7 +134,7 @@ class Population:
             raise UserError(
                 f"--config.parallel.mode={config.parallel.mode}: a population is one program for many models, under jit alone"
             )
-        if mesh.num_hosts() > 1:
+        if hosts.count() > 1:
             raise UserError(
                 "a population is trained by one process: start it on one host, over all its devices"
             )

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, validation
+from equipoise.engine import data, methods, validation
 from equipoise.engine import predicted_masks as segments
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table.table import read_table
 from equipoise.engine.report.single import overlays
@@ -67,7 +66,7 @@ def test_the_loss_is_that_of_a_torch_twin(rng, grid, over):
         rng.integers(0, 3, (3, 16, 16)).astype(np.uint8),
     )
     batch = {"mask": jnp.asarray(mask), "weight": jnp.ones(3)}
-    each = ours.loss(jnp.asarray(logits), batch, ours.measure(jnp.asarray(logits), batch))
+    each = ours.loss(jnp.asarray(logits), batch, ours.batch_sums(jnp.asarray(logits), batch))
     z, y = torch.from_numpy(np.moveaxis(logits, -1, 1)), torch.from_numpy(mask.astype(np.int64))
     if grid == "image":
         z = torch.nn.functional.interpolate(z, (16, 16), mode="bilinear", align_corners=False)
