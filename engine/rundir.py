@@ -1,4 +1,4 @@
-"""A run's folder: the one place that knows where its files are, and the provenance that its tables carry.
+"""A run's folder: the one place that knows where its files are.
 
 ::
 
@@ -21,9 +21,6 @@ import dataclasses
 import pathlib
 import re
 
-import pandas as pd
-
-from equipoise.engine.config import Run, fingerprint
 from equipoise.engine.errors import UserError
 
 _VARIANT = re.compile(r"\w+(-\w+)*")
@@ -40,8 +37,13 @@ def cohort_of_folder(folder: str) -> str:
     return folder.replace("--", "/", 1)
 
 
+def masks_beside(table: pathlib.Path) -> pathlib.Path:
+    """Where the predicted masks of a prediction table are kept."""
+    return table.with_suffix(".masks.parquet")
+
+
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class ScoredTable:
     """One prediction table that is there.
 
     Attributes:
@@ -152,7 +154,7 @@ class RunFolder:
 
     def masks(self, cohort: str, split: str, step: int, variant: str = "") -> pathlib.Path:
         """Predicted masks, beside :meth:`evaluation`."""
-        return self.evaluation(cohort, split, step, variant).with_suffix(".masks.parquet")
+        return masks_beside(self.evaluation(cohort, split, step, variant))
 
     def evaluations(
         self,
@@ -160,7 +162,7 @@ class RunFolder:
         split: str | None = None,
         step: int | None = None,
         variant: str | None = "",
-    ) -> list[Evaluation]:
+    ) -> list[ScoredTable]:
         """The prediction tables that are there, by cohort, split, step and variant.
 
         Args:
@@ -176,7 +178,7 @@ class RunFolder:
             if name is None:  # predicted masks
                 continue
             place = cohort_of_folder(path.parent.parent.name), path.parent.name
-            table = Evaluation(*place, int(name["step"]), name["variant"] or "", path)
+            table = ScoredTable(*place, int(name["step"]), name["variant"] or "", path)
             if step in (None, table.step) and variant in (None, table.variant):
                 tables.append(table)
         return sorted(tables, key=lambda table: (table.cohort, table.split, table.step, table.variant))
@@ -185,7 +187,7 @@ class RunFolder:
         """Steps whose checkpoints have been scored on one split, oldest first."""
         return [table.step for table in self.evaluations(cohort, split, variant=variant)]
 
-    def newest(self, cohort: str, split: str, variant: str = "") -> Evaluation:
+    def newest(self, cohort: str, split: str, variant: str = "") -> ScoredTable:
         """The table of the last step that has been scored on one split.
 
         Raises:
@@ -211,24 +213,3 @@ class RunFolder:
     def features(self, cohort: str, split: str, step: int) -> pathlib.Path:
         """Folder of a split's activations."""
         return self.root / "features" / folder_of_cohort(cohort) / split / f"{step:08d}"
-
-
-def stamp(
-    frame: pd.DataFrame, config: Run, step: int, threshold: float, threshold_split: str
-) -> pd.DataFrame:
-    """Adds where the numbers come from: threshold and the split it was chosen on, checkpoint, fingerprints."""
-    mark = fingerprint(config)
-    where = 1 + max(
-        i for i, c in enumerate(frame.columns) if c in ("split", "target") or c.startswith("score")
-    )
-    stamped = frame.copy()
-    provenance = {
-        "threshold": threshold,
-        "threshold_split": threshold_split,
-        "checkpoint_step": step,
-        "checkpoint_fingerprint": f"{mark}-{step}",
-        "config_fingerprint": mark,
-    }
-    for offset, (name, value) in enumerate(provenance.items()):
-        stamped.insert(where + offset, name, value)
-    return stamped

@@ -22,6 +22,8 @@ from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.validation import validate
 
 if TYPE_CHECKING:
+    import rich.progress
+
     from equipoise.engine.metrics.decisions.policy import Verdict
 
 _DATA_DIR = flags.DEFINE_string(
@@ -210,6 +212,18 @@ def join_hosts() -> None:
     values = flags.FLAGS
     if values.distributed or values.coordinator:
         hosts.join(values.coordinator, values.num_processes, values.process_id)
+
+
+def make_bars(disable: bool = False) -> "rich.progress.Progress":
+    """Progress bars that vanish when they are done."""
+    import rich.progress
+
+    return rich.progress.Progress(transient=True, disable=disable)
+
+
+def print_above(bars: "rich.progress.Progress", text: str) -> None:
+    """Prints lines as they are, above the bars where these are shown."""
+    bars.console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _prepare_arguments(argv: Sequence[str]) -> list[str]:

@@ -80,8 +80,7 @@ def _choose_step(workdir, config, cohort, split, wanted):
     from equipoise.engine.errors import UserError
     from equipoise.engine.training import choosing
 
-    folder = rundir.RunFolder(workdir).evaluation(cohort, split, 0).parent
-    there = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
+    there = rundir.RunFolder(workdir).steps(cohort, split)
     command = f"equipoise evaluate --workdir={workdir} --cohort={cohort} --split={split}"
     if not there:
         raise UserError(f"{cohort} {split} has not been evaluated: run `{command}`")
@@ -115,12 +114,13 @@ def _of_masks(config, table, path, groups):
     if table.schema.kind != "values":
         return {"models": {}}
 
-    from equipoise.engine import data
+    from equipoise.engine import data, rundir
     from equipoise.engine import predicted_masks as segments
     from equipoise.engine.errors import UserError
+    from equipoise.engine.explain import worst_cases
 
     found = {"notes": (segments.note(config.task.tolerance),)}
-    if not _WORST.value or not segments.path(path).exists():
+    if not _WORST.value or not rundir.masks_beside(path).exists():
         return found
     cohort, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
     try:
@@ -130,7 +130,9 @@ def _of_masks(config, table, path, groups):
         return found
     attributes = [g for g in groups if table.schema.attributes.get(g)]
     predicted = segments.Predicted(path)
-    return found | {"worst": segments.worst(opened, config, table.frame, predicted, attributes, _WORST.value)}
+    return found | {
+        "worst": worst_cases.find(opened, config, table.frame, predicted, attributes, _WORST.value)
+    }
 
 
 def _study_sections(context):
@@ -143,11 +145,12 @@ def _study_sections(context):
 
 def _folders(pattern):
     """Folders that a glob matches, in the order of their names, numbers by value; at least one of them a run."""
+    from equipoise.engine import rundir
     from equipoise.engine.errors import UserError
 
     pattern = str(pathlib.Path(pattern).expanduser())
     matched = [pathlib.Path(p) for p in glob.glob(pattern, recursive=True)]  # noqa: PTH207
-    if not any((p / "config.json").exists() for p in matched):
+    if not any(rundir.RunFolder(p).is_run for p in matched):
         what = (
             "matches nothing"
             if not matched
@@ -269,7 +272,7 @@ def main() -> int:
     path = rundir.RunFolder(workdir).evaluation(cohort, split, step)
     main_table = table.read_table(path)
     others = [
-        table.read_table(p).frame for p in sorted((workdir / "evaluations").glob(f"*/*/{step:08d}.parquet"))
+        table.read_table(other.path).frame for other in rundir.RunFolder(workdir).evaluations(step=step)
     ]
     tables = {(f["cohort"].iloc[0], f["split"].iloc[0]): f for f in others if len(f)} | {
         (cohort, split): main_table.frame
@@ -283,12 +286,12 @@ def main() -> int:
         audit.context(main_table, groups=groups, resamples=_RESAMPLES.value, seed=_SEED.value),
         workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=step, tables=tables,
         **_of_masks(config, main_table, path, groups),
-        history=read_rows(workdir / "metrics.jsonl"), metadata=metadata, cohort_report=cohort_report,
+        history=read_rows(rundir.RunFolder(workdir).metrics), metadata=metadata, cohort_report=cohort_report,
         saliency=dict(np.load(maps)) if maps.exists() else None, region_cut=_REGION_CUT.value,
     )  # fmt: skip
     if rules:
         context = policy.judged(context, rules)
-    output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdir / "report"
+    output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else rundir.RunFolder(workdir).report
     files = content.write(context, output, _study_sections(context))
     print(f"{cohort} {split}, step {step}: {len(main_table.frame)} images")
     print("\n".join(f"  {path}" for path in files if path.parent == output) + f"\n  {output / 'figures'}/")

@@ -21,7 +21,8 @@ from equipoise.engine.errors import UserError
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.frame import evaluate as metric_frame
 from equipoise.engine.metrics.table.table import write_table
-from equipoise.engine.rundir import RunFolder, stamp
+from equipoise.engine.provenance import stamp
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training import population, writers
 from equipoise.engine.training.checkpoint import Checkpoints
 from equipoise.engine.training.machine import Machine
@@ -53,27 +54,36 @@ def _on_sigterm() -> Iterator[threading.Event]:
 
 
 class _Record:
-    """What one run leaves in its folder: configuration, checkpoints, predictions, rows of metrics.
+    """What one run leaves in its folder: checkpoints, predictions, rows of metrics.
 
     Metrics since the last row was written survive a restart through the checkpoint.
     """
 
-    def __init__(self, config: Run, workdir: pathlib.Path):
-        run_config.claim(workdir, config, write=hosts.is_main())
-        hosts.wait("claimed")
-        self.config, self.workdir = config, workdir
-        higher = metric_frame.higher_is_better(config.checkpoint.best_metric)
-        self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
-        self._best: float | None = None
-        self.last_good: int | None = None
+    def __init__(
+        self,
+        config: Run,
+        workdir: pathlib.Path,
+        checkpoints: Checkpoints,
+        step: int,
+        window: list[dict[str, float]],
+    ):
+        """Goes on from a step, and deletes what was written after it.
 
-    def start(self, step: int, window: list[dict[str, float]]) -> None:
-        """Goes on from a step, forgetting what was written after it."""
+        Args:
+          config: the run.
+          workdir: its folder.
+          checkpoints: of the run; the newest is that of ``step``.
+          step: to go on from; 0 starts the run.
+          window: metrics of updates up to ``step`` that no row holds yet.
+        """
+        self.config, self.workdir, self.checkpoints = config, workdir, checkpoints
+        self.last_good = step or None
+        self._best: float | None = None
         self._window, self._step = list(window), step
-        for path in (self.workdir / "validation").glob("*.parquet"):
-            if int(path.stem) > step and hosts.is_main():
+        for number, path in RunFolder(workdir).validations().items():
+            if number > step and hosts.is_main():
                 path.unlink()
-        self.writer = writers.make(self.config.writers, self.workdir, step, is_main=hosts.is_main())
+        self.writer = writers.make(config.writers, workdir, step, is_main=hosts.is_main())
 
     def take(self, fresh: list[dict[str, float]]) -> None:
         """Adds the metrics of updates.
@@ -138,20 +148,32 @@ def _mean(each: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
 
 
-def _restore(records: list[_Record], machine: Machine | Population) -> tuple[int, Any]:
-    """The newest step that every member has a sound checkpoint of, and the state there; starts the records there."""
+def _claim(config: Run, workdir: pathlib.Path) -> Checkpoints:
+    """Takes the folder of one run, and opens its checkpoints.
+
+    Raises:
+      UserError: where the folder holds another run.
+    """
+    run_config.claim(workdir, config, write=hosts.is_main())
+    hosts.wait("claimed")
+    higher = metric_frame.higher_is_better(config.checkpoint.best_metric)
+    return Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
+
+
+def _restore(
+    checkpoints: list[Checkpoints], machine: Machine | Population
+) -> tuple[int, Any, list[list[dict[str, float]]]]:
+    """(the newest step that every member has a sound checkpoint of, the state there, every member's window of metrics)."""
     while True:
-        found = [record.checkpoints.restore_newest(machine.abstract()) for record in records]
-        steps = {int(one[0].step) if one else 0 for one in found}
+        restored = [member.restore_newest(machine.abstract()) for member in checkpoints]
+        steps = {int(pair[0].step) if pair else 0 for pair in restored}
         if len(steps) == 1:
             break
-        for record in records:
-            record.checkpoints.forget_after(min(steps))
+        for member in checkpoints:
+            member.forget_after(min(steps))
     (step,) = steps
-    for record, one in zip(records, found, strict=True):
-        record.last_good = step if one else None
-        record.start(step, one[1]["window"] if one else [])
-    return step, machine.join([one[0] for one in found]) if step else machine.init()
+    windows = [pair[1]["window"] if pair else [] for pair in restored]
+    return step, machine.join([pair[0] for pair in restored]) if step else machine.init(), windows
 
 
 def _is_due(every: Evaluation | Checkpoint, method: Method, step: int) -> bool:
@@ -187,7 +209,13 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     for split in (training, validation):
         task.warn(split, config.data)
     folders = population.folders(workdir, config)
-    records = list(map(_Record, machine.members, folders))
+    checkpoints = list(map(_claim, machine.members, folders))
+    start, state, windows = _restore(checkpoints, machine)
+    logging.info("training on %s, from step %d to %d", mesh.describe(), start, config.num_steps)
+    records = [
+        _Record(member, folder, saved, start, window)
+        for member, folder, saved, window in zip(machine.members, folders, checkpoints, windows, strict=True)
+    ]
     pending: list[Any] = []
 
     def fetch() -> None:
@@ -196,9 +224,6 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
         pending.clear()
         for i, record in enumerate(records):
             record.take([rows[i] for rows in fresh])
-
-    start, state = _restore(records, machine)
-    logging.info("training on %s, from step %d to %d", mesh.describe(), start, config.num_steps)
 
     console = writers.make_console(config.writers, start, config.num_steps, is_main=hosts.is_main())
     stream = data.Waiting(mesh.prefetch(machine.batches.iterate(start), machine.runner.shard))
