@@ -1,4 +1,4 @@
-"""Score a cohort with a checkpoint of a run: one row per image, nobody dropped.
+"""Score cohorts with a checkpoint of a run: one row for every image, and nobody is dropped.
 
   equipoise evaluate --workdir=runs/near
   equipoise evaluate --workdir=runs/near --cohort=simba/far_4mm --split=test --step=last
@@ -7,13 +7,15 @@
   equipoise evaluate --workdir=runs/near --saliency
   equipoise evaluate --workdir=runs/many
 
-Writes WORKDIR/evaluations/COHORT/SPLIT/STEP.parquet: ids, split, target, score, the threshold and the split it was
-chosen on (always validation, never the split that is scored), attributes, and the fingerprints of checkpoint and
-configuration. Of masks the table holds Dice, surface distances and volume errors of every structure, and
-STEP.masks.parquet beside it the predicted masks. A population is scored member by member, each in its own folder. With --saliency also
-WORKDIR/saliency/COHORT/STEP.npz: SmoothGrad maps of the true class's logit, averaged over correctly classified images of
-each class and group (true positives and true negatives of a binary label). A report comes next:
-`equipoise report --workdir=...`.
+Writes WORKDIR/evaluations/COHORT/SPLIT/STEP.parquet. The table holds ids, split, target, score, attributes, the fingerprints
+of checkpoint and configuration, and the threshold with the split that it was chosen on (always validation, never the split
+that is scored). In a segmentation it holds Dice, surface distances and volume errors of every structure, and
+STEP.masks.parquet beside it holds the predicted masks. A population is scored member by member, each in its own folder.
+
+--saliency also writes WORKDIR/saliency/COHORT/STEP.npz: SmoothGrad maps of the logit of the true class, averaged over
+correctly classified images of each class and group (for a binary label, true positives and true negatives).
+
+Next comes the report: `equipoise report --workdir=...`.
 """
 
 import pathlib
@@ -24,19 +26,27 @@ from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _COHORT = flags.DEFINE_list(
-    "cohort", [], "Prepared cohorts to score, by comma. Default: the one the run was trained on."
+    "cohort",
+    [],
+    "Prepared cohorts to score, separated by commas. Default: the cohort that the run was trained on.",
 )
-_SPLIT = flags.DEFINE_string("split", "test", "Split of those cohorts.")
-_STEP = flags.DEFINE_string("step", "best", "best (by the run's validation metric), last, all, or a number.")
+_SPLIT = flags.DEFINE_string("split", "test", "The split of those cohorts to score.")
+_STEP = flags.DEFINE_string(
+    "step", "best", "The checkpoint: best (by the validation metric of the run), last, all, or a number."
+)
 program.define_hosts()
-_NUM_DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices to use; 0: every one.")
-_SALIENCY = flags.DEFINE_bool("saliency", False, "Also average SmoothGrad maps by class and group.")
+_NUM_DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices to use. 0: every device.")
+_SALIENCY = flags.DEFINE_bool("saliency", False, "Also write mean SmoothGrad maps by class and group.")
 _SALIENCY_GROUP = flags.DEFINE_string(
-    "saliency_attribute", None, "Attribute that defines the groups. Default: the first."
+    "saliency_attribute",
+    None,
+    "The attribute that forms the groups of the maps. Default: the first one of the cohort.",
 )
-_SALIENCY_IMAGES = flags.DEFINE_integer("saliency_images", 10, "Images per class and group.", lower_bound=1)
+_SALIENCY_IMAGES = flags.DEFINE_integer(
+    "saliency_images", 10, "Images of each class and group in a map.", lower_bound=1
+)
 _SALIENCY_NOISE = flags.DEFINE_float(
-    "saliency_noise", 0.05, "SmoothGrad's noise, as a fraction of an image's range.", lower_bound=0.0
+    "saliency_noise", 0.05, "The noise of SmoothGrad, as a fraction of an image's range.", lower_bound=0.0
 )
 
 

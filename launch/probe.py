@@ -1,18 +1,20 @@
-"""What do a model's layers know? Linear probes of labels and attributes in the features of every block.
+"""Ask what the layers of a model know: linear probes of labels and attributes in the features of every block.
 
   equipoise probe --workdir=runs/near --labels=disease,bias
   equipoise probe --workdir=runs/near --labels=disease,bias --cohort=simba/far_4mm --split=test --step=last
   equipoise probe --workdir=runs/near --labels=race --blocks=block4,pooled --control=100
 
-For each block: activations of the split (streamed to disk, not held in memory), principal components that hold 99 % of
-their variance, and a logistic regression of each label on them, cross-validated by patient. A control task with the labels
-of whole patients shuffled says what a probe learns by chance. The in-sample accuracy, which published studies report, stands
-beside. Components are also probed one by one; along the one that tells the first label best, the report draws where the
-groups lie: a group moved towards the other side of the boundary is what a shortcut looks like.
+For each block, the activations of the split are written to disk (they are not held in memory) and reduced to the principal
+components that hold 99 % of their variance. A logistic regression on these components then predicts each label; it is
+cross-validated by patient. A control task, with labels shuffled among whole patients, says what a probe learns by chance. The
+in-sample accuracy, which published studies report, stands beside it. Components are also probed one by one. Along the
+component that predicts the first label best, the report draws where the groups lie: a group that is moved towards the other
+side of the boundary is what a shortcut looks like.
 
-The first label should be what the model was trained for, the others what it might have learned beside it. An image whose
-label is unknown is left out of that label's probe. Writes WORKDIR/probes/COHORT/SPLIT/STEP.json, .csv and .npz;
-`equipoise report` draws them; a population is probed member by member. Being told by a probe is not being used by the model: compare with the gaps.
+Name first the label that the model was trained for, then what it might have learned beside it. Images whose label is unknown
+are left out of the probe of that label. Writes WORKDIR/probes/COHORT/SPLIT/STEP.json, .csv and .npz, which
+`equipoise report` draws. A population is probed member by member. A probe says what the features hold, not what the model
+uses: compare it with the gaps.
 """
 
 import pathlib
@@ -23,21 +25,27 @@ from equipoise.launch import program
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _LABELS = flags.DEFINE_list(
-    "labels", [], "Labels and attributes to probe. Default: the run's label and every attribute with levels."
+    "labels",
+    [],
+    "Labels and attributes to probe. Default: the label of the run and every attribute with levels.",
 )
 _COHORT = flags.DEFINE_string(
-    "cohort", None, "Prepared cohort to probe on. Default: the one the run was trained on."
+    "cohort", None, "The prepared cohort to probe on. Default: the cohort that the run was trained on."
 )
-_SPLIT = flags.DEFINE_string("split", "test", "Split of that cohort.")
-_STEP = flags.DEFINE_string("step", "best", "best (by the run's validation metric), last, all, or a number.")
-_BLOCKS = flags.DEFINE_list("blocks", [], "Blocks of the network, such as block3,pooled. Default: all.")
-_FOLDS = flags.DEFINE_integer("folds", 5, "Of the cross-validation.", lower_bound=2)
-_CONTROL = flags.DEFINE_integer("control", 20, "Repeats of the control task.", lower_bound=0)
+_SPLIT = flags.DEFINE_string("split", "test", "The split of that cohort to probe on.")
+_STEP = flags.DEFINE_string(
+    "step", "best", "The checkpoint: best (by the validation metric of the run), last, all, or a number."
+)
+_BLOCKS = flags.DEFINE_list(
+    "blocks", [], "Blocks of the network to probe, such as block3,pooled. Default: all."
+)
+_FOLDS = flags.DEFINE_integer("folds", 5, "Folds of the cross-validation.", lower_bound=2)
+_CONTROL = flags.DEFINE_integer("control", 20, "Repeats of the control task. 0: no control.", lower_bound=0)
 _SHARE = flags.DEFINE_float(
-    "share", 0.99, "Of the variance that the components keep.", lower_bound=0.01, upper_bound=1.0
+    "share", 0.99, "The share of the variance that the components keep.", lower_bound=0.01, upper_bound=1.0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of folds and shuffles.")
-_KEEP = flags.DEFINE_bool("keep_features", False, "Keep the activations in WORKDIR/features.")
+_SEED = flags.DEFINE_integer("seed", 0, "The seed of folds and shuffles.")
+_KEEP = flags.DEFINE_bool("keep_features", False, "Keep the activations, in WORKDIR/features.")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from equipoise.data_builders.fundus_phantom.config import SETTINGS, make_config
 from equipoise.tasks.kit import options as kit_options
 from equipoise.tasks.kit.plan import (
-    Chain,
+    Job,
     Plan,
     Stage,
     over_seeds,
@@ -76,7 +76,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
     group, num_seeds, fixed_steps, settings = _read(size, options)
     cohort, prepare = _cohort(size, settings)
 
-    def train(model: str, method: str) -> list[Chain]:
+    def train(model: str, method: str) -> list[Job]:
         name = f"{model}-{method}"
         steps = fixed_steps or runs.get_config(model).num_steps
         words = [f"--config=fairseg:{model}", f"--config.data.cohort={cohort}"]
@@ -95,11 +95,11 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
 
         return over_seeds(name, folder / "runs" / name, num_seeds, size == "demo", stages)
 
-    trained = [chain for model in _MODELS[size] for method in METHODS for chain in train(model, method)]
+    trained = [job for model in _MODELS[size] for method in METHODS for job in train(model, method)]
     return [
-        [Chain("prepare", (Stage(f"prepare {cohort}", prepare),))],
+        [Job("prepare", (Stage(f"prepare {cohort}", prepare),))],
         trained,
-        [Chain("report", (page_stage("fairseg", folder),))],
+        [Job("report", (page_stage("fairseg", folder),))],
     ]
 
 

@@ -45,7 +45,7 @@ _CAPTION = "Mean over seeds, 95 % interval over seeds and subjects"
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
+class ScoredRun:
     """One run on the test split of its cohort."""
 
     model: str
@@ -57,7 +57,7 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Network:
     """Every method of one network.
 
     Attributes:
@@ -77,15 +77,15 @@ class Model:
     erm: pathlib.Path
 
 
-def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> Scored:
+def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> ScoredRun:
     config = run_config.load(workdir)
     newest = RunFolder(workdir).newest(config.data.cohort, "test")
     network = kit_gather.name_of_runs(workdir, folder).partition("-")[0]
     table = read_table(newest.path)
-    return Scored(network, config.method.name, config.seed, workdir, config.method.group, table)
+    return ScoredRun(network, config.method.name, config.seed, workdir, config.method.group, table)
 
 
-def _compare(name: str, found: Sequence[Scored], group: str) -> Model:
+def _compare(name: str, found: Sequence[ScoredRun], group: str) -> Network:
     dice = [c for c in found[0].table.schema.scores if c.startswith("dice_")]
     methods, contrasts = {}, {}
     for column in dice:
@@ -108,10 +108,10 @@ def _compare(name: str, found: Sequence[Scored], group: str) -> Model:
             for c in runs.contrasts({other: one} | usual)
         ]  # fmt: skip
     erm = next((one.workdir for one in found if one.method == _ERM), found[0].workdir)
-    return Model(name, group, list(methods), methods, contrasts, erm)
+    return Network(name, group, list(methods), methods, contrasts, erm)
 
 
-def gather(folder: pathlib.Path) -> tuple[list[Model], list[tuple[str, str]]]:
+def gather(folder: pathlib.Path) -> tuple[list[Network], list[tuple[str, str]]]:
     """Every network's methods, and what could not be read with the reason.
 
     Raises:
@@ -122,7 +122,7 @@ def gather(folder: pathlib.Path) -> tuple[list[Model], list[tuple[str, str]]]:
     )
     if not scored:
         raise kit_gather.nothing_evaluated(folder)
-    by_model: dict[str, list[Scored]] = {}
+    by_model: dict[str, list[ScoredRun]] = {}
     for run in scored:
         by_model.setdefault(run.model, []).append(run)
     named = sorted({run.group for run in scored} - {""})
@@ -139,7 +139,7 @@ def _title(method: str) -> str:
     return _NAMES.get(method, method.replace("_", " "))
 
 
-def _served(model: Model, structure: str) -> Grid:
+def _served(model: Network, structure: str) -> Grid:
     """A structure: everyone, every group, the range between groups, equity-scaled Dice."""
     methods = model.methods[structure]
     levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), model.group)
@@ -164,7 +164,7 @@ def _served(model: Model, structure: str) -> Grid:
     return Grid(header, rows, f"Dice of the {structure}. {_CAPTION}")
 
 
-def _changes(model: Model) -> Grid:
+def _changes(model: Network) -> Grid:
     """Differences from ERM: everyone, worst group, and the gap of every group."""
     rows = []
     for structure in model.structures:
@@ -184,7 +184,7 @@ def _changes(model: Model) -> Grid:
     return Grid(header, rows, "Differences from ERM, paired by seed and by subject", True)
 
 
-def _figure(model: Model) -> page.Figure:
+def _figure(model: Network) -> page.Figure:
     panels = []
     for structure in model.structures:
         methods = model.methods[structure]
@@ -198,7 +198,7 @@ def _figure(model: Model) -> page.Figure:
     )  # fmt: skip
 
 
-def served(model: Model) -> Section:
+def served(model: Network) -> Section:
     """How well each method outlines each group."""
     tables = [*(_served(model, structure) for structure in model.structures), _changes(model)]
     return Section(
@@ -213,7 +213,7 @@ def served(model: Model) -> Section:
     )  # fmt: skip
 
 
-def _headline(model: Model) -> str | None:
+def _headline(model: Network) -> str | None:
     """The range between groups under ERM, and what each form of FEBS does to the worst group."""
     structure = model.structures[0]
     gap = model.methods[structure].get(_ERM)
@@ -230,7 +230,7 @@ def _headline(model: Model) -> str | None:
     return f"{text} {'; '.join(said)}." if said else text
 
 
-def scaling(model: Model, kept: Sequence[Kept]) -> Section:
+def scaling(model: Network, kept: Sequence[Kept]) -> Section:
     """What FEBS does to the gradient of each group."""
     rows = [
         (text_cell(_title(k.form)), text_cell(k.group), Cell(number(k.loss)), Cell(number(k.ratio), note=f"SD of log {number(k.sd, 2)}"),
@@ -254,13 +254,13 @@ def scaling(model: Model, kept: Sequence[Kept]) -> Section:
     )
 
 
-def _metadata(model: Model, data_dir: pathlib.Path) -> Mapping[str, Any]:
+def _metadata(model: Network, data_dir: pathlib.Path) -> Mapping[str, Any]:
     """The metadata of the cohort that a network was trained on."""
     config = run_config.load(model.erm)
     return data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
 
 
-def _csv(models: Sequence[Model]) -> str:
+def _csv(models: Sequence[Network]) -> str:
     rows = []
     for model in models:
         for structure, methods in model.methods.items():

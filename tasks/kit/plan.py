@@ -1,7 +1,7 @@
-"""What a longer piece of work is made of: commands in chains, chains in phases.
+"""A plan of commands: stages make a job, jobs make a phase, phases make a plan.
 
-The stages of a chain follow each other; the chains of a phase are independent and may run side by side, on other machines too;
-a phase begins when the one before it has ended.
+The stages of a job run one after the other. The jobs of a phase do not need each other: they may run side by side, also on several
+machines. A phase begins when the phase before it has ended.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ class Stage:
     """One command.
 
     Attributes:
-      title: what it does, for people; with how long it takes where that is known.
-      command: words after ``equipoise``.
-      is_repeated: whether it is done each time, as one that collects what others left.
+      title: what it does, for people, and how long it takes where that is known.
+      command: the words after ``equipoise``.
+      is_repeated: whether it runs each time, as a stage does that collects the results of others.
     """
 
     title: str
@@ -28,11 +28,11 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
+class Job:
     """Commands one after another: train a run, score it.
 
     Attributes:
-      name: unique in its plan; also the name of its log.
+      name: unique in its plan; its log has the same name.
       stages: in their order.
     """
 
@@ -40,7 +40,7 @@ class Chain:
     stages: tuple[Stage, ...]
 
 
-Plan = Sequence[Sequence[Chain]]
+Plan = Sequence[Sequence[Job]]
 
 
 def prepare_words(cohort: str, settings: Mapping[str, Any], *more: str) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def report_stage(name: str, workdir: pathlib.Path, cohort: str, step: str) -> St
 
 
 def train_words(*words: str) -> tuple[str, ...]:
-    """A command of training for a log."""
+    """A command of training that shows no progress bar, for a log."""
     return ("train", *words, "--config.writers.console=false")
 
 
@@ -98,21 +98,21 @@ def over_seeds(
     num_seeds: int,
     is_population: bool,
     stages: Callable[[pathlib.Path, pathlib.Path | None, str], tuple[Stage, ...]],
-) -> list[Chain]:
-    """One chain that trains every seed as a population, or a chain for each seed.
+) -> list[Job]:
+    """One job that trains every seed as a population, or a job for each seed.
 
     Args:
       name: of the runs.
-      root: their folder; seeds are in ``member_000``, ``member_001``, ..., one seed of a population in the folder itself.
-      num_seeds: how many.
-      is_population: whether they are one job.
-      stages: of a chain, from (its folder, the first seed's folder where that is in it, the flag of its seeds).
+      root: the folder of the runs. Seeds are in ``member_000``, ``member_001``, ..., a single seed of a population in the folder itself.
+      num_seeds: the number of seeds.
+      is_population: whether all seeds are one job.
+      stages: makes the stages of a job from (its folder, the folder of the first seed where the job trains it, the flag of its seeds).
     """
     if is_population:
         first = RunFolder(root).member(0) if num_seeds > 1 else root
-        return [Chain(name, stages(root, first, f"--config.population.seeds={num_seeds}"))]
+        return [Job(name, stages(root, first, f"--config.population.seeds={num_seeds}"))]
     members = [RunFolder(root).member(seed) for seed in range(num_seeds)]
     return [
-        Chain(f"{name}-{seed}", stages(member, None if seed else member, f"--config.seed={seed}"))
+        Job(f"{name}-{seed}", stages(member, None if seed else member, f"--config.seed={seed}"))
         for seed, member in enumerate(members)
     ]

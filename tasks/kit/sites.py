@@ -48,7 +48,7 @@ class Measure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class SiteSpread:
     """How the misclassification rates e of K sites differ; of several runs, the rates are their means.
 
     Attributes:
@@ -90,7 +90,7 @@ def errors(table: Table, attribute: str = SITE) -> dict[str, Estimate]:
 
 def spread(
     errors: Mapping[str, Estimate], min_scans: int = 1, *, draws: int = DRAWS, seed: int = 0
-) -> Spread:
+) -> SiteSpread:
     """How rates differ among sites, with what chance alone gives.
 
     Chance deals the errors of the counted sites to their scans: the number in error at each site is multivariate
@@ -122,15 +122,15 @@ def spread(
         measured(float(np.ptp(rates)), comparisons.max_min(counted)[1:], np.ptp(dealt, axis=1)),
         measured(float(rates.std()), comparisons.sd(counted)[1:], dealt.std(axis=1)),
     )
-    return Spread(
+    return SiteSpread(
         min_scans, len(counted), int(scans.sum()), float(rates.min()), float(rates.max()), *measures
     )
 
 
-def _no_spread(min_scans: int, num_sites: int, num_scans: int, rate: float) -> Spread:
+def _no_spread(min_scans: int, num_sites: int, num_scans: int, rate: float) -> SiteSpread:
     """The spread of fewer than two sites, which has no value."""
     nothing = Measure(*[float("nan")] * 7)
-    return Spread(min_scans, num_sites, num_scans, rate, rate, nothing, nothing)
+    return SiteSpread(min_scans, num_sites, num_scans, rate, rate, nothing, nothing)
 
 
 def measured(value: float, limits: tuple[float, float], drawn: Float[np.ndarray, " draws"]) -> Measure:
@@ -171,7 +171,7 @@ def spread_over_runs(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-) -> Spread:
+) -> SiteSpread:
     """How sites are served differently by several runs of one kind, with what chance alone gives; the SD has no limits.
 
     Every site's rate is its mean over the runs; limits of the range by :func:`equipoise.engine.metrics.estimates.seeds.largest_difference`. Chance
@@ -201,7 +201,7 @@ def spread_over_runs(
     limits = (
         seeds.largest_difference(levels) if len(wrong) > 1 else comparisons.max_min([e for (e,) in levels])
     )
-    return Spread(
+    return SiteSpread(
         *counted, float(rates.min()), float(rates.max()),
         measured(float(np.ptp(rates)), (limits[1], min(limits[2], 1.0)), np.ptp(dealt, axis=1)),
         measured(float(rates.std()), (np.nan, np.nan), dealt.std(axis=1)),

@@ -23,7 +23,7 @@ from equipoise.engine.report.page.page import (
     text_cell,
 )
 from equipoise.tasks.kit import sites
-from equipoise.tasks.kit.sites import LEADING, MIN_SCANS, SITE, Measure, Spread
+from equipoise.tasks.kit.sites import LEADING, MIN_SCANS, SITE, Measure, SiteSpread
 
 
 def spread_cells(measure: Measure) -> tuple[Cell, ...]:
@@ -95,7 +95,7 @@ def _drawn(found: Mapping[str, Estimate], size: Mapping[str, int], common: float
         )  # fmt: skip
 
 
-def _spread_grid(spreads: Collection[Spread]) -> Grid:
+def _spread_grid(spreads: Collection[SiteSpread]) -> Grid:
     header = (
         "sites with at least", "sites", "test scans", "largest − smallest, 95 % interval", "by chance, 90 % of deals", "p",
         "SD over sites, 95 % interval", "by chance, 90 % of deals", "p",
@@ -139,7 +139,7 @@ def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
     return Grid(header, rows, "Every site", True)
 
 
-def _headline(lead: Spread) -> str:
+def _headline(lead: SiteSpread) -> str:
     chance = lead.max_min
     p = probability(chance.p)
     p = p if p.startswith("<") else f"= {p}"

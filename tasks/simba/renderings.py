@@ -69,7 +69,7 @@ def rendering(cohort: str, flips: Collection[str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class RenderingPair:
     """Two ways to render a subject.
 
     Attributes:
@@ -90,17 +90,17 @@ class Contrast:
         return frozenset(self.first)
 
 
-def contrasts(attributes: Sequence[str]) -> list[Contrast]:
+def contrasts(attributes: Sequence[str]) -> list[RenderingPair]:
     """With against without each bias; of two, also both against neither, and the second instead of the first."""
     named = words(attributes)
     what = {a: "the bias" if word == "bias" else f"the {word} bias" for a, word in named.items()}
-    found = [Contrast(named[a], what[a], {a: WITHOUT}, {a: WITH}) for a in attributes]
+    found = [RenderingPair(named[a], what[a], {a: WITHOUT}, {a: WITH}) for a in attributes]
     if len(attributes) == 2:
         first, second = attributes
         neither, both = (dict.fromkeys(attributes, level) for level in (WITHOUT, WITH))
         found += [
-            Contrast("both − neither", "both biases", neither, both),
-            Contrast(
+            RenderingPair("both − neither", "both biases", neither, both),
+            RenderingPair(
                 f"{named[second]} − {named[first]}",
                 f"{what[second]} instead of {what[first]}",
                 neither | {first: WITH},
@@ -110,7 +110,7 @@ def contrasts(attributes: Sequence[str]) -> list[Contrast]:
     return found
 
 
-def both_ways(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: Contrast) -> pd.DataFrame:
+def both_ways(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: RenderingPair) -> pd.DataFrame:
     """The decision about both renderings of every subject that was rendered both ways.
 
     Args:
@@ -129,7 +129,7 @@ def both_ways(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: Con
 
 
 def paired_effect(
-    tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: Contrast, positive: int = 1
+    tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: RenderingPair, positive: int = 1
 ) -> PairedEffect:
     """What a contrast does to the decisions of :func:`both_ways`.
 
@@ -153,7 +153,7 @@ def side_by_side(a: pd.DataFrame, b: pd.DataFrame, flips: Collection[str]) -> pd
     return pairs.side_by_side(a, b, attributes=biases, flips=flips, levels=(WITH, WITHOUT))
 
 
-def _both_ways(pair: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
+def _both_ways(pair: pd.DataFrame, contrast: RenderingPair) -> pd.DataFrame:
     """The subjects whose two renderings are the contrast's: subject, target, and the decision about each rendering."""
     matches = lambda levels: np.all([pair[f"{a}_a"] == level for a, level in levels.items()], axis=0)  # noqa: E731
     forward, backward = matches(contrast.first), matches(contrast.second)
@@ -169,7 +169,7 @@ def _both_ways(pair: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
     return found[forward | backward]
 
 
-def _effects(context: Context, attributes: Sequence[str]) -> list[tuple[Contrast, PairedEffect]]:
+def _effects(context: Context, attributes: Sequence[str]) -> list[tuple[RenderingPair, PairedEffect]]:
     """Every contrast that the scored renderings show.
 
     A contrast of one bias leaves the other as the reported cohort has it. One of both says all about either end, so that
@@ -196,7 +196,7 @@ def _every(attributes: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(s) for size in sizes for s in itertools.combinations(attributes, size)]
 
 
-def _sentence(contrast: Contrast, effect: PairedEffect) -> str:
+def _sentence(contrast: RenderingPair, effect: PairedEffect) -> str:
     moves = any(pairs.direction(change) for change in effect.changes.values())
     verb = "changes" if moves else "changed neither rate beyond chance:"
     return (
@@ -216,7 +216,7 @@ def _verdict(effect: PairedEffect, attributes: Sequence[str]) -> str:
     return sentence(f"{second} outweighs {first}." if directions == {1} else f"{first} outweighs {second}.")
 
 
-def _grid(contrast: Contrast, effect: PairedEffect, is_one: bool) -> Grid:
+def _grid(contrast: RenderingPair, effect: PairedEffect, is_one: bool) -> Grid:
     ends = [combination(levels) + (" bias" if is_one else "") for levels in (contrast.first, contrast.second)]
     header = pairs.header("rate", "subjects", ends)
     rows = [pairs.cells(rate, change) for rate, change in effect.changes.items()]

@@ -23,7 +23,7 @@ from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.writers import read_rows
 from equipoise.engine.vocabulary import UNKNOWN
 from equipoise.tasks.kit import gather as kit_gather
-from equipoise.tasks.kit.sites import DRAWS, SITE, Spread, spread_over_runs
+from equipoise.tasks.kit.sites import DRAWS, SITE, SiteSpread, spread_over_runs
 from equipoise.tasks.simba import bias_outcomes as outcomes
 
 CENTRAL = "central"
@@ -201,7 +201,7 @@ def told_against(
 
 def spread(
     runs: Sequence[Learned], min_scans: int = MIN_SCANS, *, draws: int = DRAWS, seed: int = 0
-) -> Spread:
+) -> SiteSpread:
     """How the sites are served differently by the runs of one schedule (:func:`equipoise.tasks.kit.sites.spread_over_runs`)."""
     wrong, errors = [run.wrong for run in runs], [run.sites for run in runs]
     return spread_over_runs(runs[0].site, wrong, errors, min_scans, draws=draws, seed=seed)

@@ -9,7 +9,7 @@ from typing import Any
 from equipoise.data_builders.simba.config import SETTINGS, foreign, make_config
 from equipoise.tasks.kit import options as kit_options
 from equipoise.tasks.kit.plan import (
-    Chain,
+    Job,
     Plan,
     Stage,
     over_seeds,
@@ -116,10 +116,10 @@ class _Cohorts:
         )
         return [self.name(scenario), *(self.name(scenario, flip) for flip in flips)]
 
-    def prepare(self) -> list[Chain]:
-        """A chain for each cohort that was named."""
+    def prepare(self) -> list[Job]:
+        """One job for each cohort that was named."""
         return [
-            Chain(f"prepare-{name.removeprefix('simba/')}", (Stage(f"render {name}", words),))
+            Job(f"prepare-{name.removeprefix('simba/')}", (Stage(f"render {name}", words),))
             for name, words in self.made.items()
         ]
 
@@ -178,14 +178,14 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
     ) if steps else ()  # fmt: skip
     steps, cycles = steps or asked.steps, cycles or asked.cycles
 
-    def chains(
+    def jobs(
         name: str,
         words: tuple[str, ...],
         scored: Sequence[str],
         probed: Mapping[str, str],
         step: str,
         is_shown: bool,
-    ) -> list[Chain]:
+    ) -> list[Job]:
         """Training of every seed, then scores and probes (cohort -> labels) of one step's model; of the first seed a report."""
 
         def stages(place: pathlib.Path, first: pathlib.Path | None, seeds: str) -> tuple[Stage, ...]:
@@ -207,7 +207,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
 
         return over_seeds(name, folder / "runs" / name, num_seeds, asked.is_population, stages)
 
-    def run(scenario: str, method: str) -> list[Chain]:
+    def run(scenario: str, method: str) -> list[Job]:
         own = cohorts.name(scenario)
         words = (
             f"--config=simba:{scenario}{asked.run}",
@@ -224,20 +224,20 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
             if t != "none"
         }
         probed = {cohorts.name(t): names for t, names in labels.items()} if method == "erm" else {}
-        return chains(f"{scenario}-{method}", words, scored, probed, "best", method == "erm")
+        return jobs(f"{scenario}-{method}", words, scored, probed, "best", method == "erm")
 
-    def across(schedule: str) -> list[Chain]:
+    def across(schedule: str) -> list[Job]:
         """Judged after the last cycle: separate hospitals have no common validation split to choose a step by."""
         own = cohorts.name("sites")
         words = (f"--config=simba:sites{asked.run}", f"--config.data.cohort={own}")
         words += length if schedule == "central" else _schedule_words(schedule, cycles)
         probed = {own: "disease,scanner,site,sex"} if schedule in _PROBED else {}
         shown = schedule in ("central", "travelling")
-        return chains(f"sites-{schedule}", words, cohorts.pairs("sites"), probed, "last", shown)
+        return jobs(f"sites-{schedule}", words, cohorts.pairs("sites"), probed, "last", shown)
 
-    runs = [chain for scenario in _SCENARIOS for chain in run(scenario, "erm")]
-    runs += [chain for method in _METHODS for chain in run("near", method)]
-    runs += [chain for schedule in _SCHEDULES for chain in across(schedule)]
+    runs = [job for scenario in _SCENARIOS for job in run(scenario, "erm")]
+    runs += [job for method in _METHODS for job in run("near", method)]
+    runs += [job for schedule in _SCHEDULES for job in across(schedule)]
     compare = (
         "report", f"--runs={folder / 'runs'}/near-*/member_*", f"--cohort={cohorts.name('near')}", "--by=method.name",
         f"--out={folder / 'report' / 'methods'}",
@@ -246,7 +246,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         Stage("compare the methods over seeds", compare, is_repeated=True),
         page_stage("simba", folder),
     )
-    return [cohorts.prepare(), runs, [Chain("report", last)]]
+    return [cohorts.prepare(), runs, [Job("report", last)]]
 
 
 def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:

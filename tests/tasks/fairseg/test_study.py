@@ -25,7 +25,7 @@ SCHEMA = Schema(
 
 def commands(size, **options):
     plan = study.plan(size, pathlib.Path("/study"), options)
-    return [stage.command for phase in plan for chain in phase for stage in chain.stages]
+    return [stage.command for phase in plan for job in phase for stage in job.stages]
 
 
 @pytest.mark.parametrize("size", study.SIZES)
@@ -147,7 +147,7 @@ def test_the_hardest_group_is_the_one_with_the_largest_loss():
         for form, ratios in (("febs_released", (1.2, 0.5)), ("febs_intent", (0.8, 1.9)))
         for group, loss, ratio in zip(("Asian", "Black"), (0.1, 0.3), ratios, strict=True)
     ]
-    text = summary.scaling(summary.Model("phantom", "race", (), {}, {}, pathlib.Path()), kept).headline
+    text = summary.scaling(summary.Network("phantom", "race", (), {}, {}, pathlib.Path()), kept).headline
     assert (
         "hardest group (Black) Dice keeps 0.50 of its gradient under FEBS as released, and 1.90 under FEBS as intended"
         in text
