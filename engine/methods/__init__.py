@@ -53,10 +53,10 @@ def make(config: Run, training: Split) -> Method:
     is_number = label in training.vocabulary("labels") and training.vocabulary("labels")[label] is None
     if kind in (Reweighing, Resampling) and is_number:
         raise UserError(f"--config.method.name={config.method.name} needs classes, and {label!r} is a number")
-    own: dict[str, Any] = {"target": training.target(label)}
+    fields: dict[str, Any] = {"target": training.target(label)}
     if "group" in needs:
-        found = trained(training, config.method.group)
-        own |= {"groups": found, "code": found.code(training)}
+        groups = trained(training, config.method.group)
+        fields |= {"groups": groups, "code": groups.code(training)}
     if "site" in needs:
-        own["sites"] = find_sites(config, training)
-    return kind(config, **own)
+        fields["sites"] = find_sites(config, training)
+    return kind(config, **fields)

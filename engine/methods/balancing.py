@@ -23,16 +23,16 @@ def _counts(method: Method) -> Int[np.ndarray, "classes groups"]:
 
 
 class Reweighing(Method):
-    """Every example counts ``w(c, g) = P(c) P(g) / P(c, g)``, under which class and group are independent.
+    """Weighs every example by ``w(c, g) = P(c) P(g) / P(c, g)``, which makes class and group independent.
 
-    The shares are those of the training split's images of known group. Kamiran and Calders 2012, Knowledge and
-    Information Systems 33:1-33, section 4.3. Where there is one class alone, as of a mask, each of G groups is to count
-    the same instead: ``w(g) = 1 / (G P(g))``.
+    P are shares of the training split's images of known group. Kamiran and Calders 2012, Knowledge and Information Systems
+    33:1-33, section 4.3. Where there is only one class, as with masks, each of G groups counts the same instead:
+    ``w(g) = 1 / (G P(g))``.
     """
 
     @functools.cached_property
     def table(self) -> Float[np.ndarray, "classes groups+1"]:
-        """Weights by class and group; the last column, which group -1 reads, is 1. A cell without images has 1 too."""
+        """Weights by class and group. The last column, which group -1 reads, is 1, and so is a cell without images."""
         counts = _counts(self)
         joint = counts / counts.sum()
         if len(joint) == 1:
@@ -42,12 +42,12 @@ class Reweighing(Method):
         return np.pad(np.where(counts > 0, weights, 1.0), ((0, 0), (0, 1)), constant_values=1.0)
 
     def weigh(self, method_state: Any, sums: Any, batch: dict[str, Array]) -> Float[Array, " b"]:
-        """Looks weights up."""
+        """The weight of each example's class and group, from :attr:`table`."""
         return jnp.asarray(self.table, batch["weight"].dtype)[batch["target"], batch["group"]]
 
 
 class _Weighted:
-    """Rows drawn one by one, with replacement, each draw a pure function of (seed, its number)."""
+    """Rows drawn one by one with replacement; each draw is a pure function of (seed, number of the draw)."""
 
     def __init__(self, weights: Float[np.ndarray, " n"], seed: int):
         self._edges, self._seed = np.cumsum(weights), seed
@@ -61,13 +61,13 @@ class _Weighted:
 
 
 class Resampling(Method):
-    """Examples are drawn with replacement, every cell of class and group that has images equally often.
+    """Draws examples with replacement, so that every cell of class and group with images comes equally often.
 
-    An image of unknown group is drawn as often as without resampling: once in n draws.
+    An image of unknown group comes as often as without resampling: once in n draws.
     """
 
     def order(self) -> grain.MapDataset:
-        """Draws by weight."""
+        """Draws in which every cell comes equally often."""
         counts = _counts(self)
         known = self.code >= 0
         weights = np.ones(len(self.code))

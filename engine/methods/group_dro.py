@@ -14,17 +14,17 @@ from equipoise.engine.update.state import TrainState
 
 
 class GroupDRO(Method):
-    """Groups with the larger loss weigh more: ``sum_g q_g l_g``, with q by exponentiated ascent.
+    """Minimises ``sum_g q_g l_g``, in which groups with a larger loss get a larger weight q by exponentiated ascent.
 
-    At each batch ``q_g <- q_g exp(step_size l_g) / sum``, l_g the mean loss of group g in the global batch (0 where it is
-    absent), then the model descends on ``sum_g q_g l_g``. Sagawa et al. 2020, arXiv:1911.08731, algorithm 1, with
+    At each batch ``q_g <- q_g exp(step_size l_g) / sum``, where l_g is the mean loss of group g in the global batch (0 where
+    it is absent); then the model descends on ``sum_g q_g l_g``. Sagawa et al. 2020, arXiv:1911.08731, algorithm 1, with
     every group's mean in each batch as in section 5. Images of unknown group keep their share of the batch, at weight 1.
     """
 
     needs_group_sums = True
 
     def init(self, state: TrainState, features: Callable[[], dict[str, Array]]) -> Float[Array, " groups"]:
-        """Equal weights."""
+        """Equal weights q of all groups."""
         size = len(self.groups.levels)
         return jnp.full(size, 1 / size, jnp.promote_types(self.config.model.dtype, jnp.float32))
 
@@ -33,12 +33,12 @@ class GroupDRO(Method):
         return inside * batch["weight"].astype(dtype)[:, None]
 
     def group_sums(self, example_losses: Float[Array, " b"], batch: dict[str, Array]) -> tuple[Array, Array]:
-        """Sum of losses and number of examples of every group."""
+        """(sum of losses, number of examples) of every group, [groups] each."""
         members = self._members(batch, example_losses.dtype)
         return jnp.where(members > 0, members * example_losses[:, None], 0).sum(0), members.sum(0)
 
     def update(self, method_state: Array, sums: tuple[Array, Array]) -> Array:
-        """Exponentiated ascent."""
+        """The next weights q, by exponentiated ascent."""
         total, count = sums
         grown = method_state * jnp.exp(self.config.method.step_size * total / jnp.maximum(count, 1)).astype(
             method_state.dtype
@@ -48,11 +48,11 @@ class GroupDRO(Method):
     def weigh(
         self, method_state: Array, sums: tuple[Array, Array], batch: dict[str, Array]
     ) -> Float[Array, " b"]:
-        """``q_g n_known / n_g``, which makes the mean over known examples the weighted sum of group means."""
+        """``q_g n_known / n_g``: then the mean over known examples is the sum of group means, weighted by q."""
         count = sums[1]
         weights = method_state * (count.sum() / jnp.maximum(count, 1)).astype(method_state.dtype)
         return jnp.append(weights, 1.0)[batch["group"]]
 
     def show(self, method_state: Array) -> dict[str, Array]:
-        """The weights q by level."""
+        """The weight q of every group."""
         return {f"group_weight:{level}": method_state[i] for i, level in enumerate(self.groups.levels)}

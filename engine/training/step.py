@@ -27,14 +27,14 @@ def init_state(
     image_shape: tuple[int, ...],
     method: Method | None = None,
 ) -> TrainState:
-    """A fresh state, a pure function of the seed and of the published weights that it starts from.
+    """A fresh state: a pure function of the seed and of the published weights that it starts from.
 
     Args:
       config: the run.
-      model: as from :func:`equipoise.engine.models.build`.
-      optimizer: as from :func:`equipoise.engine.update.optim.make`.
-      image_shape: [*spatial, channel] of one image.
-      method: how groups enter; by default they do not.
+      model: from :func:`equipoise.engine.models.build`.
+      optimizer: from :func:`equipoise.engine.update.optim.make`.
+      image_shape: [*spatial, channel] of one preprocessed image.
+      method: how groups enter training; by default they do not.
     """
     image = jnp.zeros((1, *image_shape), jnp.dtype(config.model.dtype))
 
@@ -72,15 +72,15 @@ def make_train_step(
 
     Args:
       config: the run.
-      model: as from :func:`equipoise.engine.models.build`.
-      task: whose loss is minimised.
-      optimizer: as from :func:`equipoise.engine.update.optim.make`.
-      axis_name: mapped axis that holds the parts of a batch, under ``pmap``.
-      method: how groups enter; by default they do not.
-      phase: of the method, which one step has (:meth:`equipoise.engine.methods.base.Method.phase`).
+      model: from :func:`equipoise.engine.models.build`.
+      task: the task whose loss is minimised.
+      optimizer: from :func:`equipoise.engine.update.optim.make`.
+      axis_name: the mapped axis that holds the parts of a batch, under ``pmap``.
+      method: how groups enter training; by default they do not.
+      phase: which of the method's programs this step is (:meth:`equipoise.engine.methods.base.Method.phase`).
 
     Returns:
-      (state, batch) -> (new state, metrics as scalars over the global batch: "loss", "grad_norm", the method's own).
+      (state, batch) -> (new state, metrics: scalars over the global batch, ``loss``, ``grad_norm`` and the method's).
     """
     sweep = Sweep(config, model, axis_name)
     method = method or Method(config)
@@ -146,9 +146,9 @@ def make_train_step(
 def make_predict_step(
     config: Run, model: nn.Module, task: TaskKind, method: Method | None = None
 ) -> Callable[[Any, dict[str, Array]], dict]:
-    """The pure prediction step: (variables, batch) -> {"index": [b], "loss": [b], the task's scores}, nothing summed.
+    """The pure prediction step, (variables, batch) -> {"index": [b], "loss": [b], the task's scores}: nothing is summed.
 
-    The variables are :meth:`equipoise.engine.methods.base.Method.variables` of a state.
+    The variables come from a state by :meth:`equipoise.engine.methods.base.Method.variables`.
     """
     preprocess = make_preprocess(config)
     method = method or Method(config)
