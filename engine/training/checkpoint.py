@@ -18,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from equipoise.engine import hosts
 from equipoise.engine.errors import UserError
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.update.state import TrainState
 
 
@@ -53,7 +54,8 @@ class Checkpoints:
     def __init__(
         self, workdir: pathlib.Path, *, keep: int = 2, higher_is_better: bool = True, read_only: bool = False
     ):
-        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._run = RunFolder(pathlib.Path(workdir).absolute())
+        self.folder = self._run.checkpoints
         self._sign = 1 if higher_is_better else -1
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +186,7 @@ class Checkpoints:
                 return self.restore(abstract, step)
             except Damaged as error:
                 damaged += 1
-                aside = self.folder.parent / "damaged"
+                aside = self._run.damaged
                 name = f"{step}"
                 while (aside / name).exists():
                     name += "_"

@@ -5,6 +5,7 @@ import pathlib
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.frames import ranking
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.writers import read_rows
@@ -23,7 +24,7 @@ def best_step(workdir: pathlib.Path, config: Run, available: list[int]) -> int:
     sign = 1 if ranking.higher_is_better(metric) else -1
     evaluations = [
         row
-        for row in read_rows(workdir / "metrics.jsonl")
+        for row in read_rows(RunFolder(workdir).metrics)
         if row["split"] == "validation"
         and row["step"] in available
         and row["step"] > config.method.starts_after
@@ -48,7 +49,7 @@ def choose_steps(workdir: pathlib.Path, config: Run, wanted: str) -> list[int]:
       UserError: when no checkpoint is meant; the message names those that exist.
     """
     available = []
-    if (workdir / "checkpoints").is_dir():
+    if RunFolder(workdir).checkpoints.is_dir():
         with Checkpoints(workdir, read_only=True) as checkpoints:
             available = checkpoints.steps()
     if not available:

@@ -21,7 +21,8 @@ from equipoise.engine.errors import UserError
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import write_table
-from equipoise.engine.rundir import stamp, validation_path
+from equipoise.engine.provenance import stamp
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training import population, writers
 from equipoise.engine.training.checkpoint import Checkpoints
 from equipoise.engine.training.machine import Machine
@@ -94,8 +95,8 @@ class _Record:
         self.last_good = step or None
         self._best: float | None = None
         self._window, self._step = list(window), step
-        for path in (workdir / "validation").glob("*.parquet"):
-            if int(path.stem) > step and hosts.is_main():
+        for number, path in RunFolder(workdir).validations().items():
+            if number > step and hosts.is_main():
                 path.unlink()
         self.writer = writers.make(config.writers, workdir, step, is_main=hosts.is_main())
 
@@ -153,7 +154,7 @@ class _Record:
         frame = stamp(frame, config, step, threshold, chosen_on)
         schema = task.schema(split)
         if hosts.is_main():
-            write_table(validation_path(self.workdir, step), segments.split_off(frame)[0], schema)
+            write_table(RunFolder(self.workdir).validation(step), segments.split_off(frame)[0], schema)
         values = {"loss": loss} | task.metrics(frame)
         best = config.checkpoint.best_metric
         if best not in values:

@@ -25,6 +25,7 @@ from equipoise.engine import data, hosts, mesh, methods, validation
 from equipoise.engine.config import Parallel, Run
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.methods.base import Method
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.step import init_state, make_predict_step, make_train_step
 from equipoise.engine.update import optim
@@ -78,7 +79,7 @@ def members(config: Run) -> list[Run]:
 def folders(workdir: pathlib.Path, config: Run) -> list[pathlib.Path]:
     """The folder of each member; a run that is no population has ``workdir`` itself."""
     count = len(members(config))
-    return [workdir / f"member_{i:03d}" for i in range(count)] if count > 1 else [workdir]
+    return [RunFolder(workdir).member(i) for i in range(count)] if count > 1 else [workdir]
 
 
 def make(config: Run, task: TaskKind, training: data.Split) -> "Machine | Population":

@@ -17,6 +17,7 @@ import rich.progress
 
 from equipoise.engine import files
 from equipoise.engine.config import Writers
+from equipoise.engine.rundir import RunFolder
 
 
 class Writer(Protocol):
@@ -70,7 +71,8 @@ class Jsonl:
     """``metrics.jsonl`` and ``timing.jsonl``, both cut back to ``start`` when a run goes on from there."""
 
     def __init__(self, workdir: pathlib.Path, start: int):
-        self._metrics, self._timing = workdir / "metrics.jsonl", workdir / "timing.jsonl"
+        run = RunFolder(workdir)
+        self._metrics, self._timing = run.metrics, run.timing
         for path in (self._metrics, self._timing):
             kept = [row for row in read_rows(path) if row["step"] <= start] if start else []
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -93,7 +95,9 @@ class TensorBoard:
     def __init__(self, workdir: pathlib.Path, start: int):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        self._writer = SummaryWriter(
+            str(RunFolder(workdir).tensorboard), purge_step=start + 1 if start else None
+        )
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Adds scalars."""

@@ -11,34 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
-from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page import (
-    Cell,
-    Figure,
-    KeyNumber,
-    ReportTable,
-    Section,
-    files,
-    interval,
-    number,
-    page,
-    text_cell,
-)
-from equipoise.tasks.simba import (
-    bias_outcomes as outcomes,
-)
-from equipoise.tasks.simba import (
-    schedule_outcomes as schedules,
-)
-from equipoise.tasks.simba import (
-    schedule_page as across_sites,
-)
-from equipoise.tasks.simba import (
-    theory,
-)
+from equipoise.engine.report.page import Cell, Figure, ReportTable, Section, number, text_cell
+from equipoise.tasks.kit import pages
+from equipoise.tasks.simba import bias_outcomes as outcomes
+from equipoise.tasks.simba import schedule_outcomes as schedules
+from equipoise.tasks.simba import schedule_page as across_sites
+from equipoise.tasks.simba import theory
 from equipoise.tasks.simba.bias_outcomes import ERM, SCORES, Outcome, Outcomes, against, over
 
 _TITLES = {
@@ -135,7 +115,7 @@ def _stronger(chosen: Mapping[tuple[str, str, str, str], Sequence[Outcome]]) -> 
     if apart is None:
         return ()
     return (
-        f"Under “multi” intensity moves decisions by {_points(apart.estimate)} more than morphology, paired by seed and subject.",
+        f"Under “multi” intensity moves decisions by {pages.points(apart.estimate)} more than morphology, paired by seed and subject.",
     )
 
 
@@ -198,22 +178,17 @@ def methods(study: Outcomes) -> Section | None:
     )
 
 
-def _points(found: Estimate) -> str:
-    low, high = (100 * x for x in found.limits(CONFIDENCE))
-    return f"{number(100 * found.value, 1, True)} points ({interval(low, high, 1, True)})"
-
-
 def _least(chosen: Mapping[str, Sequence[Outcome]], shifts: Mapping[str, float]) -> str | None:
     """Which method the bias moves least, and how surely it is that one."""
     if not shifts:
         return None
     best, *others = sorted(shifts, key=lambda name: shifts[name])
     found = over(chosen[best], "shift")
-    text = f"Least moved by the bias: {best}, by {_points(found.estimate)}."
+    text = f"Least moved by the bias: {best}, by {pages.points(found.estimate)}."
     apart = against(chosen[best], chosen[others[0]], "shift") if others else None
     if apart is None:
         return text
-    return f"{text} The next is {others[0]}: the difference is {_points(apart.estimate)}."
+    return f"{text} The next is {others[0]}: the difference is {pages.points(apart.estimate)}."
 
 
 def _last_block(outcome: Outcome) -> str:
@@ -268,11 +243,10 @@ def encoding(study: Outcomes) -> Section | None:
     for runs in rows.values():
         first = runs[0]
         for block in first.encoded:
-            told = []
-            for label in ("disease", first.bias):
-                values = np.array([o.encoded[block].get(label, np.nan) for o in runs])
-                sd = f"± {number(values.std(ddof=1))}" if len(runs) > 1 else ""
-                told.append(Cell(number(values.mean()), note=sd))
+            told = [
+                pages.mean_and_sd([o.encoded[block].get(label, np.nan) for o in runs])
+                for label in ("disease", first.bias)
+            ]
             lines.append(
                 (text_cell(first.trained), text_cell(first.method.replace("_", " ")), text_cell(first.tested + _of_bias(runs)), text_cell(block), *told)
             )  # fmt: skip
@@ -314,25 +288,12 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
         encoding(study),
         across_sites.section(apart) if apart else None,
     ]
-    found = [s for s in found if s]
-    left_out = [*study.left_out, *(apart.left_out if apart else ())]
-    if left_out:
-        rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
-        found.append(Section("Left out", tables=[ReportTable(("run", "because"), rows)]))
+    sections = [section for section in found if section]
+    sections += pages.left_out([*study.left_out, *(apart.left_out if apart else ())])
     keys = []
     for (trained, method, tested, _), runs in study.rows().items():
         shift = over(runs, "shift")
         if method == ERM and trained == tested and shift:
-            low, high = shift.estimate.limits(CONFIDENCE)
-            keys.append(
-                KeyNumber(
-                    f"shift under “{_name(runs)}”",
-                    number(shift.estimate.value, 3, True),
-                    interval(low, high, 3, True),
-                )
-            )
-    headlines = [s.headline for s in found if s.headline]
-    text = page.render("SimBA: a planted bias, whom it harms, and what helps", headlines, keys, found)
-    return files.write_all(
-        folder / "report", {"report.html": text, "outcomes.csv": outcomes.to_csv(study)}, found
-    )
+            keys.append(pages.key_number(f"shift under “{_name(runs)}”", shift.estimate, is_signed=True))
+    title = "SimBA: a planted bias, whom it harms, and what helps"
+    return pages.write(folder, title, sections, keys, {"outcomes.csv": outcomes.to_csv(study)})

@@ -12,11 +12,10 @@ from equipoise.engine.report.page import (
     Figure,
     ReportTable,
     Section,
-    interval,
     number,
-    probability,
     text_cell,
 )
+from equipoise.tasks.kit import pages, sites_page
 from equipoise.tasks.simba import schedule_outcomes as schedules
 from equipoise.tasks.simba.schedule_outcomes import BANDS, CENTRAL, MIN_SCANS, Schedules
 
@@ -61,20 +60,9 @@ def _spreads(study: Schedules) -> ReportTable:
     """How errors differ among sites, beside chance."""
     rows = []
     for name, runs in study.runs.items():
-        found = schedules.spread(runs)
-        cells = []
-        for one in (found.max_min, found.sd):
-            band = (
-                f"{number(one.null_low, 2)} to {number(one.null_high, 2)}"
-                if np.isfinite(one.null_low)
-                else ""
-            )
-            cells += [
-                Cell(number(one.value), note=interval(one.low, one.high)),
-                Cell(number(one.null_mean), note=band),
-                Cell(probability(one.p)),
-            ]
-        rows.append((text_cell(name), Cell(str(found.num_sites)), *cells))
+        spread = schedules.spread(runs)
+        cells = (*sites_page.spread_cells(spread.max_min), *sites_page.spread_cells(spread.sd))
+        rows.append((text_cell(name), Cell(str(spread.num_sites)), *cells))
     header = (
         "schedule", "sites", "largest − smallest", "by chance, 90 % of deals", "p", "SD over sites", "by chance, 90 % of deals", "p",
     )  # fmt: skip
@@ -158,11 +146,9 @@ def _told(study: Schedules) -> ReportTable | None:
     for name, runs in study.runs.items():
         for block in runs[0].told if all(run.told for run in runs) else ():
             labels = labels or tuple(runs[0].told[block])
-            cells = []
-            for label in labels:
-                values = [run.told[block][label]["accuracy"] for run in runs]
-                sd = f"± {number(np.std(values, ddof=1))}" if len(values) > 1 else ""
-                cells.append(Cell(number(np.mean(values)), note=sd))
+            cells = [
+                pages.mean_and_sd([run.told[block][label]["accuracy"] for run in runs]) for label in labels
+            ]
             rows.append((text_cell(name), text_cell(block), *cells))
     if not rows:
         return None

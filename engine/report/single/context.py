@@ -20,7 +20,7 @@ from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Schema
 
 if TYPE_CHECKING:
-    from equipoise.engine.predicted_masks import Case
+    from equipoise.engine.explain.worst_cases import WorstCase
 
 MOST_LEVELS = 40  # most levels of an attribute on the page; the files hold all
 
@@ -68,7 +68,7 @@ class Context:
     cohort_report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     saliency: Mapping[str, np.ndarray] | None = None
     region_cut: float = regions.CUT
-    worst: Sequence[Case] = ()
+    worst: Sequence[WorstCase] = ()
     models: Mapping[str, Frame] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     hidden: frozenset[tuple[str, str]] = frozenset()

@@ -14,45 +14,15 @@ from equipoise.engine import config as run_config
 from equipoise.engine import data, predicted_masks
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
-from equipoise.engine.explain import regions
+from equipoise.engine.explain import regions, worst_cases
 from equipoise.engine.metrics.decisions.policy import Rule
 from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.report.single import policy
 from equipoise.engine.report.single.audit import score_table
 from equipoise.engine.report.single.context import Context
-from equipoise.engine.training import population, program
+from equipoise.engine.rundir import RunFolder, masks_beside
+from equipoise.engine.training import choosing, population
 from equipoise.engine.training.writers import read_rows
-
-
-@dataclasses.dataclass(frozen=True)
-class _Files:
-    """The files of one evaluated checkpoint.
-
-    Attributes:
-      predictions: the table that is reported.
-      others: the tables of all evaluations of the same checkpoint.
-      saliency: mean saliency maps, which may not be there.
-      history: rows of training.
-    """
-
-    predictions: pathlib.Path
-    others: Sequence[pathlib.Path]
-    saliency: pathlib.Path
-    history: pathlib.Path
-
-
-def _files(workdir: pathlib.Path, cohort: str, split: str, step: int) -> _Files:
-    return _Files(
-        program.table_path(workdir, cohort, split, step),
-        sorted((workdir / "evaluations").glob(f"*/*/{step:08d}.parquet")),
-        program.saliency_path(workdir, cohort, step),
-        workdir / "metrics.jsonl",
-    )
-
-
-def _evaluated_steps(workdir: pathlib.Path, cohort: str, split: str) -> list[int]:
-    folder = program.table_path(workdir, cohort, split, 0).parent
-    return sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
 
 
 def choose_step(workdir: pathlib.Path, config: Run, cohort: str, split: str, wanted: str) -> int:
@@ -68,12 +38,12 @@ def choose_step(workdir: pathlib.Path, config: Run, cohort: str, split: str, wan
     Raises:
       UserError: when there is no such evaluation; the message names the command that makes it.
     """
-    steps = _evaluated_steps(workdir, cohort, split)
+    steps = RunFolder(workdir).steps(cohort, split)
     command = f"equipoise evaluate --workdir={workdir} --cohort={cohort} --split={split}"
     if not steps:
         raise UserError(f"{cohort} {split} has not been evaluated: run `{command}`")
     if wanted == "best":
-        return program.best_step(workdir, config, steps)
+        return choosing.best_step(workdir, config, steps)
     if wanted == "last":
         return steps[-1]
     if wanted.isdigit() and int(wanted) in steps:
@@ -103,7 +73,7 @@ def _mask_parts(
     if table.schema.kind != "values":
         return {"models": {}}
     parts: dict[str, Any] = {"notes": (predicted_masks.note(config.task.tolerance),)}
-    if not worst or data_dir is None or not predicted_masks.path(path).exists():
+    if not worst or data_dir is None or not masks_beside(path).exists():
         return parts
     cohort, split = (table.frame[c].iloc[0] for c in ("cohort", "split"))
     try:
@@ -113,7 +83,7 @@ def _mask_parts(
         return parts
     attributes = [g for g in groups if table.schema.attributes.get(g)]
     predicted = predicted_masks.Predicted(path)
-    cases = predicted_masks.worst(opened, config, table.frame, predicted, attributes, worst)
+    cases = worst_cases.find(opened, config, table.frame, predicted, attributes, worst)
     return parts | {"worst": cases}
 
 
@@ -169,17 +139,18 @@ def audit_run(
         )
     cohort = cohort or config.data.cohort
     number = choose_step(workdir, config, cohort, split, step)
-    files = _files(workdir, cohort, split, number)
-    table = read_table(files.predictions)
+    folder = RunFolder(workdir)
+    path = folder.evaluation(cohort, split, number)
+    table = read_table(path)
     groups = groups or [name for name, levels in table.schema.attributes.items() if levels is not None]
     metadata, cohort_report = _cohort_files(cohort, data_dir)
     context = dataclasses.replace(
         score_table(table, groups=groups, resamples=resamples, seed=seed),
         workdir=workdir, config=run_config.to_dict(config), cohort=cohort, split=split, step=number,
-        tables=_tables(files.others) | {(cohort, split): table.frame},
-        **_mask_parts(config, table, files.predictions, groups, data_dir, worst),
-        history=read_rows(files.history), metadata=metadata, cohort_report=cohort_report,
-        saliency=_arrays(files.saliency), region_cut=region_cut,
+        tables=_tables([scored.path for scored in folder.evaluations(step=number)]) | {(cohort, split): table.frame},
+        **_mask_parts(config, table, path, groups, data_dir, worst),
+        history=read_rows(folder.metrics), metadata=metadata, cohort_report=cohort_report,
+        saliency=_arrays(folder.saliency(cohort, number)), region_cut=region_cut,
     )  # fmt: skip
     return context if rules is None else policy.judged(context, rules)
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
-from equipoise.engine.explain import probes
+from equipoise.engine import rundir
 from equipoise.engine.report.figures.style import (
     COLOURS,
     DASHES,
@@ -30,7 +30,7 @@ from equipoise.engine.report.single.context import Context
 
 def section(context: Context) -> Section | None:
     """The section on probes of the reported checkpoint on the reported split; None where there are none."""
-    path = probes.path(context.workdir, context.cohort, context.split, context.step)
+    path = rundir.RunFolder(context.workdir).probes(context.cohort, context.split, context.step)
     if not path.exists():
         return None
     results = json.loads(path.read_text())

@@ -19,7 +19,7 @@ from equipoise.engine.report.page.words import number
 from equipoise.engine.report.single.context import Context
 
 if TYPE_CHECKING:
-    from equipoise.engine.predicted_masks import Case
+    from equipoise.engine.explain.worst_cases import WorstCase
 
 _PANEL = 1.9  # inches
 
@@ -30,7 +30,7 @@ def _outline(axes: Axes, codes: np.ndarray, line: str) -> None:
             axes.contour((codes == code).astype(float), [0.5], colors=colour, linestyles=line, linewidths=1.2)
 
 
-def _figure(attribute: str, cases: Sequence[Case], classes: Sequence[str], value: str) -> Figure:
+def _figure(attribute: str, cases: Sequence[WorstCase], classes: Sequence[str], value: str) -> Figure:
     levels = list(dict.fromkeys(case.level for case in cases))
     rows = [[case for case in cases if case.level == level] for level in levels]
     columns = max(map(len, rows))

@@ -13,6 +13,7 @@ from equipoise.engine import config as run_config
 from equipoise.engine import data, methods, validation
 from equipoise.engine import predicted_masks as segments
 from equipoise.engine.errors import UserError
+from equipoise.engine.explain import worst_cases
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table.table import read_table
 from equipoise.engine.report.single import overlays
@@ -194,7 +195,7 @@ def test_the_worst_cases_of_every_group_are_drawn_where_nobody_else_may_see_them
     frame, masks = segments.split_off(machine.predict(state, split)[0])
     segments.write(tmp_path / "t.parquet", masks)
     predicted = segments.Predicted(tmp_path / "t.parquet")
-    cases = segments.worst(split, machine.config, frame, predicted, ["sex"], 2)
+    cases = worst_cases.find(split, machine.config, frame, predicted, ["sex"], 2)
     mean = frame[["dice_rim", "dice_cup", "dice_disc"]].mean(axis=1)
     for level in ("F", "M"):
         found = [case.value for case in cases if case.level == level]
