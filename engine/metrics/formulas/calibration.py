@@ -117,7 +117,7 @@ def _intercept(columns: Columns, weight: Float[Array, " n"]) -> Array:
     low = centre - xp.where(weight > 0, logit, -np.inf).max(initial=-np.inf)
     high = centre - xp.where(weight > 0, logit, np.inf).min(initial=np.inf)
 
-    def step(state):
+    def step(state: tuple) -> tuple:
         a, low, high, _, count = state
         p = _sigmoid(a + logit)
         excess, slope = positives - weight @ p, weight @ (p * (1 - p))
@@ -126,7 +126,7 @@ def _intercept(columns: Columns, weight: Float[Array, " n"]) -> Array:
         following = xp.where((following < low) | (following > high), (low + high) / 2, following)
         return following, low, high, abs(following - a), count + 1
 
-    def going(state):
+    def going(state: tuple) -> Array:
         return (state[3] > tolerance) & (state[4] < _STEPS)
 
     start = xp.where(both, xp.clip(0.0, low, high), 0.0)
@@ -145,7 +145,7 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
     """
     xp, logit, truth = array_module(weight), columns["logit"], columns["truth"]
 
-    def extremes(rows):
+    def extremes(rows: Array) -> tuple[Array, Array]:
         there = rows & (weight > 0)
         return (
             xp.where(there, logit, np.inf).min(initial=np.inf),
@@ -162,11 +162,11 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
     spread = xp.where(overlap & (spread > 0), spread, 1)
     logit = (logit - mean) / spread
 
-    def likelihood(a, b):
+    def likelihood(a: Array, b: Array) -> Array:
         x = a + b * logit
         return weight @ (y * x - xp.maximum(x, 0) - xp.log1p(xp.exp(-abs(x)))) / total
 
-    def step(state):
+    def step(state: tuple) -> tuple:
         a, b, best, move_a, move_b, _, count = state
         value = likelihood(a + move_a, b + move_b)
         rises = value >= best - tolerance * abs(best)
@@ -184,7 +184,7 @@ def _slope(columns: Columns, weight: Float[Array, " n"]) -> Array:
         )  # twice what the step will add
         return a, b, xp.where(rises, value, best), move_a, move_b, gain, count + 1
 
-    def going(state):
+    def going(state: tuple) -> Array:
         a, b, best, move_a, move_b, gain, count = state
         far = abs(move_a) + abs(move_b) > tolerance * (1 + abs(a) + abs(b))
         far = far & (gain > np.finfo(weight.dtype).eps * abs(best))  # a flat likelihood can tell no more

@@ -5,6 +5,7 @@ whatever the order of the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int
@@ -17,8 +18,8 @@ from equipoise.engine.metrics.formulas.metric import Columns, Metric, Sums, arra
 CELLS = ("tp", "fp", "fn", "tn")
 TINY = np.finfo(
     np.float64
-).eps  # probabilities are held within this distance of 0 and 1 before their logarithm is taken
-SLACK = 1e-9  # relative: 0.55 · 100 exceeds 55 in float64, and 55 of 100 do reach .55
+).eps  # distance from 0 and 1 that probabilities keep before their logarithm is taken
+SLACK = 1e-9  # relative tolerance: 0.55 · 100 exceeds 55 in float64, and yet 55 of 100 reach .55
 _NO_POSITIVE, _NO_NEGATIVE = "no image is truly positive", "no image is truly negative"
 _ONE_CLASS = "one of the classes has no image"
 _ALTMAN = "Altman and Bland, BMJ 1994;308:1552"
@@ -71,10 +72,8 @@ def _balanced_accuracy(sums: Sums) -> Array:
 def _estimate_balanced_accuracy(metric: Metric, columns: Columns, code: Int[np.ndarray, " n"]) -> Estimate:
     """The mean of two proportions, sensitivity and specificity (:func:`intervals.average`)."""
     tp, fp, fn, tn = (columns[name] for name in metric.components)
-    sensitivity, specificity = (
-        ratio(tp, tp + fn),
-        ratio(tn, tn + fp),
-    )  # of one image: 1, 0, or NaN where it does not count
+    # Each is 1, 0, or NaN where the image does not count.
+    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return intervals.average(
         proportion_of(sensitivity, code, _NO_POSITIVE), proportion_of(specificity, code, _NO_NEGATIVE)
     )
@@ -129,20 +128,20 @@ def _auroc(columns: Columns, weight: Float[Array, " n"]) -> Array:
 
 
 def _estimate_area(metric: Metric, columns: Columns, code: Int[np.ndarray, " n"]) -> Estimate:
+    """The AUROC with Obuchowski's variance (:func:`intervals.area`)."""
     return intervals.area(columns["truth"], columns["score"], code)
 
 
 def _auprc(columns: Columns, weight: Float[Array, " n"]) -> Array:
     xp = array_module(weight)
     _, _, tp, fp, positives, _ = _called(columns, weight)
-    precision = tp / xp.where(
-        tp + fp > 0, tp + fp, 1
-    )  # rows before the first of positive weight count nothing
+    # Rows before the first one of positive weight count nothing.
+    precision = tp / xp.where(tp + fp > 0, tp + fp, 1)
     return ratio(xp.sum(xp.where(columns["positive"], weight * precision, 0)), positives)
 
 
 def _sensitivity_at(specificity: float) -> Callable[[Columns, Array], Array]:
-    def weighted(columns, weight):
+    def weighted(columns: Columns, weight: Float[Array, " n"]) -> Array:
         xp = array_module(weight)
         _, _, tp, fp, positives, negatives = _called(columns, weight)
         allowed = negatives - fp >= specificity * negatives * (1 - SLACK)
@@ -153,7 +152,7 @@ def _sensitivity_at(specificity: float) -> Callable[[Columns, Array], Array]:
 
 
 def _specificity_at(sensitivity: float) -> Callable[[Columns, Array], Array]:
-    def weighted(columns, weight):
+    def weighted(columns: Columns, weight: Float[Array, " n"]) -> Array:
         xp = array_module(weight)
         _, _, tp, fp, positives, negatives = _called(columns, weight)
         allowed = tp >= sensitivity * positives * (1 - SLACK)
@@ -164,6 +163,7 @@ def _specificity_at(sensitivity: float) -> Callable[[Columns, Array], Array]:
 
 
 def _fraction(name: str, number: float) -> float:
+    """The number of a metric's name, which must lie between 0 and 1."""
     if not 0 < number < 1:
         raise UserError(f"metric {name!r}: the number is a share between 0 and 1, such as 0.90")
     return number
@@ -213,7 +213,8 @@ def _npv_at(name: str, number: float) -> Metric:
     )  # fmt: skip
 
 
-def _proportion(*entry, part: str, others: tuple[str, ...], **settings) -> Metric:
+def _proportion(*entry: Any, part: str, others: tuple[str, ...], **settings: Any) -> Metric:
+    """The entry of a binary proportion: one component among several."""
     return Metric(
         *entry,
         ("binary",),

@@ -270,7 +270,8 @@ _SHIFT = 0.01  # by which a pooled AUROC lies below every group before it is sai
 
 def caution(score: Score, groups: Values, overall: Mapping[str, float]) -> str | None:
     """A warning of what misleads in a score, or None: a pooled AUROC compares people of different groups."""
-    if not score.name.startswith("equity_scaled") or not score.needs[0].startswith("auroc"):
+    base = registry.get(score.needs[0].partition(":")[0])
+    if not score.name.startswith("equity_scaled") or base.kind != "area":
         return None
     pooled, smallest = overall[score.needs[0]], min(_values(groups, score.needs[0]))
     if pooled >= smallest - _SHIFT:

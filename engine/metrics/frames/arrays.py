@@ -1,6 +1,7 @@
 """A frame straight from arrays, in the manner of fairlearn's MetricFrame."""
 
 import dataclasses
+import numbers
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ class _Arguments(Source):
 
 
 def _series(values: Any, name: str, count: int | None) -> pd.Series:
-    """A one-dimensional argument by position; an index is dropped.
+    """A one-dimensional argument as a column; its rows count by position, and an index is dropped.
 
     Raises:
       UserError: for another number of axes or rows.
@@ -39,11 +40,10 @@ def _series(values: Any, name: str, count: int | None) -> pd.Series:
         column = values.reset_index(drop=True)
     else:
         array = values if isinstance(values, pd.Categorical) else np.asarray(values)
-        # NumPy turns a list of words and missing values into words alone.
-        mixed = isinstance(values, list | tuple) and array.ndim == 1
         if array.ndim != 1:
             raise UserError(f"{name} has {array.ndim} axes: give one value for each row")
-        column = pd.Series(list(values) if mixed else array)
+        # A list stays a list, because NumPy turns missing values among words into words.
+        column = pd.Series(list(values) if isinstance(values, list | tuple) else array)
     if count is not None and len(column) != count:
         raise UserError(
             f"{name} has {len(column)} rows, and truth has {count}: give one value for each row of truth"
@@ -52,19 +52,20 @@ def _series(values: Any, name: str, count: int | None) -> pd.Series:
 
 
 def _numbers(column: pd.Series, name: str, remedy: str) -> np.ndarray:
-    """[n] float64; every row must hold a number.
+    """The numbers of a column as [n] float64; every row must hold one.
 
     Raises:
       UserError: naming the argument and the rows.
     """
     source = _Arguments("")
     source.refuse(name, column.isna(), "no value", remedy)
-    numbers = pd.to_numeric(column, errors="coerce")
-    source.refuse(name, numbers.isna(), "no number", remedy)
-    return numbers.to_numpy(np.float64)
+    converted = pd.to_numeric(column, errors="coerce")
+    source.refuse(name, converted.isna(), "no number", remedy)
+    return converted.to_numpy(np.float64)
 
 
 def _shown(levels: Sequence[str]) -> str:
+    """The first of some values, for a message."""
     return ", ".join(map(repr, levels[:_MOST_NAMED])) + (", ..." if len(levels) > _MOST_NAMED else "")
 
 
@@ -127,6 +128,8 @@ def _class_scores(
             f"score has {len(scores)} rows, and truth has {count}: give one row of scores for each row of truth"
         )
     width = scores.shape[1]
+    if width < 2:
+        raise UserError(f"score has {width} column: give [n] scores, or a column for each class")
     names = tuple(_text(pd.Series(list(range(width) if classes is None else classes), dtype=object)))
     if len(names) != width or len(set(names)) != width:
         raise UserError(
@@ -152,7 +155,10 @@ def _several_scores(
     columns = {f"score:{name}": scores[:, k] for k, name in enumerate(names)}
     source = _Arguments("")
     if labels.ndim == 1:
-        text = _text(_series(truth, "truth", None))
+        column = _series(truth, "truth", None)
+        if classes is None and pd.api.types.is_bool_dtype(column):
+            column = column.astype(np.int64)  # columns are then numbered, False first
+        text = _text(column)
         source.refuse(
             "truth", text == UNKNOWN, "no value", "give each row its true class, or leave the row out"
         )
@@ -181,17 +187,17 @@ def _several_scores(
 
 
 def _levels(values: Any, name: str, count: int) -> tuple[np.ndarray, list[str]]:
-    """(level of each row, levels in order: those of a categorical as it has them, others sorted).
+    """(level of each row, levels in order). A categorical keeps the order of its levels; others are sorted.
 
     Raises:
       UserError: for numbers that are no levels.
     """
     argument = f"groups[{name!r}]"
     column = _series(values, argument, count)
-    ordered = isinstance(column.dtype, pd.CategoricalDtype)
-    text = _text(column.astype(object) if ordered else column)
+    is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    text = _text(column.astype(object) if is_categorical else column)
     present = set(text.unique()) - {UNKNOWN}
-    if ordered:
+    if is_categorical:
         categories = _text(pd.Series(list(column.cat.categories)))
         return text.to_numpy(), [level for level in categories if level in present]
     if len(present) > _MOST_NUMBERS and pd.api.types.is_numeric_dtype(column):
@@ -203,7 +209,7 @@ def _levels(values: Any, name: str, count: int) -> tuple[np.ndarray, list[str]]:
 
 
 def _named_groups(groups: Any) -> dict[str, Any]:
-    """Name -> levels of each row, of a mapping, a DataFrame, a named Series, or one array called ``group``."""
+    """Name -> levels of each row, from a mapping, a DataFrame, a named Series, or one array, which is called ``group``."""
     if isinstance(groups, Mapping):
         return {str(name): values for name, values in groups.items()}
     if isinstance(groups, pd.DataFrame):
@@ -225,19 +231,19 @@ def table_from_arrays(
     threshold_split: str = FIXED,
     split: str = "all",
 ) -> Table:
-    """A checked prediction table from arrays, for everything that takes a table.
+    """Makes a checked prediction table from arrays, for everything that takes a table.
 
     Args:
-      truth: as for :func:`frame`, and so are all others.
-      score: see there.
-      groups: see there.
-      subject: see there.
-      classes: see there.
-      positive: see there.
-      task: see there.
-      threshold: see there.
-      threshold_split: see there.
-      split: see there.
+      truth: as for :func:`frame`.
+      score: as for :func:`frame`.
+      groups: as for :func:`frame`.
+      subject: as for :func:`frame`.
+      classes: as for :func:`frame`.
+      positive: as for :func:`frame`.
+      task: as for :func:`frame`.
+      threshold: as for :func:`frame`.
+      threshold_split: as for :func:`frame`.
+      split: as for :func:`frame`.
 
     Raises:
       UserError: as for :func:`frame`.
@@ -256,6 +262,8 @@ def table_from_arrays(
     count = len(next(iter(columns.values())))
     if isinstance(threshold, Threshold):
         threshold, threshold_split = threshold.value, threshold.split
+    if not isinstance(threshold, numbers.Real):
+        raise UserError(f"threshold {threshold!r}: give one number, or a Threshold from thresholds.choose")
     require_other(threshold_split, split, "the caller")
     row = np.arange(count).astype(str)
     data: dict[str, Any] = {
@@ -299,18 +307,20 @@ def frame(
     compare: bool = True,
     hidden: Collection[tuple[str, str]] = (),
 ) -> Frame:
-    """Every metric overall and by group, with intervals, straight from arrays.
+    """Computes every metric overall and by group, with intervals, straight from arrays.
 
     Arrays are NumPy or JAX arrays, lists, or pandas Series; rows are matched by position, never by a pandas index. The arrays become
-    a checked prediction table (:func:`table_from_arrays`), and :func:`evaluate` does the rest: its numbers are those of a file.
+    a checked prediction table (:func:`table_from_arrays`) for :func:`evaluate`, so that the numbers are those of the same table in a
+    file.
 
     Args:
-      truth: [n]. For two classes 0 and 1, booleans, or words with ``positive``; for several classes their names; for a regression
-        numbers; for several labels [n, k] of 0 and 1.
+      truth: [n] the true value of each row. Two classes are 0 and 1, booleans, or words with ``positive``; several classes are their
+        names; a regression has numbers. Several labels are [n, k] of 0 and 1.
       score: [n] probabilities of the positive class, or predicted numbers of a regression; [n, k] probabilities of k classes or
         labels, an array or a DataFrame with a column for each.
-      groups: name -> [n] levels, as a mapping or a DataFrame; one array alone is called ``group``, one Series by its name. A missing
-        value is ``unknown``: shown, and compared with nobody. Levels are sorted; those of a categorical keep their order.
+      groups: name -> [n] levels, as a mapping or a DataFrame. A single array is called ``group``, a single Series by its name. People
+        with a missing value are ``unknown``: they are shown, and compared with nobody. Levels are sorted; those of a categorical
+        keep their order.
       subject: [n] the person of each row. None: every row is a person of its own. Intervals are then too narrow where people have
         several rows, and ``settings["subject"]`` says that this was assumed.
       metrics: names of metrics; by default all of the task (:func:`equipoise.engine.metrics.names`).

@@ -262,9 +262,10 @@ class _Sets:
     """The sets of rows that a frame describes, numbered through.
 
     Attributes:
-      drawn: everyone, the strata of the control, and every grouping.
-      compared: the groupings.
-      within: everyone, or the strata: what the groups of a grouping are compared in.
+      strata: the levels of the control as one grouping in a list, which is empty without control.
+      drawn: everyone, the strata, and every grouping of the groups.
+      compared: the groupings of the groups.
+      within: the strata, or everyone without control: the people among whom groups are compared.
       rests: grouping -> for each level the other levels together.
       chosen: grouping -> stratum -> number of its reference level.
     """
@@ -309,6 +310,7 @@ def _numbered(groups: Iterable[Grouping], first: int) -> tuple[list[Grouping], i
 
 
 def _evaluate(table: Table, models: Sequence[str | None], options: Options) -> dict[Any, Frame]:
+    """Model -> frame, for models of one table that share their resamples."""
     schema = table.schema
     if table.frame.empty:
         raise UserError("the prediction table has no row: nothing to report")

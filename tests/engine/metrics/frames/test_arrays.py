@@ -114,6 +114,9 @@ def test_several_classes_labels_and_numbers(people):
     called = score.columns.to_numpy()[score.to_numpy().argmax(1)]
     assert found.overall["accuracy"].value == pytest.approx((called == truth).mean())
     assert found.overall["sensitivity:dog"].value == pytest.approx((called == truth)[truth == "dog"].mean())
+    wide = np.stack([1 - people.score, people.score], axis=1)
+    found_of_two = metrics.frame(people.truth == 1, wide, groups=sex, metrics=("accuracy",), resamples=20)
+    assert found_of_two.overall["accuracy"].value == ((people.score > 0.5) == people.truth).mean()
     codes = pd.Series(truth).map({"dog": 0, "cat": 1, "emu": 2}).to_numpy()
     again = metrics.frame(codes, score.to_numpy(), groups={"sex": sex}, metrics=("accuracy",), resamples=20)
     assert again.overall["accuracy"].value == found.overall["accuracy"].value
@@ -156,6 +159,8 @@ TRUTH, SCORE, SEX = [1, 0, 1, 0], [0.9, 0.2, 0.6, 0.4], ["F", "F", "M", "M"]
         ({"groups": {"target": SEX}}, "'target' is a column of the prediction table"),
         ({"groups": {"age": np.arange(40) / 3}, "truth": [0, 1] * 20, "score": [0.5] * 40}, "cut it, such as pd.cut"),
         ({"threshold_split": "val", "split": "val"}, "chosen on 'val'"),
+        ({"threshold": "high"}, "threshold 'high': give one number"),
+        ({"score": np.ones((4, 1))}, "score has 1 column: give"),
         ({"task": "multiclass"}, "choose 'binary' or 'regression'"),
         ({"metrics": ("aurocc",)}, "Did you mean 'auroc'"),
         ({"by": ("race",)}, "no attribute 'race'"),

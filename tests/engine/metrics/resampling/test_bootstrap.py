@@ -79,11 +79,11 @@ def test_bins_never_part_equal_scores(rng):
             assert binned.replicates["m", name][0, lane] == pytest.approx(twin, abs=1e-9), name
 
 
-def test_drawing_cells_is_drawing_patients(rng):
+def test_drawing_profiles_is_drawing_patients(rng):
     columns, code, group = draw_table(rng, 1500, 1)
     metrics = ("sensitivity", "accuracy", "f1")
     found = run(columns, code, group, metrics, resamples=2000)
-    assert len(found._tables[0][1].cells) == 12  # 3 groups x called or not x positive or not
+    assert len(found._sums[0][1].profiles) == 12  # 3 groups x called or not x positive or not
     totals = resample.draw(1500, 0, 2000, 9)[:-1].T.astype(float)
     for number, rows in enumerate([slice(None), *(group == g for g in range(3))]):
         for name in metrics:
