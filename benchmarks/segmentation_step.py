@@ -36,9 +36,9 @@ SMALL = {"width": 96, "depth": 3, "heads": 3, "global_blocks": (1,)}
 class Pixels:
     """The task: mean cross-entropy over pixels."""
 
-    num_outputs, measures = CLASSES, False
+    num_outputs, needs_batch_sums = CLASSES, False
 
-    def measure(self, output: jax.Array, batch: dict) -> tuple[()]:
+    def batch_sums(self, output: jax.Array, batch: dict) -> tuple[()]:
         """Nothing: every example has a loss of its own."""
         return ()
 

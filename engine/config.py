@@ -14,6 +14,7 @@ from typing import Any
 
 from equipoise.engine import files
 from equipoise.engine.errors import UserError, did_you_mean
+from equipoise.engine.rundir import RunFolder
 
 
 def option(default: Any, meaning: str) -> Any:
@@ -393,7 +394,7 @@ def load(workdir: pathlib.Path) -> Run:
     Raises:
       UserError: where the folder holds no run.
     """
-    path = workdir / "config.json"
+    path = RunFolder(workdir).config
     if not path.exists():
         raise UserError(
             f"{workdir} holds no run (no config.json): train one there with `equipoise train --workdir=...`"
@@ -412,7 +413,7 @@ def claim(workdir: pathlib.Path, config: Run, write: bool = True) -> None:
     Raises:
       UserError: when the folder holds a run of another configuration; every difference is listed.
     """
-    path = workdir / "config.json"
+    path = RunFolder(workdir).config
     if path.exists():
         old, new = identity(load(workdir)), identity(config)
         changed = [k for k in sorted(old | new) if old.get(k) != new.get(k)]

@@ -18,7 +18,7 @@ import pandas as pd
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int
 
-from equipoise.engine import mesh
+from equipoise.engine import hosts
 from equipoise.engine.config import Data
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.transforms import spatial
@@ -215,9 +215,9 @@ def shuffled(rows: Int[np.ndarray, " n"], seed: int) -> grain.MapDataset:
 class _HostPart(grain.MapDataset):
     """Positions of this host's contiguous part of every global batch, in order."""
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, host: int, hosts: int):
+    def __init__(self, parent: grain.MapDataset, batch_size: int, host: int, num_hosts: int):
         super().__init__(parent)
-        self._batch, self._host, self._part = batch_size, host, batch_size // hosts
+        self._batch, self._host, self._part = batch_size, host, batch_size // num_hosts
 
     def __len__(self) -> int:
         return len(self._parent) // self._batch * self._part
@@ -241,7 +241,7 @@ class TrainBatches:
         label: str,
         seed: int,
         host: int | None = None,
-        hosts: int | None = None,
+        num_hosts: int | None = None,
         *,
         order: grain.MapDataset | None = None,
         group: Int[np.ndarray, " n"] | None = None,
@@ -254,31 +254,31 @@ class TrainBatches:
           label: which label is the target.
           seed: of the run.
           host: index of this process, by default the real one.
-          hosts: number of processes.
+          num_hosts: number of processes.
           order: the row that each draw gives, draw ``step * batch_size + place``; by default :func:`shuffled`.
           group: of every row of the split, which batches then hold as ``group`` [b].
 
         Raises:
           UserError: for an empty split, a missing label, or a batch that does not divide among hosts.
         """
-        host, hosts = (mesh.host_index() if host is None else host), (hosts or mesh.num_hosts())
+        host, num_hosts = (hosts.index() if host is None else host), (num_hosts or hosts.count())
         check_label(split, label)
         if not len(split):
             raise UserError(f"split {split.name!r} of {split.cohort!r} is empty")
-        if config.batch_size % hosts:
+        if config.batch_size % num_hosts:
             raise UserError(
-                f"--config.data.batch_size={config.batch_size} does not divide among {hosts} hosts"
+                f"--config.data.batch_size={config.batch_size} does not divide among {num_hosts} hosts"
             )
         shape = batch_shape(split, config)[:-1]
         order = shuffled(np.arange(len(split)), seed) if order is None else order
-        part = _HostPart(order, config.batch_size, host, hosts)
+        part = _HostPart(order, config.batch_size, host, num_hosts)
 
         def one(item: tuple[int, int]) -> dict[str, np.ndarray]:
             position, row = item
             arrays = _decode(split.source[row], label, shape) | _group(group, row)
             return arrays | {"position": np.int32(position), "weight": np.float32(1)}
 
-        self._batches = part.map(one).batch(config.batch_size // hosts)
+        self._batches = part.map(one).batch(config.batch_size // num_hosts)
         self._options = grain.ReadOptions(
             num_threads=config.num_threads, prefetch_buffer_size=config.prefetch
         )
@@ -317,7 +317,7 @@ def eval_batches(
     label: str,
     multiple: int,
     host: int | None = None,
-    hosts: int | None = None,
+    num_hosts: int | None = None,
     *,
     group: Int[np.ndarray, " n"] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -329,13 +329,13 @@ def eval_batches(
       label: which label is the target.
       multiple: batches hold a multiple of this many examples (the number of devices).
       host: index of this process, by default the real one.
-      hosts: number of processes.
+      num_hosts: number of processes.
       group: of every row of the split, which batches then hold as ``group`` [b].
 
     Yields:
       Batches as in training, with ``index`` [b] and ``weight`` [b] 0 in padding.
     """
-    host, hosts = (mesh.host_index() if host is None else host), (hosts or mesh.num_hosts())
+    host, num_hosts = (hosts.index() if host is None else host), (num_hosts or hosts.count())
     check_label(split, label)
     shape = batch_shape(split, config)[:-1]
     size = -(-min(config.eval_batch_size, len(split)) // multiple) * multiple
@@ -351,8 +351,8 @@ def eval_batches(
             "weight": np.float32(real),
         }
 
-    part = _HostPart(grain.MapDataset.range(count * size), size, host, hosts)
-    dataset = part.map(one).batch(size // hosts)
+    part = _HostPart(grain.MapDataset.range(count * size), size, host, num_hosts)
+    dataset = part.map(one).batch(size // num_hosts)
     options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
     return iter(dataset.to_iter_dataset(options))
 

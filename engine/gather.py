@@ -16,11 +16,11 @@ from typing import Any
 import pandas as pd
 
 from equipoise.engine import config as run_config
-from equipoise.engine import rundir
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.table import table
 from equipoise.engine.metrics.table.table import Table
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.writers import read_rows
 
 _LEADS = ("kind", "name", "cohort")  # fields that name a method best, in this order
@@ -132,7 +132,7 @@ def gather(
             try:
                 config = configs[folder]
                 step = choose(folder, config, cohort)
-                read = table.read_table(rundir.table_path(folder, cohort, split, step))
+                read = table.read_table(RunFolder(folder).evaluation(cohort, split, step))
                 found.append(_thinned(names[folder], config, step, read, bases))
             except UserError as error:
                 excluded[names[folder]] = _reason(error, folder)
@@ -161,7 +161,7 @@ def _reason(error: Exception, folder: pathlib.Path) -> str:
 
 
 def _require_end(folder: pathlib.Path, config: Run) -> None:
-    done = max((row["step"] for row in read_rows(folder / "metrics.jsonl")), default=0)
+    done = max((row["step"] for row in read_rows(RunFolder(folder).metrics)), default=0)
     if done < config.num_steps:
         raise UserError(
             f"unfinished: step {done} of {config.num_steps}; go on with `equipoise train`, or compare at --step=N"

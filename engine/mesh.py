@@ -1,6 +1,6 @@
 """Where a run is computed: devices, the mesh over them, and the runner that compiles one pure step for it.
 
-Nothing else in the project names a device. A step is a pure function of (state, batch); the runner decides how the
+Nothing else in the project names a device; the processes that share them are in :mod:`equipoise.engine.hosts`. A step is a pure function of (state, batch); the runner decides how the
 batch is split and where the state lives, and must not change a single number by deciding.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from equipoise.engine import hosts
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 
@@ -33,9 +33,9 @@ class JitRunner:
         if num_devices > len(devices):
             raise UserError(f"--config.parallel.num_devices={num_devices}, but only {len(devices)} are here")
         self.num_devices = num_devices or len(devices)
-        if num_hosts() > 1 and self.num_devices < len(devices):
+        if hosts.count() > 1 and self.num_devices < len(devices):
             raise UserError(
-                f"{num_hosts()} hosts use all their devices: leave --config.parallel.num_devices at 0"
+                f"{hosts.count()} hosts use all their devices: leave --config.parallel.num_devices at 0"
             )
         self._devices = devices[: self.num_devices]
         self._mesh = Mesh(np.array(self._devices), ("data",))
@@ -89,14 +89,14 @@ class PmapRunner(JitRunner):
 
     def shard(self, batch: Any) -> Any:
         """Places a host batch as [devices, examples of a device, ...]."""
-        here = self.num_devices // num_hosts()
+        here = self.num_devices // hosts.count()
         return super().shard(jax.tree.map(lambda x: x.reshape(here, -1, *x.shape[1:]), batch))
 
     def _map(self, step: Callable, **options: Any) -> Callable:
         mapped = jax.pmap(
             step, self.axis_name, in_axes=(None, 0), out_axes=None, devices=self._devices, **options
         )
-        if num_hosts() == 1:
+        if hosts.count() == 1:
             return mapped
         return lambda state, batch: jax.tree.map(self._as_global, mapped(state, batch))
 
@@ -170,63 +170,15 @@ def make_runner(config: Run) -> JitRunner:
     return runner
 
 
-def join_hosts(coordinator: str | None, num_hosts: int | None, host: int | None) -> None:
-    """Makes this process one of several that compute together; call before anything touches a device.
-
-    Args:
-      coordinator: ``address:port`` of host 0; None: as the cluster says (Slurm, Open MPI, TPU pods, Kubernetes).
-      num_hosts: processes in the job; None: as the cluster says.
-      host: index of this one; None: as the cluster says.
-
-    Raises:
-      UserError: when the cluster does not say, or the others do not come.
-    """
-    try:
-        jax.distributed.initialize(coordinator, num_hosts, host)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"cannot join the other processes: {str(error).strip().splitlines()[0]} Outside a cluster that JAX knows, "
-            "give --coordinator=HOST:PORT --num_processes=N --process_id=I to each process."
-        ) from error
-
-
 def has_accelerator() -> bool:
     """Whether the devices are anything but CPUs."""
     return jax.default_backend() != "cpu"
 
 
-def any_host(flag: bool) -> bool:
-    """Whether the flag is set on any host; every host must ask at the same step."""
-    if num_hosts() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
-
-
-def wait_for_hosts(name: str) -> None:
-    """Returns when every host has come here."""
-    if num_hosts() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def num_hosts() -> int:
-    """Processes in this job."""
-    return jax.process_count()
-
-
-def host_index() -> int:
-    """Which of them this is."""
-    return jax.process_index()
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return host_index() == 0
-
-
 def describe() -> str:
     """One line for logs: how many devices of which kind on how many hosts."""
     devices = jax.devices()
-    return f"{len(devices)} {devices[0].device_kind} device(s), {num_hosts()} host(s)"
+    return f"{len(devices)} {devices[0].device_kind} device(s), {hosts.count()} host(s)"
 
 
 def prefetch(batches: Iterable[Any], place: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:

@@ -2,15 +2,15 @@
 
   equipoise prepare    package a cohort for training
   equipoise train      train a model
-  equipoise evaluate   score a cohort with a checkpoint: one row per image
+  equipoise evaluate   score cohorts with a checkpoint: one row for every image
   equipoise report     turn predictions into a fairness report
-  equipoise audit      the same for any CSV or Parquet table, from any model
-  equipoise probe      what the layers of a model know of labels and attributes
+  equipoise audit      the same report for any CSV or Parquet table, from any model
+  equipoise probe      ask what the layers of a model know of labels and attributes
   equipoise sweep      train and score a grid of runs, here or on Slurm
-  equipoise study      a published study from one command
-  equipoise demo       all four on a real brain, in about 5 minutes on a laptop
+  equipoise study      run a published study from one command
+  equipoise demo       prepare, train, evaluate and report on a real brain, in about 5 minutes on a laptop
 
-`equipoise COMMAND --help` teaches each. A first session:
+`equipoise COMMAND --help` explains each command with examples. A first session:
 
   equipoise prepare  --cohort=simba/near_4mm
   equipoise train    --config=simba:near --workdir=runs/near
@@ -39,7 +39,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    # Modules of the user's own, that flags name, are in the folder they stand in; last, so that none of ours is hidden.
+    # Flags may name modules of the user's own in the current folder. It stands last, so that it hides none of ours.
     sys.path.append(str(pathlib.Path.cwd()))
     from equipoise.launch import program
 

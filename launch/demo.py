@@ -1,11 +1,11 @@
-"""The whole way, on a real brain: prepare, train, evaluate, report. About 5 minutes on 2 CPU cores.
+"""The whole way on a real brain: prepare, train, evaluate, report. It takes about 5 minutes on 2 CPU cores.
 
   equipoise demo --workdir=runs/demo
 
-The MNI152 template becomes 2,000 synthetic subjects. Half carry a "disease" (a deformed right insula); 70 % of those,
-and 30 % of the healthy, carry a harmless "bias" (a deformed right putamen beside it). A 3D CNN learns the disease.
-Does it lean on the bias? The report says how much, for whom, and how surely. Every stage can be repeated on its own;
-finished stages are not done again.
+The MNI152 template becomes 2,000 synthetic subjects. Half of them carry a "disease": a deformed right insula. 70 % of the
+diseased, and 30 % of the healthy, also carry a harmless "bias": a deformed right putamen, which lies beside the insula. A 3D
+CNN learns the disease. Does it lean on the bias? The report says how much, for whom, and how surely. Every stage is a command
+that you can repeat by hand. Stages that are finished are not done again.
 """
 
 import pathlib
@@ -15,16 +15,16 @@ import time
 from absl import flags
 
 from equipoise.launch import execution, program
-from equipoise.tasks.kit.plan import Chain, Stage
+from equipoise.tasks.kit.plan import Job, Stage
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder for the run and its report.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "The folder of the run and of its report.")
 
 COHORT = "simba/near_4mm"
 
 
-def chain(workdir: str) -> Chain:
-    """The stages; each command knows by itself what it did before, so that all are given again."""
-    return Chain("demo", tuple(Stage(title, tuple(command), is_repeated=True) for title, command in [
+def job(workdir: str) -> Job:
+    """The stages of the demo. All are given each time: every command finds out by itself what it has done before."""
+    return Job("demo", tuple(Stage(title, tuple(command), is_repeated=True) for title, command in [
         ("warp the real MNI152 brain into 2,000 subjects with a near bias: about 70 s",
          ["prepare", f"--cohort={COHORT}"]),
         ("render the test subjects again with the bias flipped: about 25 s",
@@ -41,10 +41,10 @@ def chain(workdir: str) -> Chain:
 
 
 def main() -> int:
-    """Runs the stages in order; stops at the first that fails, with its exit code."""
+    """Runs the stages in order and stops at the first that fails; returns its exit code."""
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
     began = time.perf_counter()
-    code = execution.Work(chain(str(workdir)), workdir / "logs", program.data_dir(), in_sight=True)()
+    code = execution.Work(job(str(workdir)), workdir / "logs", program.data_dir(), in_sight=True)()
     if code:
         print(f"stopped with exit code {code}; the same command goes on from here", file=sys.stderr)
         return code

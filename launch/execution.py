@@ -1,7 +1,7 @@
-"""Carrying out a plan: here, in several processes of this machine, or as jobs of Slurm.
+"""Carries out a plan: one command after another, in several processes of this machine, or as jobs of Slurm.
 
-What is done is remembered in FOLDER/logs, stage by stage, so that the same command goes on where it stopped. A stage is done
-again when its command, or that of a stage before it in its chain, is another one than before.
+FOLDER/logs records which stages are done, so that the same command goes on where it stopped. A stage is done again when its
+command has changed, or the command of an earlier stage of its job.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -22,52 +22,57 @@ from absl import flags
 from equipoise.engine import files
 from equipoise.engine.errors import UserError
 from equipoise.launch import program
-from equipoise.tasks.kit.plan import Chain, Plan
+from equipoise.tasks.kit.plan import Job, Plan
 
 PREEMPTED = 75
 _POLL_SECONDS = 0.5
-# Large pages halve the cost of fresh memory, of which a training step on a CPU takes much.
+# A training step on a CPU takes much fresh memory; large pages halve what that costs.
 _ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def define_flags() -> None:
-    """Defines where a plan is carried out: ``--executor``, ``--jobs``, ``--gpus_per_job``, ``--slurm``, ``--dry_run``."""
+    """Defines the flags that say where a plan is carried out: ``--executor``, ``--jobs``, ``--gpus_per_job``, ``--slurm``, ``--dry_run``."""
     flags.DEFINE_enum(
         "executor", "here", ["here", "local", "slurm"],
-        "here: one after another, in sight; local: --jobs at once on this machine; slurm: each a job of a job array.",
+        "here: one job after another, with its output on this console; local: several jobs at once on this machine (--jobs); "
+        "slurm: a job array.",
     )  # fmt: skip
-    flags.DEFINE_integer("jobs", 2, "With local or slurm: how many run at once.", lower_bound=1)
-    flags.DEFINE_integer("gpus_per_job", 0, "GPUs of each job; with local each has its own.", lower_bound=0)
+    flags.DEFINE_integer(
+        "jobs", 2, "With local or slurm: the number of jobs that run at once.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "gpus_per_job", 0, "GPUs of each job. With local, no two jobs share one.", lower_bound=0
+    )
     flags.DEFINE_list(
         "slurm",
         [],
-        "With slurm: NAME=VALUE of submitit, such as timeout_min=240,slurm_partition=gpu,mem_gb=64,cpus_per_task=8.",
+        "With slurm: settings of submitit, such as timeout_min=240,slurm_partition=gpu,mem_gb=64,cpus_per_task=8.",
     )
-    flags.DEFINE_bool("dry_run", False, "Print the commands, and stop.")
+    flags.DEFINE_bool("dry_run", False, "Print the commands and stop.")
 
 
-def _signatures(chain: Chain) -> list[str]:
-    """For each stage a digest of its command and of those before it."""
-    digest, found = hashlib.sha256(), []
-    for stage in chain.stages:
+def _signatures(job: Job) -> list[str]:
+    """A digest for each stage, of its command and of all commands before it."""
+    digest, signatures = hashlib.sha256(), []
+    for stage in job.stages:
         digest.update(json.dumps(stage.command).encode())
-        found.append(digest.hexdigest()[:16])
-    return found
+        signatures.append(digest.hexdigest()[:16])
+    return signatures
 
 
 @dataclasses.dataclass
 class Work:
-    """One chain at work; :mod:`submitit` calls it in the job's process.
+    """A job at work; :mod:`submitit` calls it in the job's process.
 
     Attributes:
-      chain: what to do.
-      logs: folder of the chain's log and record.
-      data_dir: of prepared cohorts.
-      in_sight: whether the commands write to this console, else to the log.
-      environment: variables of its own; one that is None is taken away.
+      job: what to do.
+      logs: folder of the job's log and record.
+      data_dir: folder of prepared cohorts.
+      in_sight: whether the commands write to this console; otherwise they write to the log.
+      environment: environment variables that it sets; a variable with the value None is removed.
     """
 
-    chain: Chain
+    job: Job
     logs: pathlib.Path
     data_dir: pathlib.Path
     in_sight: bool
@@ -76,33 +81,33 @@ class Work:
 
     @property
     def record(self) -> pathlib.Path:
-        """The file that tells which stages are done."""
-        return self.logs / f"{self.chain.name}.json"
+        """The file that says which stages are done."""
+        return self.logs / f"{self.job.name}.json"
 
     @property
     def log(self) -> pathlib.Path:
-        """Everything that the commands said."""
-        return self.logs / f"{self.chain.name}.log"
+        """The file with all output of the commands."""
+        return self.logs / f"{self.job.name}.log"
 
     def todo(self) -> list[int]:
-        """Places of the stages that are not done."""
+        """Numbers of the stages that are not done, from 0."""
         done = json.loads(self.record.read_text()) if self.record.exists() else []
-        signatures = _signatures(self.chain)
+        signatures = _signatures(self.job)
         agree = 0
         while agree < min(len(done), len(signatures)) and done[agree] == signatures[agree]:
             agree += 1
-        stages = self.chain.stages
+        stages = self.job.stages
         repeated = next((i for i, stage in enumerate(stages) if stage.is_repeated), len(stages))
         return list(range(min(agree, repeated), len(stages)))
 
     def __call__(self) -> int:
-        """Does what is not done; the exit code of the first stage that fails, else 0."""
+        """Does the stages that are not done; returns the exit code of the first that fails, or 0."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        signatures, number = _signatures(self.chain), len(self.chain.stages)
+        signatures, number = _signatures(self.job), len(self.job.stages)
         for place in self.todo():
-            stage = self.chain.stages[place]
+            stage = self.job.stages[place]
             words = [sys.executable, "-m", "equipoise.launch", *stage.command, f"--data_dir={self.data_dir}"]
-            head = f"\n[{self.chain.name} {place + 1}/{number}] {stage.title}\n  $ equipoise {shlex.join(stage.command)}"
+            head = f"\n[{self.job.name} {place + 1}/{number}] {stage.title}\n  $ equipoise {shlex.join(stage.command)}"
             start = time.perf_counter()
             given = _ENVIRONMENT | os.environ | self.environment
             environment = {name: value for name, value in given.items() if value is not None}
@@ -123,7 +128,7 @@ class Work:
         return 0
 
     def checkpoint(self) -> Any:
-        """Called in a job that Slurm is about to end: the run saves its state, and the job is queued again."""
+        """Ends the command so that it saves its state, and queues the job again; called in a job that Slurm is about to end."""
         import submitit
 
         if self._child is not None:
@@ -133,7 +138,7 @@ class Work:
 
 
 def _make_executor(logs: pathlib.Path) -> Any:
-    """The executor of submitit as the flags describe it."""
+    """The executor of submitit that the flags describe."""
     try:
         import submitit
     except ModuleNotFoundError:
@@ -142,7 +147,9 @@ def _make_executor(logs: pathlib.Path) -> Any:
         ) from None
     kind, values = flags.FLAGS.executor, flags.FLAGS
     if kind == "slurm" and not submitit.SlurmExecutor.affinity() > 0:
-        raise UserError("--executor=slurm: there is no srun here; submit from a login node of the cluster")
+        raise UserError(
+            "--executor=slurm: there is no srun here; start the command on a login node of the cluster"
+        )
     executor = submitit.AutoExecutor(folder=logs / "jobs", cluster=kind)
     settings: dict[str, Any] = {"name": "equipoise"}
     if kind == "slurm":
@@ -161,16 +168,16 @@ def _make_executor(logs: pathlib.Path) -> Any:
 
 
 def _slots(jobs: int) -> list[dict[str, str | None]]:
-    """Environment of each place at which a local job may run: with GPUs of its own, or with those that this process sees."""
-    each, given = flags.FLAGS.gpus_per_job, os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not each:
+    """The environment of each place where a local job can run: with GPUs of its own, or with those that this process sees."""
+    gpus, given = flags.FLAGS.gpus_per_job, os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not gpus:
         return [{"CUDA_VISIBLE_DEVICES": given} for _ in range(jobs)]  # submitit would hide all
-    names = given.split(",") if given else [str(i) for i in range(jobs * each)]
-    if len(names) < jobs * each:
+    names = given.split(",") if given else [str(i) for i in range(jobs * gpus)]
+    if len(names) < jobs * gpus:
         raise UserError(
-            f"--jobs={jobs} with --gpus_per_job={each} needs {jobs * each} GPUs; CUDA_VISIBLE_DEVICES={given} names {len(names)}"
+            f"--jobs={jobs} with --gpus_per_job={gpus} needs {jobs * gpus} GPUs; CUDA_VISIBLE_DEVICES={given} names {len(names)}"
         )
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * each : (i + 1) * each])} for i in range(jobs)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * gpus : (i + 1) * gpus])} for i in range(jobs)]
 
 
 def _tell(text: str) -> None:
@@ -178,13 +185,13 @@ def _tell(text: str) -> None:
 
 
 def _run_jobs(works: Sequence[Work], logs: pathlib.Path, ended: Callable[[Work, int], None]) -> None:
-    """All chains through submitit, at most ``--jobs`` at once."""
+    """Runs all jobs through submitit, at most ``--jobs`` at once."""
     executor = _make_executor(logs)
     if flags.FLAGS.executor == "slurm":
         with executor.batch():
-            jobs = [executor.submit(work) for work in works]
-        waiting = dict(zip(jobs, works, strict=True))
-        _tell(f"  submitted {len(jobs)} jobs; logs in {logs}")
+            handles = [executor.submit(work) for work in works]
+        waiting = dict(zip(handles, works, strict=True))
+        _tell(f"  submitted {len(handles)} jobs; logs in {logs}")
         slots, queue, running = [], [], waiting
     else:
         slots, queue, running = _slots(flags.FLAGS.jobs), list(works), {}
@@ -193,14 +200,14 @@ def _run_jobs(works: Sequence[Work], logs: pathlib.Path, ended: Callable[[Work, 
         while queue or running:
             while queue and slots:
                 slot, work = slots.pop(0), queue.pop(0)
-                job = executor.submit(dataclasses.replace(work, environment={**work.environment, **slot}))
-                place_of[job], running[job] = slot, work
-            for job in [job for job in running if job.done()]:
-                work = running.pop(job)
-                if job in place_of:
-                    slots.append(place_of.pop(job))
+                handle = executor.submit(dataclasses.replace(work, environment={**work.environment, **slot}))
+                place_of[handle], running[handle] = slot, work
+            for handle in [handle for handle in running if handle.done()]:
+                work = running.pop(handle)
+                if handle in place_of:
+                    slots.append(place_of.pop(handle))
                 try:
-                    code = job.result()
+                    code = handle.result()
                 except Exception as error:  # of the job's process: killed, out of memory, out of time
                     with work.log.open("a") as log:
                         print(f"the job ended without a result: {error}", file=log)
@@ -209,8 +216,8 @@ def _run_jobs(works: Sequence[Work], logs: pathlib.Path, ended: Callable[[Work, 
             time.sleep(_POLL_SECONDS)
     except BaseException:
         if flags.FLAGS.executor == "local":
-            for job in running:
-                job.cancel()
+            for handle in running:
+                handle.cancel()
         raise
 
 
@@ -218,37 +225,38 @@ def carry_out(plan: Plan, folder: pathlib.Path) -> int:
     """Does every stage of a plan that is not done.
 
     Args:
-      plan: phases of chains.
-      folder: of the work; records and logs go to ``folder/logs``.
+      plan: phases of jobs.
+      folder: of the work. Records and logs go to ``folder/logs``.
 
     Returns:
-      0; the exit code of the chain that failed, with one line for each that did; 75 where one was preempted and saved.
+      0 when all is done; 75 when jobs were stopped on request and saved; otherwise the exit code of a job that failed. A line is
+      printed for each job that did not end well.
 
     Raises:
-      UserError: when two chains share a name, or the executor cannot be had.
+      UserError: when two jobs have the same name, or the executor is not available.
     """
     logs = folder / "logs"
-    names = [chain.name for phase in plan for chain in phase]
+    names = [job.name for phase in plan for job in phase]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise UserError(f"two parts of the plan share a name: {', '.join(sorted(twice))}")
     if flags.FLAGS.dry_run:
         for phase in plan:
-            for stage in (stage for chain in phase for stage in chain.stages):
+            for stage in (stage for job in phase for stage in job.stages):
                 print(f"equipoise {shlex.join(stage.command)}")
         return 0
     here = flags.FLAGS.executor == "here"
-    # Most runs of a plan compile the same programs. Nodes of a cluster may differ, and so share none.
+    # Most runs of a plan compile the same programs, and share them. The nodes of a cluster may differ, and share none.
     cache, shared = "JAX_COMPILATION_CACHE_DIR", {}
     if flags.FLAGS.executor != "slurm" and cache not in os.environ:
         shared = {cache: str(logs / "compiled")}
     failed: list[tuple[Work, int]] = []
     for phase in plan:
-        works = [Work(chain, logs, program.data_dir().absolute(), here, shared) for chain in phase]
+        works = [Work(job, logs, program.data_dir().absolute(), here, shared) for job in phase]
         waiting = [work for work in works if work.todo()]
         if len(waiting) < len(works):
             _tell(
-                f"{len(works) - len(waiting)} of {len(works)} done before: {_some(w.chain.name for w in works if w not in waiting)}"
+                f"{len(works) - len(waiting)} of {len(works)} done before: {_some(w.job.name for w in works if w not in waiting)}"
             )
         count, began = 0, time.perf_counter()
 
@@ -261,7 +269,7 @@ def carry_out(plan: Plan, folder: pathlib.Path) -> int:
             more = f", about {left / 60:.0f} min to go" if count < total else ""
             verdict = "done" if not code else "preempted" if code == PREEMPTED else f"failed ({code})"
             if total > 1 or not here:
-                _tell(f"== {count}/{total} {work.chain.name}: {verdict}{more}")
+                _tell(f"== {count}/{total} {work.job.name}: {verdict}{more}")
 
         if here:
             for work in waiting:
@@ -273,13 +281,14 @@ def carry_out(plan: Plan, folder: pathlib.Path) -> int:
     for work, code in failed:
         where = "" if here else f"; see {work.log}"
         print(
-            f"{work.chain.name} stopped with exit code {code}{where}; the same command goes on from there",
+            f"{work.job.name} stopped with exit code {code}{where}; the same command goes on from there",
             file=sys.stderr,
         )
     codes = {code for _, code in failed}
     return PREEMPTED if codes == {PREEMPTED} else min(codes - {PREEMPTED}, default=0)
 
 
-def _some(names: Any, most: int = 6) -> str:
-    found = list(names)
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+def _some(names: Iterable[str], most: int = 6) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,6 +1,6 @@
-"""What every program shares: flags, ``--help`` that teaches, one-line errors, exit codes.
+"""What all commands share: flags, the text of ``--help``, errors of one line, and exit codes.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 policy violated, 75 preempted and saved.
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 policy violated, 75 stopped on request and saved.
 """
 
 import ast
@@ -22,14 +22,16 @@ from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.validation import validate
 
 if TYPE_CHECKING:
+    import rich.progress
+
     from equipoise.engine.metrics.decisions.policy import Verdict
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
-    "Folder of prepared cohorts. Default: environment variable EQUIPOISE_DATA, else the user's cache.",
+    "Folder of prepared cohorts. Default: the environment variable EQUIPOISE_DATA, or else a folder in the user's cache.",
 )
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of one line.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error, not one line.")
 _MODEL_ARGUMENT = re.compile(r"^--?config\.model\.args\.")
 
 
@@ -41,10 +43,10 @@ def data_dir() -> pathlib.Path:
 
 
 def setting(text: str, flag: str) -> tuple[str, Any]:
-    """``"subjects=400"`` -> ``("subjects", 400)``: a name, and a value as JSON or as it stands.
+    """Reads ``"subjects=400"`` as ``("subjects", 400)``. A value that is no JSON stays text.
 
     Raises:
-      UserError: for text of another form, naming the flag.
+      UserError: for text of another form. The message names the flag.
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -56,7 +58,7 @@ def setting(text: str, flag: str) -> tuple[str, Any]:
 
 
 def _help(module: types.ModuleType) -> str:
-    """The module's text, its own flags, then the common ones."""
+    """The text of ``--help``: the docstring of the command, its flags and the flags that all commands have."""
     values = flags.FLAGS
     own = values.get_key_flags_for_module(module)
     shared = values.flags_by_module_dict()[__name__] + ([values["config"]] if "config" in values else [])
@@ -90,7 +92,9 @@ def locate_config(value: str) -> str:
     except ModuleNotFoundError:
         spec = None
     if spec is None or not spec.origin:
-        studies = shipped_studies()
+        from equipoise import tasks
+
+        studies = tasks.studies("runs")
         raise UserError(
             f"--config={value}: no study or module {where!r}.{did_you_mean(where, studies)} "
             f"Studies: {', '.join(studies)}; or give pkg.module:name or path/to/runs.py:name"
@@ -121,7 +125,7 @@ def study_of(run_file: pathlib.Path) -> str:
 
 
 def load_run(value: str) -> Run:
-    """The run that ``--config=VALUE`` names, without what the command line says otherwise.
+    """The run that ``--config=VALUE`` names, before the command line changes it.
 
     Raises:
       UserError: for a run that does not exist.
@@ -136,28 +140,23 @@ def load_run(value: str) -> Run:
         raise UserError(f"--config={value}: {error}") from error
 
 
-def shipped_studies() -> list[str]:
-    """Names of the studies that have run files."""
-    from equipoise import tasks
-
-    return sorted(p.parent.name for root in tasks.__path__ for p in pathlib.Path(root).glob("*/runs.py"))
-
-
 def define_config() -> flags.FlagHolder[Run]:
     """Defines ``--config`` with its overrides, and ``--print_config``."""
     from ml_collections import config_flags
 
-    flags.DEFINE_bool("print_config", False, "Print the configuration with its overrides, and stop.")
+    flags.DEFINE_bool(
+        "print_config", False, "Print the configuration as the command line changes it, and stop."
+    )
     flags.DEFINE_multi_string(
         "model_args",
         [],
-        "name=value, an argument of the network as a Python literal; --config.model.args.name=value is the same.",
+        "An argument of the network, name=value, with the value as a Python literal. --config.model.args.name=value means the same.",
     )
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        "The run: study:name (e.g. simba:near), pkg.module:name, or path/to/runs.py:name. "
-        "Override single fields, e.g. --config.optimizer.learning_rate=1e-4.",
+        "The run: study:name (such as simba:near), pkg.module:name, or path/to/runs.py:name. "
+        "Change single fields with flags such as --config.optimizer.learning_rate=1e-4.",
         lock_config=False,
     )
 
@@ -190,33 +189,46 @@ def read_config(holder: flags.FlagHolder[Run]) -> Run:
 
 
 def define_hosts() -> None:
-    """Defines the flags by which several processes compute together."""
+    """Defines the flags that let several processes compute together."""
     flags.DEFINE_bool(
         "distributed",
         False,
-        "This is one of several processes, started by Slurm, Open MPI, a TPU pod or Kubernetes, that share the work.",
+        "This process is one of several that share the work, started by Slurm, Open MPI, a TPU pod or Kubernetes.",
     )
     flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0, to join processes that no cluster started."
+        "coordinator", None, "HOST:PORT of process 0, for processes that no cluster has started."
     )
-    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: the number of processes.", lower_bound=1)
+    flags.DEFINE_integer(
+        "process_id", None, "With --coordinator: the number of this process, from 0.", lower_bound=0
+    )
 
 
 def join_hosts() -> None:
-    """Joins the other processes of the job, where the flags say that there are others."""
-    from equipoise.engine import mesh
+    """Joins the other processes of the job, if the flags say that there are others."""
+    from equipoise.engine import hosts
 
     values = flags.FLAGS
     if values.distributed or values.coordinator:
-        mesh.join_hosts(values.coordinator, values.num_processes, values.process_id)
+        hosts.join(values.coordinator, values.num_processes, values.process_id)
+
+
+def make_bars(disable: bool = False) -> "rich.progress.Progress":
+    """Progress bars that vanish when they are done."""
+    import rich.progress
+
+    return rich.progress.Progress(transient=True, disable=disable)
+
+
+def print_above(bars: "rich.progress.Progress", text: str) -> None:
+    """Prints lines as they are, above the bars where these are shown."""
+    bars.console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _prepare_arguments(argv: Sequence[str]) -> list[str]:
-    """Rewrites ``--config study:name`` to the file it stands for, and arguments of the network to their own flag.
+    """Rewrites ``--config study:name`` to the file that it names, and arguments of the network to a flag of their own.
 
-    The latter depend on the network, so a run's fields cannot list them, and the flags library refuses what they do
-    not list.
+    The arguments depend on the network, so that the fields of a run cannot list them; the flags library refuses what is not listed.
     """
     done, rest = [], list(argv)
     while rest:
@@ -230,13 +242,14 @@ def _prepare_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def _config_fields() -> list[str]:
+    """Dotted names of all fields of a run."""
     from equipoise.engine.config import flatten, to_dict
 
     return [name for name, _ in flatten(to_dict(Run()))]
 
 
 def _explain(error: Exception) -> str:
-    """A flag or configuration error in one line, with the nearest known name."""
+    """An error of a flag or of the configuration in one line, with the most similar known name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = (
         lines[-1] if lines else type(error).__name__
@@ -253,7 +266,7 @@ def _explain(error: Exception) -> str:
 
 
 def gate(verdicts: "Sequence[Verdict] | None") -> int:
-    """The exit code of a policy's verdicts: 3 where one is violated, told in a line each."""
+    """The exit code of a policy's verdicts: 3 where a bound is violated. Prints a line for each bound that is."""
     broken = [verdict for verdict in verdicts or () if not verdict.is_met]
     for verdict in broken:
         print(verdict, file=sys.stderr)
@@ -261,7 +274,7 @@ def gate(verdicts: "Sequence[Verdict] | None") -> int:
 
 
 def _catch(main: Callable[[], int | None]) -> int:
-    """Runs a program's main, turning errors into one line and an exit code."""
+    """Runs the main function of a command; an error becomes one line and an exit code."""
     try:
         return main() or 0
     except UserError as error:
@@ -293,8 +306,8 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
     """Parses flags, runs ``main()`` and exits.
 
     Args:
-      main: of the program; its module's docstring is the help text.
-      argv: the command line, by default ``sys.argv``.
+      main: the main function of a command; the docstring of its module is the text of ``--help``.
+      argv: the command line; by default ``sys.argv``.
     """
     argv = list(sys.argv if argv is None else argv)
     module = sys.modules[main.__module__]
@@ -319,7 +332,9 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         )
         sys.exit(2)
     logging.use_absl_handler()
-    if not _DEBUG.value:  # what Orbax's threads log with tracebacks is raised as well, and told in one line
+    if (
+        not _DEBUG.value
+    ):  # Orbax's threads log tracebacks of errors that are also raised, and then shown in one line
         logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Write docs/cli.md, the reference of every command and of every field of a run, from the code itself.
+"""Writes docs/cli.md, the reference of every command and of every field of a run, from the code.
 
 python -m equipoise.launch.reference > docs/cli.md
 """
@@ -13,6 +13,7 @@ from equipoise.launch.__main__ import COMMANDS
 
 
 def _help(command: str) -> str:
+    """A section with the ``--help`` of a command."""
     done = subprocess.run(
         [sys.executable, "-m", "equipoise.launch", command, "--help"],
         capture_output=True,

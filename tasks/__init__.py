@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pathlib
 import types
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,33 @@ def make_task(config: Run, split: data.Split) -> TaskKind:
         )
     module, _, function = KINDS[kind].partition(":")
     return getattr(importlib.import_module(module), function)(config, split)
+
+
+def studies(part: str) -> list[str]:
+    """Names of the studies that have a file ``PART.py``: ``runs`` or ``study``."""
+    return sorted(file.parent.name for root in __path__ for file in pathlib.Path(root).glob(f"*/{part}.py"))
+
+
+def find_study(name: str) -> types.ModuleType:
+    """The module of a whole study, with ``SIZES``, ``OPTIONS``, ``plan`` and ``write``.
+
+    Args:
+      name: of a study here, or a module elsewhere, which has a dot in its name.
+
+    Raises:
+      UserError: where there is none.
+    """
+    module = name if "." in name else f"{__name__}.{name}.study"
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None:
+        known = studies("study")
+        raise UserError(
+            f"--study={name}: no such study.{did_you_mean(name, known)} There are: {', '.join(known)}; or give a module"
+        )
+    return importlib.import_module(module)
 
 
 def find_analysis(study: str, cohort: str = "") -> types.ModuleType | None:

@@ -1,7 +1,7 @@
 """Runs of a few seconds on the tiny cohort of ``tests/conftest.py``, for tests that launch the real programs."""
 
 from equipoise.engine.config import Run
-from equipoise.engine.methods.catalogue import METHODS
+from equipoise.engine.methods import METHODS
 
 OF_CLASSES = [
     name for name in METHODS if not name.startswith("febs")

@@ -1,4 +1,4 @@
-"""What the examples of a cohort hold, and whether a scan fits it."""
+"""The schema of a cohort: what its examples hold, and the check that a scan fits."""
 
 import dataclasses
 import math
@@ -14,26 +14,26 @@ from equipoise.engine.vocabulary import UNKNOWN
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What the examples of a cohort hold.
+    """The description of a cohort's examples.
 
     Attributes:
-      image_shape: [*spatial, channel]; None where scans differ.
+      image_shape: [*spatial, channel]; None for an axis along which scans differ.
       dtype: of stored pixels.
       labels: name -> classes, or None for a number.
-      attributes: name -> levels (``unknown`` is added), or None for a number (NaN: unknown).
+      attributes: name -> levels (``unknown`` is added to them), or None for a number (NaN where it is unknown).
       positive: label -> its positive class.
       has_mask: whether examples hold a mask [*spatial] of codes.
       has_affine: whether every example holds its own ``affine`` (of :class:`Pixels`), as volumes that were read from
         files should; without it, nothing computed on their grid can be written as NIfTI in its place.
-      metadata: JSON values that an analysis must know of the cohort. ``affine`` is the one [4, 4] that all examples share,
-        voxel to mm, of cohorts whose volumes lie on one grid (then ``has_affine`` is not needed). Reports read three, each
-        of which any cohort may give: ``regions``, name -> mask of :func:`equipoise.engine.transforms.masks.encode_mask`, outlined on saliency maps;
-        ``region_names``, the same names -> words; ``label_map``, for scores of every region: ``labels`` of
-        :func:`equipoise.engine.transforms.masks.encode_labels` on the images' grid, ``names``, label (as text) -> words, and
-        ``marked``, name -> label of those that are pointed out. Of masks: ``mask_classes``, the name of every code, the
-        background first; ``structures``, name -> classes whose union is scored, by default each class but the first;
-        ``ratios``, name -> ``{"kind": "area" or "extent", "of": structure, "to": structure}`` and of an extent ``axis``,
-        such as the vertical cup-to-disc ratio.
+      metadata: JSON values that an analysis must know of the cohort. Any cohort may give these, which reports read:
+        ``affine``: [4, 4], voxel to mm, of a cohort whose volumes all lie on one grid (``has_affine`` is then not needed).
+        ``regions``: name -> mask of :func:`equipoise.engine.transforms.masks.encode_mask`, outlined on saliency maps;
+        ``region_names``: the same names -> words. ``label_map``, for scores of every region: ``labels`` of
+        :func:`equipoise.engine.transforms.masks.encode_labels` on the grid of the images, ``names``, label (as text) ->
+        words, and ``marked``, name -> label of the regions that are pointed out. For masks: ``mask_classes``, the name of
+        every code, the background first; ``structures``, name -> classes whose union is scored, by default each class but
+        the first; ``ratios``, name -> ``{"kind": "area" or "extent", "of": structure, "to": structure}``, for an extent
+        also ``axis``, such as the vertical cup-to-disc ratio.
     """
 
     image_shape: tuple[int | None, ...]
@@ -47,12 +47,12 @@ class Schema:
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
-        """Names of the codes of masks; where they have none, as many as a byte can hold."""
+        """Names of the codes of masks; the numbers 0 to 255 for masks without names."""
         return tuple(self.metadata.get("mask_classes", map(str, range(256))))
 
     @property
     def structures(self) -> dict[str, list[int]]:
-        """Scored structure -> codes of the classes that make it up; empty where masks have no named classes."""
+        """Scored structure -> codes of the classes that it is made of; empty for masks without named classes."""
         if not self.has_mask or "mask_classes" not in self.metadata:
             return {}
         classes = list(self.mask_classes)
@@ -62,15 +62,15 @@ class Schema:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """One image to be, before its pixels are read.
+    """One scan, before its pixels are read.
 
     Attributes:
       scan_id: unique in the cohort; never a path.
-      subject_id: of the person; all scans of a person land in one split.
-      labels: name -> class or number; None where missing (the scan is then skipped).
-      attributes: name -> level or number; None where missing (then ``unknown`` or NaN).
-      stratum: cell within which splits are balanced.
-      payload: whatever :meth:`Cohort.load` needs, e.g. a path; never stored.
+      subject_id: of the person; all scans of a person are in one split.
+      labels: name -> class or number; None where it is missing (the scan is then skipped).
+      attributes: name -> level or number; None where it is missing (``unknown`` or NaN is then stored).
+      stratum: any text; splits are balanced among the subjects that share it.
+      payload: what :meth:`Cohort.load` needs, e.g. a path; never stored.
     """
 
     scan_id: str

@@ -1,4 +1,4 @@
-"""The settings of a cohort are a dataclass: read by name, checked, and told in full by the cohort's name."""
+"""The settings of a cohort: a dataclass whose values are checked, and which the name of the cohort states in full."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ _KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a n
 
 
 def fields(cls: type[tfds.core.BuilderConfig]) -> list[dataclasses.Field]:
-    """The settings of a configuration, without what every TFDS configuration has."""
+    """Returns the settings of a configuration, without the fields that every TFDS configuration has."""
     common = {f.name for f in dataclasses.fields(tfds.core.BuilderConfig)}
     return [f for f in dataclasses.fields(cls) if f.name not in common]
 
 
 def check_kinds(cohort: str, cls: type[tfds.core.BuilderConfig], values: Mapping[str, Any]) -> None:
-    """Checks that every value has a setting, and the type of its default.
+    """Checks that every value belongs to a setting, and has the type of its default.
 
     Raises:
       UserError: naming the cohort and the setting.
@@ -32,13 +32,13 @@ def check_kinds(cohort: str, cls: type[tfds.core.BuilderConfig], values: Mapping
             raise UserError(
                 f"{cohort} has no setting {name!r}.{did_you_mean(name, settings)} It has: {', '.join(sorted(settings))}"
             )
-        wanted = type(settings[name].default)
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise UserError(f"{cohort}: {name}={value!r} must be {_KINDS[wanted]}")
+        kind = type(settings[name].default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"{cohort}: {name}={value!r} must be {_KINDS[kind]}")
 
 
 def unknown_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Setting -> what is wrong with it, of those whose value is none of its choices."""
+    """Returns setting -> what is wrong with it, for every setting whose value is none of its choices."""
     return {
         name: f"is none of {', '.join(known)}.{did_you_mean(getattr(config, name), known)}".removesuffix(".")
         for name, known in choices.items()
@@ -47,38 +47,38 @@ def unknown_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> dict[s
 
 
 def refuse(cohort: str, config: Any, problems: Mapping[str, str | bool]) -> None:
-    """Raises UserError for the first setting with a problem; False or "" is none."""
+    """Raises UserError for the first setting with a problem; False and "" mean that there is none."""
     for name, problem in problems.items():
         if problem:
             raise UserError(f"{cohort}: {name}={getattr(config, name)!r} {problem}")
 
 
 def changed(
-    config: Any, usual: Any, but: Collection[str] = (), told: Mapping[str, str] | None = None
+    config: Any, usual: Any, but: Collection[str] = (), texts: Mapping[str, str] | None = None
 ) -> list[str]:
-    """The words of a configuration's name: every setting that differs from ``usual``.
+    """Returns the words of a configuration's name: one for every setting that differs from ``usual``.
 
     Args:
-      config: whose name it is.
-      usual: what goes without saying.
-      but: settings that the name tells otherwise.
-      told: setting -> another text than its value.
+      config: that is named.
+      usual: a configuration whose values the name leaves out.
+      but: settings that the name states in another way.
+      texts: setting -> text that the name holds in place of its value.
     """
     words = []
     for f in fields(type(config)):
         value = getattr(config, f.name)
         if f.name not in but and value != getattr(usual, f.name):
-            # Twelve digits: rounded to fewer, two seeds would share a name, and so a folder.
+            # Twelve digits: with fewer, two seeds would share a name, and so a folder.
             text = value if isinstance(value, str) else f"{value:.12g}"
-            words.append(f"{f.name}{(told or {}).get(f.name, text)}")
+            words.append(f"{f.name}{(texts or {}).get(f.name, text)}")
     return words
 
 
 def fingerprint(*files: str) -> str:
-    """Ten hexadecimal digits of the files' contents.
+    """Returns ten hexadecimal digits that depend on the contents of files, not on their paths.
 
     Raises:
-      UserError: when one is missing.
+      UserError: when a file is missing.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -92,6 +92,6 @@ def fingerprint(*files: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _content(path: pathlib.Path, _size: int, _changed: int) -> bytes:
-    """Digest of a file; one that did not change is read once."""
+    """Returns the digest of a file; a file that does not change is read once."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()

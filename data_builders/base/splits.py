@@ -1,4 +1,4 @@
-"""Splits by subject: published ones, and our own, stratified, and the same wherever and whenever they are made."""
+"""Splits by subject: those that were published, and stratified ones that are the same wherever and whenever they are made."""
 
 import hashlib
 import math
@@ -11,26 +11,28 @@ from equipoise.engine.errors import UserError
 
 
 def _rank(seed: int, subject: str) -> str:
+    """Returns the text by which subjects are ordered."""
     return hashlib.sha256(f"{seed}/{subject}".encode()).hexdigest()
 
 
 def assign(strata: Mapping[str, str], fractions: Mapping[str, float], seed: int = 0) -> dict[str, str]:
     """Assigns every subject to one split.
 
-    Within each stratum subjects are ordered by a hash of (seed, subject) and cut at the fractions. The rounding errors
-    of successive strata are carried over, so that the totals are right too and small strata do not all round the same
-    way. A subject that joins later moves others only across the cuts of its own stratum and by the carried rounding.
+    In each stratum, subjects are ordered by a hash of (seed, subject) and cut at the fractions. The rounding errors of one
+    stratum are carried over to the next, so that the totals are right too, and small strata do not all round the same way.
+    A subject that is added later moves only few others: those at the cuts of its own stratum, and those at cuts that the
+    carried rounding shifts.
 
     Args:
-      strata: subject -> stratum (any text: the cell of label and attributes within which to balance).
-      fractions: split -> share, summing to 1.
+      strata: subject -> stratum (any text, such as the label and the attributes to balance by).
+      fractions: split -> share; the shares sum to 1.
       seed: another seed gives another assignment.
 
     Returns:
       Subject -> split, independent of the order of ``strata``.
 
     Raises:
-      UserError: when the shares do not sum to 1.
+      UserError: when a share is below 0, or the shares do not sum to 1.
     """
     if not math.isclose(sum(fractions.values()), 1.0, abs_tol=1e-9) or min(fractions.values()) < 0:
         raise UserError(f"split fractions {dict(fractions)} must be at least 0 and sum to 1")
@@ -67,7 +69,7 @@ def check_disjoint(members: Mapping[str, Iterable[str]]) -> None:
       members: split -> subjects.
 
     Raises:
-      UserError: with the number of subjects that two splits share (never who they are).
+      UserError: with the number of subjects that two splits share (never with their names).
     """
     sets = {name: set(subjects) for name, subjects in members.items()}
     names = sorted(sets)
@@ -83,19 +85,20 @@ def check_disjoint(members: Mapping[str, Iterable[str]]) -> None:
 def read_lists(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[pathlib.Path, str | None]:
     """Reads ``train.txt``, ``test.txt`` and, where there is one, ``validation.txt``: one file name per line.
 
-    Numbers may be padded otherwise than the files' own: the first lists had six digits, the files have five.
+    Numbers in the lists may have more or fewer leading zeros than the names of the files: the first published lists had six
+    digits, the files have five.
 
     Args:
       folder: of the lists.
-      files: that there are.
+      files: of the cohort.
 
     Returns:
-      File -> split; None for files in no list.
+      File -> split; None for files that are in no list.
 
     Raises:
-      UserError: for a name that stands twice, or that no file has; the message gives list and line.
+      UserError: for a name that is listed twice, or that no file has; the message gives the list and the line.
     """
-    there = {_unpadded(file): file for file in files}
+    by_name = {_unpadded(file): file for file in files}
     first: dict[str, str] = {}
     assigned: dict[pathlib.Path, str | None] = dict.fromkeys(files)
     for split in ("train", "validation", "test"):
@@ -106,18 +109,19 @@ def read_lists(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> dict[path
             name, place = _unpadded(pathlib.PurePath(line.strip())), f"{path.name}, line {number}"
             if name in first:
                 raise UserError(
-                    f"{place}: {line.strip()!r} stands in {first[name]} too. A list that repeats names oversamples, and one "
-                    "that shares them tests on what was trained on: every name belongs in one list, once"
+                    f"{place}: {line.strip()!r} is already listed in {first[name]}. A name that is repeated counts twice, and "
+                    "one in two lists is tested on after it was trained on: list every name once, in one list"
                 )
-            if name not in there:
+            if name not in by_name:
                 raise UserError(
                     f"{place}: there is no file {line.strip()!r}. Complete the download, or leave the line out of a copy of "
                     "the lists and name its folder, --options=lists=FOLDER"
                 )
             first[name] = place
-            assigned[there[name]] = split
+            assigned[by_name[name]] = split
     return assigned
 
 
 def _unpadded(path: pathlib.PurePath) -> str:
+    """Returns the name of a file without its ending and without zeros before its number."""
     return re.sub(r"0*(\d+)$", r"\1", path.stem)

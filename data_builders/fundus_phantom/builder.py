@@ -1,15 +1,12 @@
-"""A fundus phantom: drawn eyes with a disc, a cup and vessels, where each group is as hard to outline as its design says.
+"""The fundus phantom: drawn eyes with a disc, a cup and vessels, in which the design sets how hard each group is to segment.
 
 Groups of race differ in three things: how far disc and cup stand out (contrast), how soft their edges are (blur), and how
-large the cup is, and so how thin the rim. Nothing else in an image depends on who a person is, and by every other attribute
-a difference is chance. Attributes and masks are those of Harvard-FairSeg, so that a study runs on either.
+large the cup is, and with it how thin the rim. Nothing else in an image depends on the person, so that any difference
+between groups of another attribute is chance. Attributes and masks are those of Harvard-FairSeg: a study runs on either.
 
-  standard   2,000 eyes of 128 pixels; the rim stands out half as much, and less sharply, in the group ``Black``
+  standard   2,000 eyes of 128 pixels; in the group ``Black`` the rim stands out half as much, and less sharply
   demo       800 eyes of 64 pixels
-  even       as standard, every group as easy as ``White``: what is found to differ is chance
-
-Its parts: ``fundus_phantom_config`` (settings), ``fundus_phantom_design`` (who has what), ``fundus_phantom_render`` (images),
-``fundus_phantom_vessels``.
+  even       as standard, with every group as easy as ``White``: all differences are chance
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,11 +34,11 @@ class FundusPhantom(Cohort):
 
     @classmethod
     def configure(cls, config: str, **options: Any) -> FundusConfig:
-        """``demo`` with settings changed; a setting is any field of :class:`FundusConfig`."""
+        """Makes a configuration such as ``demo`` with other settings; a setting is any field of :class:`FundusConfig`."""
         return make_config(config or "standard", **options)
 
     def schema(self) -> Schema:
-        """Masks of rim and cup; attributes as in Harvard-FairSeg, and the drawn cup-to-disc ratio (0: no cup)."""
+        """Describes masks of rim and cup, the attributes of Harvard-FairSeg, and the drawn cup-to-disc ratio (0: no cup)."""
         config = self.builder_config
         return Schema(
             image_shape=(config.size, config.size, 1),
@@ -59,7 +56,7 @@ class FundusPhantom(Cohort):
         )
 
     def scans(self) -> Iterable[Scan]:
-        """Every subject of the design."""
+        """Lists every subject of the design."""
         for subject in design_subjects(self.builder_config):
             yield Scan(
                 scan_id=f"eye-{subject.number:05d}",
@@ -70,7 +67,7 @@ class FundusPhantom(Cohort):
             )
 
     def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
-        """The design's own splits."""
+        """Takes the splits of the design."""
         return {scan.subject_id: scan.payload.split for scan in scans}
 
     def load(self, scan: Scan) -> Pixels:

@@ -1,4 +1,4 @@
-"""The settings of the fundus phantom: how many there are, how they look, and how hard each group is."""
+"""The settings of the fundus phantom: the number of eyes, how they look, and how hard each group is to segment."""
 
 import dataclasses
 import math
@@ -20,26 +20,29 @@ class FundusConfig(tfds.core.BuilderConfig):
 
     Attributes:
       size: pixels along a side.
-      subjects: in all splits together, one image each.
-      seed: of every draw.
-      share_asian: of the subjects; shares of 9.2, 14.8 and 76 % are those of Harvard-FairSeg's training list.
-      share_black: of the subjects; the rest are White.
-      contrast_asian: factor of the steps at the edges of disc and cup, in this group; 0 hides them.
-      contrast_black: the same.
-      contrast_white: the same.
+      subjects: number of subjects in all splits together, with one image each.
+      seed: of every random draw.
+      share_asian: share of the subjects who are Asian; the training list of Harvard-FairSeg has 9.2 % Asian, 14.8 % Black
+        and 76 % White people.
+      share_black: share of the subjects who are Black; the others are White.
+      contrast_asian: factor by which the steps of brightness at the edges of disc and cup are multiplied in this group; 0
+        hides the edges.
+      contrast_black: the same for this group.
+      contrast_white: the same for this group.
       blur_asian: standard deviation of the Gaussian that smooths these edges, as a share of the disc's radius.
-      blur_black: the same.
-      blur_white: the same.
-      cup_asian: mean ratio of the cup's vertical diameter to the disc's.
-      cup_black: the same.
-      cup_white: the same.
+      blur_black: the same for this group.
+      blur_white: the same for this group.
+      cup_asian: mean ratio of the vertical diameters of cup and disc.
+      cup_black: the same for this group.
+      cup_white: the same for this group.
       cup_sd: standard deviation of that ratio within a group.
-      unknown_share: of the subjects, of whom race is not recorded; and so, one by one, each other attribute in words.
-      no_cup_share: of the subjects of every group, whose disc has no cup.
+      unknown_share: share of the subjects whose race is not recorded; every other attribute with levels is missing for as
+        many subjects, drawn independently.
+      no_cup_share: share of the subjects of every group whose disc has no cup.
       disc_radius: mean vertical radius of the disc, as a share of the image's side.
       disc_step: how much brighter the rim is than what surrounds it, at contrast 1; the range of the image is 1.
       cup_step: how much brighter the cup is than the rim.
-      vessels: share of the light that the darkest vessels take.
+      vessels: share of the light that the darkest vessels absorb.
       texture: standard deviation of the mottled background.
       noise: standard deviation of pixel noise.
     """
@@ -69,7 +72,7 @@ class FundusConfig(tfds.core.BuilderConfig):
     noise: float = 0.03
 
     def difficulty(self, group: str) -> dict[str, float]:
-        """What makes a group easy or hard: ``contrast``, ``blur`` and ``cup``."""
+        """Returns the three settings that make a group easy or hard: ``contrast``, ``blur`` and ``cup``."""
         return {name: getattr(self, f"{name}_{group.lower()}") for name in DIFFICULTIES}
 
     @property
@@ -82,7 +85,7 @@ class FundusConfig(tfds.core.BuilderConfig):
         }
 
     def design(self) -> dict[str, Any]:
-        """Every setting by name, and by group its share and difficulty, as the cohort records them."""
+        """Returns every setting by name, and the share and difficulty of every group, as the metadata hold them."""
         groups = {g: {"share": share} | self.difficulty(g) for g, share in self.shares.items()}
         return {f.name: getattr(self, f.name) for f in SETTINGS} | {"groups": groups}
 
@@ -101,10 +104,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def make_config(base: str = "standard", **values: Any) -> FundusConfig:
-    """A configuration whose name says everything in it that is not its base's.
+    """Makes a configuration whose name states every setting that differs from its base.
 
     Args:
-      base: of :data:`CONFIGS`.
+      base: a name of :data:`CONFIGS`.
       **values: settings that differ.
 
     Raises:
@@ -124,7 +127,7 @@ def make_config(base: str = "standard", **values: Any) -> FundusConfig:
 
 
 def _problems(config: FundusConfig) -> dict[str, str | bool]:
-    """Setting -> what is wrong with its value; False or "" where nothing is."""
+    """Returns setting -> what is wrong with its value; False or "" where nothing is wrong."""
     problems: dict[str, str | bool] = {
         "size": not 32 <= config.size <= 2048 and "must be 32 to 2048",
         "subjects": config.subjects < 10 and "must be at least 10",

@@ -1,7 +1,7 @@
-"""The subjects of the fundus phantom: who they are, how large their cup is, and in which split.
+"""The subjects of the fundus phantom: their attributes, the size of their cup, and their split.
 
-Groups get their shares to the nearest person, and only race has to do with how an eye looks: by every other attribute a
-difference is chance.
+Groups get their shares to the nearest person. Only race is related to how an eye looks; any difference between groups of
+another attribute is chance.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from equipoise.engine import rng
 FRACTIONS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 CUP_RANGE = (0.2, 0.85)
 _AGE_MEAN, _AGE_SD, _AGE_RANGE = 60.0, 16.0, (18.0, 95.0)
-# About those of Harvard-FairSeg, of those that are known.
+# Shares among the known values, about as in Harvard-FairSeg.
 _SHARES = {
     "gender": (0.585, 0.415),
     "ethnicity": (0.96, 0.04),
@@ -31,8 +31,8 @@ class Subject:
     """One drawn subject.
 
     Attributes:
-      number: from 0; it says which random draws are its own.
-      group: the race whose difficulty its eye has.
+      number: from 0; it selects the random draws of this subject.
+      group: the race, whose difficulty the eye has.
       recorded: attribute -> level, or None where it is not recorded.
       age: years.
       cup: vertical cup-to-disc ratio; 0 without a cup.
@@ -48,11 +48,11 @@ class Subject:
 
 
 def design_subjects(config: FundusConfig) -> list[Subject]:
-    """Draws the subjects; a setting of how eyes look changes none of them, but for the cup's."""
+    """Draws the subjects; settings of how eyes look do not change them, except for the size of the cup."""
     names = [str(i) for i in range(config.subjects)]
 
     def allot(strata: Sequence[str], shares: Mapping[str, float], stream: int) -> list[str]:
-        # Streams lie 2^32 apart: none of one seed is any of another.
+        # Streams are 2^32 apart, so that no two seeds share one.
         given = splits.assign(dict(zip(names, strata, strict=True)), shares, (stream << 32) + config.seed)
         return [given[name] for name in names]
 

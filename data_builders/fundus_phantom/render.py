@@ -1,4 +1,4 @@
-"""Images of the fundus phantom: a mottled background, nerve fibres, a disc, its cup, vessels over them, and noise.
+"""The images of the fundus phantom: a mottled background, nerve fibres, a disc, its cup, vessels over them, and noise.
 
 An image is ``(background + contrast (disc_step D + cup_step C)) (1 - vessels V) + noise``, where D and C are 1 inside the
 disc and the cup, 0 outside, and fall off as the integral of a Gaussian at their edges. Every draw is a function of (seed,
@@ -17,28 +17,28 @@ from equipoise.data_builders.fundus_phantom.vessels import draw_vessels
 from equipoise.engine import rng
 
 _MARGIN = 0.04  # between the edges of cup and disc, as a share of the disc's radius
-# Of the background: patches along a side, and their share of its standard deviation (squares sum to 1).
+# Patches of the background: their number along a side, and their share of its standard deviation (the squares sum to 1).
 _GRAINS = ((5, 0.6), (13, 0.5), (40, 0.62))
 _FIBRES = np.array([17, 23, 29, 37, 43, 53])  # how often the layer of nerve fibres waves around the disc
 _BRIGHTNESS = (0.36, 0.46)
 
 
 class Ellipse:
-    """Of every pixel its place about an ellipse.
+    """The place of every pixel relative to an ellipse.
 
     Attributes:
-      reach: [h, w], distance from the middle in radii: 1 on the edge.
-      distance: [h, w], from the edge (first order), negative inside, in sides.
+      reach: [h, w], distance from the middle, in radii: 1 on the edge.
+      distance: [h, w], distance from the edge (to first order), negative inside, as a share of the image's side.
     """
 
     def __init__(self, down: np.ndarray, right: np.ndarray, height: float, width: float, tilt: float):
-        """Measures.
+        """Measures every pixel. All lengths are shares of the image's side.
 
         Args:
-          down: rows below the middle, in sides.
-          right: columns beside it.
+          down: [h, w], distance below the middle of the ellipse.
+          right: [h, w], distance to the right of it.
           height: radius along the rows, before the tilt.
-          width: radius along the columns.
+          width: radius along the columns, before the tilt.
           tilt: radians.
         """
         along = np.cos(tilt) * down + np.sin(tilt) * right
@@ -51,7 +51,7 @@ class Ellipse:
 def draw_eye(
     config: FundusConfig, subject: Subject
 ) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """One image, and its mask of 0 background, 1 rim, 2 cup."""
+    """Draws one image, and its mask of 0 background, 1 rim, 2 cup."""
     size, looks = config.size, config.difficulty(subject.group)
     place, shape, noise = (_draws(config, subject, part) for part in ("place", "shape", "noise"))
     rows, columns = _grid(size)
@@ -96,7 +96,7 @@ def _draws(config: FundusConfig, subject: Subject, part: str) -> np.random.Gener
 
 @functools.lru_cache(maxsize=4)
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of every pixel's middle, in sides."""
+    """Returns the row and the column of every pixel's middle, as shares of the image's side."""
     middle = (np.arange(size) + 0.5) / size
     return tuple(np.meshgrid(middle, middle, indexing="ij"))
 
@@ -104,7 +104,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _light(
     config: FundusConfig, subject: Subject, centre: np.ndarray, temporal: float
 ) -> Float[np.ndarray, "h w"]:
-    """Uneven light, falling off to the corners and over the macula."""
+    """Computes the uneven light, which falls off towards the corners and over the macula."""
     rows, columns = _grid(config.size)
     level, tilt_down, tilt_right = _draws(config, subject, "light").uniform(-1, 1, 3)
     down, right = rows - 0.5, columns - 0.5
@@ -117,7 +117,7 @@ def _light(
 def _texture(
     config: FundusConfig, subject: Subject, centre: np.ndarray, temporal: float, disc: Ellipse
 ) -> Float[np.ndarray, "h w"]:
-    """Mottle of standard deviation 1, and above and below the disc a layer of nerve fibres."""
+    """Draws mottle of standard deviation 1, and a layer of nerve fibres above and below the disc."""
     draws = _draws(config, subject, "texture")
     total = np.zeros((config.size, config.size))
     for (count, share), weights in zip(_GRAINS, _grain_weights(config.size), strict=True):
@@ -133,10 +133,10 @@ def _texture(
 
 @functools.lru_cache(maxsize=4)
 def _grain_weights(size: int) -> list[Float[np.ndarray, "h k"]]:
-    """Of every grain how a row of pixels mixes its knots: unit draws give pixels of unit variance."""
-    middle, found = (np.arange(size) + 0.5) / size, []
+    """Returns the weights with which pixels mix the knots of every grain; knots of variance 1 give pixels of variance 1."""
+    middle, grains = (np.arange(size) + 0.5) / size, []
     for count, _ in _GRAINS:
         knots = np.arange(-1, count + 2) / count
         weights = np.exp(-(((middle[:, None] - knots) * count) ** 2) / (2 * 0.55**2))
-        found.append(weights / np.sqrt((weights**2).sum(1, keepdims=True)))
-    return found
+        grains.append(weights / np.sqrt((weights**2).sum(1, keepdims=True)))
+    return grains

@@ -1,6 +1,7 @@
 """The vessels of a fundus: arteries and veins that leave the disc, arch around the macula and branch twice.
 
-Lengths are shares of the image's side. A path is (x, y), y downwards; the disc is at the origin, the macula at positive x.
+Lengths are shares of the image's side. A point of a path is (x, y) with y downwards; the disc is at the origin, and the
+macula at positive x.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-# Control points of trunks below the disc, after the origin: the temporal arcade, the nasal arcade, a macular twig.
+# Control points after the origin, for trunks below the disc: the temporal arcade, the nasal arcade, a macular twig.
 _COURSES = np.array(
     [
         [[0.02, 0.15], [0.12, 0.36], [0.56, 0.42]],
@@ -17,12 +18,10 @@ _COURSES = np.array(
     ]
 )
 _WIDTHS = np.array([1.0, 0.65, 0.4])  # of the courses
-_KINDS = ((0.0062, 0.75), (0.0082, 1.0))  # radius and darkness of an artery, of a vein
-_BRANCHES, _TWIGS = (
-    (3, 0.3, 0.6),
-    (2, 0.14, 0.7),
-)  # how many of each parent, how long, how wide as a share of it
-_STEPS = 1.4  # per pixel of a path's usual length
+_KINDS = ((0.0062, 0.75), (0.0082, 1.0))  # radius and darkness of an artery and of a vein
+# Number for each parent, length, and width as a share of the parent's.
+_BRANCHES, _TWIGS = (3, 0.3, 0.6), (2, 0.14, 0.7)
+_STEPS = 1.4  # steps per pixel of a path's usual length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class _Paths:
     Attributes:
       points: [vessel, step, 2].
       radius: [vessel, step].
-      darkness: [vessel], 1 of a vein.
+      darkness: [vessel], 1 for a vein.
     """
 
     points: Float[np.ndarray, "n s 2"]
@@ -43,12 +42,12 @@ class _Paths:
 def draw_vessels(
     draws: np.random.Generator, size: int, centre: Float[np.ndarray, "2"], temporal: float
 ) -> Float[np.ndarray, "h w"]:
-    """How much of the light vessels take from each pixel: 0 none, 1 all that the middle of a large vein takes.
+    """Draws the share of the light that vessels absorb in each pixel: 0 is none, 1 is as much as the middle of a large vein.
 
     Args:
-      draws: of the subject.
+      draws: random draws of the subject.
       size: pixels along a side.
-      centre: row and column of the disc, in sides.
+      centre: row and column of the disc, as shares of the image's side.
       temporal: 1 where the macula is at larger columns, -1 in the other eye.
     """
     trunks = _trunks(draws, size)
@@ -77,7 +76,7 @@ def _trunks(draws: np.random.Generator, size: int) -> _Paths:
 def _offshoots(
     draws: np.random.Generator, parents: _Paths, count: int, length: float, width: float, size: int
 ) -> _Paths:
-    """Children of every path, alternately to either side, bent back towards its course."""
+    """Draws the branches of every path, alternately to either side, bent back towards its course."""
     num, steps = parents.radius.shape
     at = 0.15 + 0.75 * (np.arange(count) + 0.5 + draws.uniform(-0.3, 0.3, (num, count))) / count
     root = np.arange(num)[:, None], (at * (steps - 1)).astype(int)
@@ -96,7 +95,7 @@ def _offshoots(
 
 
 def _winding(draws: np.random.Generator, points: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Paths that wind about their course, less so where they begin."""
+    """Makes paths wind about their course, less so where they begin."""
     phase, turns, height = draws.uniform(size=(3, len(points), 1))
     wave = 0.008 * height * np.minimum(4 * s, 1) * np.sin(2 * np.pi * ((1 + 2 * turns) * s + phase))
     return points + wave[..., None] * _turned(_unit(np.gradient(points, axis=1)))
@@ -111,7 +110,7 @@ def _turned(vectors: np.ndarray) -> np.ndarray:
 
 
 def _stamp(canvas: np.ndarray, centre: np.ndarray, radius: np.ndarray, darkness: np.ndarray) -> None:
-    """Presses a soft disc onto the canvas at every point; where several meet the darkest counts."""
+    """Presses a soft disc onto the canvas at every point; where several discs meet, the darkest counts."""
     size, reach = len(canvas), int(np.ceil(radius.max())) + 1
     near = ((centre > -reach) & (centre < size + reach)).all(1)
     centre, radius, darkness = centre[near].astype(np.float32), radius[near], darkness[near]

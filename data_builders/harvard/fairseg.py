@@ -1,12 +1,12 @@
 """Harvard-FairSeg: 10,000 scanning-laser fundus images with the rim and cup of the optic disc, and six attributes.
 
-After Tian et al., ICLR 2024 (arXiv 2311.02189); CC BY-NC-ND 4.0, on request from the Harvard Ophthalmology AI Lab. All forms
-in which the files went round are read: the documented release, the keys that the authors' code reads, the first release,
-and Harvard-FairDomain, which adds an en-face OCT image (``harvard_fairseg/oct``).
+The data set of Tian et al., ICLR 2024 (arXiv 2311.02189); CC BY-NC-ND 4.0, on request from the Harvard Ophthalmology AI
+Lab. The builder reads all forms of the files: the documented release, the keys that the authors' code reads, the first
+release, and Harvard-FairDomain, which adds an en-face OCT image (``harvard_fairseg/oct``).
 
-The authors publish no validation set, so ours is a tenth of the training people, balanced by attributes. Their lists
-(``lists/FairSeg_final`` of their repository: 8,000 and 2,000) and the folders ``Training`` and ``Test`` of a later download
-are different splits: the metadata say which was used.
+The authors publish no validation set. Ours is a tenth of the training people, balanced by attributes. The lists of their
+repository (``lists/FairSeg_final``: 8,000 and 2,000) and the folders ``Training`` and ``Test`` of a later download are
+different splits; the metadata say which one was used.
 """
 
 from typing import ClassVar

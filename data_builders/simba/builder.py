@@ -1,8 +1,8 @@
 """SimBA: synthetic brains with a disease, and a bias that is planted on purpose.
 
-A template brain is warped into subjects by a smooth random deformation; a disease deforms one region. A harmless bias
-deforms another region, or changes the image's contrast, more often in the diseased. Scenarios share every draw, split and
-record order, and differ in what is rendered of the bias alone:
+A smooth random deformation warps a template brain into subjects; a disease deforms one region. A harmless bias deforms
+another region, or changes the contrast of the image, and is more frequent in the diseased. Scenarios share every draw, split
+and order of records; they differ only in the effect of the bias that is rendered:
 
   none       groups are assigned, nothing is rendered
   near       right putamen, beside the disease's right insula
@@ -10,29 +10,26 @@ record order, and differ in what is rendered of the bias alone:
   intensity  contrast
   both       right putamen and contrast, in the same subjects
   multi      right putamen in the group ``bias``, contrast in a second, independent group ``intensity_bias``
-  sites      no bias: people of 83 sites, of 1 to 190 training scans each and most of one class; 23 scanners show in every
-             image, and sex in the size of the brain, neither of which says anything about disease
+  sites      no bias: people of 83 sites with 1 to 190 training scans each, most of them with one class only; every image
+             shows one of 23 scanners, and the size of the brain depends on sex; neither says anything about disease
 
-A ``counterfactual`` renders the test subjects of a scenario once more with the bias flipped; of ``sites``, all as the first
-scanner shows them.
+A ``counterfactual`` renders the test subjects of a scenario again with the bias flipped; in ``sites``, everyone as shown by
+the first scanner.
 
-A user's own deformations: ``velocity_model=pca,velocity_fields=FOLDER`` draws subjects and effects from the principal
-components of stationary velocity fields that registered real subjects to the template, one NIfTI file each and all on the
-grid of the template's file (``simba_fields`` says which files those are). As many components as hold ``velocity_share`` of
-the variance make a subject, ``v_S = mean + sum_k a_k sqrt(lambda_k) b_k``; an effect is ``mean + score sqrt(lambda_1) b_1`` of
-its region's own voxels, smoothed by ``effect_width_mm``. Fits are kept in the data folder.
+Deformations of the user: ``velocity_model=pca,velocity_fields=FOLDER`` draws subjects and effects from the principal
+components of the stationary velocity fields by which real subjects were registered to the template, with one NIfTI file for
+each, all on the grid of the template's file (``fields`` describes these files). The first components, which together hold
+``velocity_share`` of the variance, make a subject, ``v_S = mean + sum_k a_k sqrt(lambda_k) b_k``; an effect is ``mean + score
+sqrt(lambda_1) b_1`` computed from the voxels of its region, smoothed by ``effect_width_mm``. Fits are kept in the data folder.
 
-Effects with a volume: ``local_model=volume`` grows a region along its surface's normal until its volume in the subject's
-image is ``1 + disease_volume x score`` times what it was (``bias_volume`` for the bias), within a thousandth; an image that
-misses is refused, and listed in the cohort report. Where the two regions touch, both volumes are met together: there the
-disease's velocities differ a little between scenarios, its region's volume does not. It goes with either velocity model.
-At 1 mm, SCAR's shell of 2 mm is ``effect_width_mm=1.5``.
+Effects with a given volume: ``local_model=volume`` grows a region along the normal of its surface until its volume in the
+subject's image is ``1 + disease_volume x score`` times what it was (``bias_volume`` for the bias), within a thousandth. An
+image that misses this is refused, and listed in the cohort report. Where the two regions touch, both volumes are met together:
+there, the velocities of the disease differ a little between scenarios, but the volume of its region does not. It works with
+either velocity model. At 1 mm, ``effect_width_mm=1.5`` gives SCAR's shell of 2 mm.
 
-Design after Stanley et al. 2023 (doi 10.1007/978-3-031-43895-0_46), 2024 (doi 10.1093/jamia/ocae165) and 2025
-(eBioMedicine 111:105501). Its parts: ``simba_config`` (settings, scenarios), ``simba_anatomy`` (template and regions),
-``simba_velocity`` (deformation model), ``simba_fields`` and ``simba_pca`` (a user's own), ``simba_volume`` (effects with a
-volume), ``simba_design`` (who has what), ``simba_sites`` (who is where), ``simba_render`` (images), ``simba_scanner`` (what
-scanners make of them).
+The design follows Stanley et al. 2023 (doi 10.1007/978-3-031-43895-0_46), 2024 (doi 10.1093/jamia/ocae165) and 2025
+(eBioMedicine 111:105501). All volumes of a cohort lie on one grid; its affine stands in the metadata.
 """
 
 import functools
@@ -87,7 +84,7 @@ class Simba(Cohort):
 
     @classmethod
     def configure(cls, config: str, **options: Any) -> SimbaConfig:
-        """``near_4mm`` with settings changed; a setting is any field of :class:`SimbaConfig`."""
+        """Makes a configuration such as ``near_4mm`` with other settings; a setting is any field of :class:`SimbaConfig`."""
         return make_config(**parse_config(config) | options)
 
     @functools.cached_property
@@ -95,7 +92,7 @@ class Simba(Cohort):
         return self.builder_config.load_anatomy()
 
     def velocity_model(self) -> VelocityModel:
-        """Where subjects and effects get their velocities; a cohort with a model of its own overrides this."""
+        """Makes the model of the velocities of subjects and effects; a cohort with another model overrides this."""
         config = self.builder_config
         process = GaussianProcess(
             subject_mm=config.subject_mm,
@@ -118,9 +115,9 @@ class Simba(Cohort):
         return Pairing(subjects, {"component": subjects, "volume": shell}.get(config.local_model, process))
 
     def schema(self) -> Schema:
-        """Disease as the label; the rendered groups of bias, or where people were scanned, and the scores, as attributes."""
+        """Describes the label ``disease``, and as attributes the groups of bias or the sites, and the scores."""
         config, atlas = self.builder_config, self._anatomy.atlas
-        # A table of names may be a whole vocabulary of which the label map uses a part.
+        # A file of names may hold a whole vocabulary, of which the label map uses only a part.
         names = {k: v for k, v in config.label_map_names.items() if not config.labels or (atlas == k).any()}
         scores = ["disease_score"] if config.has_sites else ["disease_score", "bias_score"]
         scores += ["subject_score"] * (config.variability == "shared_scalar")
@@ -154,7 +151,7 @@ class Simba(Cohort):
         )
 
     def scans(self) -> Iterable[Scan]:
-        """Every subject of the design, with draws that the scenarios share."""
+        """Lists every subject of the design, with draws that the scenarios share."""
         config = self.builder_config
         for subject in design_subjects(config):
             if config.counterfactual and subject.split != "test":
@@ -182,17 +179,17 @@ class Simba(Cohort):
             )
 
     def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
-        """The design's own splits."""
+        """Takes the splits of the design."""
         return {scan.subject_id: scan.payload.subject.split for scan in scans}
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Builds the cohort as :meth:`Cohort.download_and_prepare`; a user's velocity model is fitted first.
+        """Builds the cohort as :meth:`Cohort.download_and_prepare` does; a velocity model of the user is fitted first.
 
         Raises:
           UserError: for a velocity field that cannot be used.
         """
         if not (pathlib.Path(self.data_path) / report.FILE).exists():
-            _ = self._renderer  # before a split's bar is there, and before anything is written
+            _ = self._renderer  # before a progress bar is shown, and before anything is written
         super().download_and_prepare(**kwargs)
 
     @functools.cached_property
@@ -200,7 +197,7 @@ class Simba(Cohort):
         return Renderer(self.builder_config, self._anatomy, self.velocity_model())
 
     def load_all(self, scans: Sequence[Scan]) -> Iterator[tuple[Scan, Pixels | UnreadableScan]]:
-        """Renders subjects in compiled batches; one whose deformation folds, or misses its volume, is refused."""
+        """Renders subjects in compiled batches; a subject whose deformation folds, or misses its volume, is refused."""
         spacing = np.full(3, self.builder_config.resolution, np.float32)
         rendered = self._renderer.render([scan.payload for scan in scans])
         for scan, result in zip(scans, rendered, strict=True):

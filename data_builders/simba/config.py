@@ -1,4 +1,4 @@
-"""The settings of a SimBA cohort: which scenarios there are, what a setting may be, and the name that says them all."""
+"""The settings of a SimBA cohort: the scenarios, the values that a setting may have, and the name that states all of them."""
 
 import dataclasses
 import math
@@ -10,18 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from equipoise.data_builders.base import settings
-from equipoise.data_builders.simba import (
-    anatomy as simba_anatomy,
-)
-from equipoise.data_builders.simba import (
-    fields as simba_fields,
-)
-from equipoise.data_builders.simba import (
-    sites as simba_sites,
-)
-from equipoise.data_builders.simba import (
-    volume as simba_volume,
-)
+from equipoise.data_builders.simba import anatomy, fields, sites, volume
 from equipoise.data_builders.simba.velocity import LOCAL_MODELS
 from equipoise.engine.errors import UserError
 
@@ -29,7 +18,7 @@ BIAS, INTENSITY_BIAS, SCANNER = "bias", "intensity_bias", "scanner"
 VELOCITY_MODELS = ("process", "pca")
 EFFECT_MODELS = (*LOCAL_MODELS, "component", "volume")
 VARIABILITIES = ("independent", "shared_scalar")
-# Scenario -> effect -> the attribute that says in whom it is rendered.
+# Scenario -> effect -> the attribute that says in which subjects the effect is rendered.
 SCENARIOS: dict[str, dict[str, str]] = {
     "none": {},
     "near": {"morphology": BIAS},
@@ -39,8 +28,8 @@ SCENARIOS: dict[str, dict[str, str]] = {
     "multi": {"morphology": BIAS, "intensity": INTENSITY_BIAS},
     "sites": {},
 }
-# Settings whose usual value is a scenario's own, and those that only some scenarios have.
-_USUAL: dict[str, dict[str, Any]] = {"sites": {"subjects": simba_sites.NUM_SCANS, "flip": SCANNER}}
+# Settings whose default depends on the scenario, and settings that only some scenarios have.
+_USUAL: dict[str, dict[str, Any]] = {"sites": {"subjects": sites.NUM_SCANS, "flip": SCANNER}}
 _OF_SITES = ("validation_share", "class_spread", "scanner_strength", "sex_size")
 _OF_BIAS = (
     "prevalence", "bias_in_disease", "bias_in_healthy", "intensity_in_disease", "intensity_in_healthy", "bias_region", "bias_mm", "bias_volume", "contrast",
@@ -48,7 +37,7 @@ _OF_BIAS = (
 
 
 def flips(scenario: str) -> tuple[str, ...]:
-    """What counterfactuals of a scenario can flip; nothing where no effect is rendered."""
+    """Returns what counterfactuals of a scenario can flip; nothing for a scenario without effects."""
     if scenario == "sites":
         return (SCANNER,)
     biases = tuple(dict.fromkeys(SCENARIOS[scenario].values()))
@@ -60,46 +49,50 @@ class SimbaConfig(tfds.core.BuilderConfig):
     """One synthetic cohort.
 
     Attributes:
-      scenario: which bias effects are rendered, of :data:`SCENARIOS`; with ``none``, groups are assigned but nothing is.
-      resolution: voxel side, whole mm.
-      counterfactual: render the test subjects only, with the bias flipped.
-      flip: what a counterfactual flips: "bias"; in ``multi`` also "intensity_bias", or "all" of them; in ``sites`` "scanner",
-        which is then the first for everyone.
-      subjects: in all splits together. Of ``sites`` the published 1,817; fewer are a sample of them, balanced by split and class.
-      seed: of every draw.
+      scenario: a name of :data:`SCENARIOS`, which says which effects of bias are rendered. In ``none``, groups are assigned
+        and nothing is rendered.
+      resolution: voxel size, whole mm.
+      counterfactual: whether only the test subjects are rendered, with the bias flipped.
+      flip: what a counterfactual flips: "bias"; in ``multi`` also "intensity_bias", or "all" of them; in ``sites``
+        "scanner": everyone is then shown as by the first scanner.
+      subjects: number in all splits together. In ``sites`` there are the published 1,817; fewer are a sample of them,
+        balanced by split and class.
+      seed: of every random draw.
       prevalence: share of subjects with the disease.
       bias_in_disease: share of the diseased who carry the bias (gamma).
-      bias_in_healthy: share of the healthy who do (alpha).
-      intensity_in_disease: share of the diseased who carry the second bias of ``multi``, with and without the first.
-      intensity_in_healthy: share of the healthy who do.
-      disease_region: a region's name, or its number in the label map.
-      bias_region: the same for the bias; "": right putamen, and in ``far`` left postcentral gyrus.
-      disease_mm: largest velocity of the disease effect at score 1.
+      bias_in_healthy: share of the healthy who carry the bias (alpha).
+      intensity_in_disease: share of the diseased who carry the second bias of ``multi``, with or without the first.
+      intensity_in_healthy: share of the healthy who carry it.
+      disease_region: name of a region, or its number in the label map.
+      bias_region: the same for the bias; "" is the right putamen, and in ``far`` the left postcentral gyrus.
+      disease_mm: largest velocity of the disease effect at score 1, mm.
       bias_mm: the same for the bias effect.
-      contrast: factor of the intensity effect, about the middle of the image's range.
+      contrast: factor by which the intensity effect changes contrast, about the middle of the image's range.
       local_model: how an effect deforms its region: "expansion" (it swells), "mode" (it moves), "component" (as in the
         user's velocity fields) or "volume" (it gets the volume that the score asks for).
-      effect_width_mm: standard deviation of the Gaussian that smooths a region into its effect; of "volume", that of the
+      effect_width_mm: standard deviation of the Gaussian that smooths a region into its effect, mm; with "volume", of the
         effect's fall-off away from the surface.
-      disease_volume: of "volume": by which fraction of a subject's own volume the disease's region grows with each unit
-        of the score.
+      disease_volume: with "volume": the fraction of a subject's own volume by which the region of the disease grows with
+        each unit of the score.
       bias_volume: the same for the bias.
-      velocity_model: where subjects come from: "process", a Gaussian process, or "pca", the principal components of
+      velocity_model: how subjects are drawn: "process", a Gaussian process, or "pca", the principal components of
         velocity_fields.
       velocity_fields: folder of NIfTI velocity fields, one per registered subject.
-      velocity_share: share of their variance that subjects' components hold.
-      variability: of subjects: "independent" modes, or the original study's "shared_scalar" on all of them.
-      subject_mm: standard deviation of a subject's velocity along each axis.
-      subject_length_mm: length scale of the subject covariance.
-      num_modes: of a subject's shape.
+      velocity_share: share of the variance of these fields that the components of subjects hold.
+      variability: how the modes of a subject get their amplitudes: "independent", or "shared_scalar", the same for all modes
+        as in the original study.
+      subject_mm: standard deviation of a subject's velocity along each axis, mm.
+      subject_length_mm: length scale of the covariance of subjects, mm.
+      num_modes: number of modes of a subject's shape.
       noise: standard deviation of voxel noise, as a fraction of the brightest voxel.
-      template: NIfTI file of another brain; "": MNI152.
+      template: NIfTI file of another brain; "" is MNI152.
       labels: NIfTI file of its regions, on the same grid.
-      label_names: file of their names.
-      validation_share: of the training scans of ``sites`` that are for validation (:mod:`equipoise.data_builders.simba.sites`).
+      label_names: file with the names of these regions.
+      validation_share: share of the training scans of ``sites`` that become validation scans
+        (:mod:`equipoise.data_builders.simba.sites`).
       class_spread: SD of the log odds of disease between the sites that have both classes.
       scanner_strength: factor of the scanners' effects on images (:mod:`equipoise.data_builders.simba.scanner`).
-      sex_size: how much larger, in volume, brains of men are than those of women: 0.1 is a tenth.
+      sex_size: how much larger, in volume, brains of men are than brains of women: 0.1 is a tenth.
     """
 
     scenario: str = "near"
@@ -140,7 +133,7 @@ class SimbaConfig(tfds.core.BuilderConfig):
 
     @property
     def effects(self) -> Mapping[str, str]:
-        """Effect -> the attribute that says in whom it is rendered."""
+        """Effect -> the attribute that says in which subjects it is rendered."""
         return SCENARIOS[self.scenario]
 
     @property
@@ -150,71 +143,69 @@ class SimbaConfig(tfds.core.BuilderConfig):
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """The attributes that are groups of bias."""
+        """The attributes that say who carries a bias."""
         return () if self.has_sites else tuple(dict.fromkeys((BIAS, *self.effects.values())))
 
     @property
     def flips(self) -> tuple[str, ...]:
-        """What a counterfactual can flip."""
+        """The attributes that a counterfactual can flip."""
         return flips(self.scenario)
 
     @property
     def flipped(self) -> tuple[str, ...]:
-        """The attributes that this cohort renders otherwise than drawn."""
+        """The attributes that this cohort renders flipped."""
         if not self.counterfactual:
             return ()
         return self.biases if self.flip == "all" else (self.flip,)
 
     @property
     def regions(self) -> dict[str, tuple[int, str]]:
-        """What ("disease", and where groups carry one "bias") -> (label, name)."""
+        """(label, name) of the region of "disease", and of "bias" where subjects carry one."""
         names = self.label_map_names
         asked = {"disease": self.disease_region}
         if not self.has_sites:
             asked["bias"] = self.bias_region or _bias_region(self.scenario)
-        found = {what: simba_anatomy.find_region(text, names) for what, text in asked.items()}
-        return {what: (label, names.get(label, f"label {label}")) for what, label in found.items()}
+        labels = {what: anatomy.find_region(text, names) for what, text in asked.items()}
+        return {what: (label, names.get(label, f"label {label}")) for what, label in labels.items()}
 
     @property
     def label_map_names(self) -> Mapping[int, str]:
-        """Label -> name of the label map; empty where it has none."""
+        """Label -> name of the regions in the label map; empty where they have no names."""
         if self.label_names:
-            return simba_anatomy.read_names(pathlib.Path(self.label_names).expanduser())
-        return {} if self.labels else simba_anatomy.DESIKAN_KILLIANY
+            return anatomy.read_names(pathlib.Path(self.label_names).expanduser())
+        return {} if self.labels else anatomy.DESIKAN_KILLIANY
 
     def effect_size(self, effect: str) -> float:
-        """What the fields of "disease" or "morphology" are multiplied by: mm, or 1 where their model says how large."""
+        """Returns the factor of the fields of "disease" or "morphology": mm, or 1 where their model sets their size."""
         if self.local_model not in LOCAL_MODELS:
             return 1.0
         return self.disease_mm if effect == "disease" else self.bias_mm
 
     def volume_step(self, effect: str) -> float:
-        """By which fraction the region of "disease" or "morphology" grows with each unit of its score."""
+        """Returns the fraction by which the region of "disease" or "morphology" grows with each unit of its score."""
         return self.disease_volume if effect == "disease" else self.bias_volume
 
-    def template_grid(self) -> simba_anatomy.Grid:
-        """That of the template's own file, on which velocity fields must be."""
-        return simba_anatomy.template_grid(
-            pathlib.Path(self.template).expanduser() if self.template else None
-        )
+    def template_grid(self) -> anatomy.Grid:
+        """Reads the grid of the template's file, on which velocity fields must be."""
+        return anatomy.template_grid(pathlib.Path(self.template).expanduser() if self.template else None)
 
     def field_files(self) -> list[pathlib.Path]:
-        """The user's velocity fields, by name.
+        """Lists the user's velocity fields, in the order of their names.
 
         Raises:
           UserError: when the folder is missing, or holds anything else.
         """
-        return simba_fields.list_fields(pathlib.Path(self.velocity_fields).expanduser())
+        return fields.list_fields(pathlib.Path(self.velocity_fields).expanduser())
 
-    def load_anatomy(self) -> simba_anatomy.Anatomy:
-        """The template and its regions."""
+    def load_anatomy(self) -> anatomy.Anatomy:
+        """Loads the template and its regions."""
         if not self.template:
-            return simba_anatomy.load_mni152(self.resolution)
+            return anatomy.load_mni152(self.resolution)
         template, labels = (pathlib.Path(file).expanduser() for file in (self.template, self.labels))
-        return simba_anatomy.load_pair(template, labels, self.resolution)
+        return anatomy.load_pair(template, labels, self.resolution)
 
     def design(self) -> dict[str, Any]:
-        """Every setting of the scenario by name, as the cohort records them: no file's path, only what is in it."""
+        """Returns every setting of the scenario by name, as the metadata hold them: of files the contents, never the path."""
         files = {"template": "MNI152", "labels": "Desikan-Killiany"}
         if self.template:
             files = dict.fromkeys(files, f"user:{settings.fingerprint(self.template, self.labels)}")
@@ -239,7 +230,7 @@ _CHOICES = {
 }
 
 
-# Setting -> the setting that says whether it is read, and the values at which it is.
+# Setting -> the setting that decides whether it is read, and the values with which it is read.
 _READ_WITH = {
     "subject_mm": ("velocity_model", ("process",)),
     "subject_length_mm": ("velocity_model", ("process",)),
@@ -257,17 +248,17 @@ def _bias_region(scenario: str) -> str:
 
 
 def _usual(scenario: str = SimbaConfig.scenario, **values: Any) -> SimbaConfig:
-    """A scenario's config, with some settings changed."""
+    """Makes the default configuration of a scenario, with some settings changed."""
     return SimbaConfig(name="unnamed", **{"scenario": scenario} | _USUAL.get(scenario, {}) | values)
 
 
 def foreign(scenario: str) -> tuple[str, ...]:
-    """Settings that mean nothing in a scenario."""
+    """Returns the settings that a scenario does not have."""
     return _OF_BIAS if scenario == "sites" else _OF_SITES
 
 
 def make_config(**values: Any) -> SimbaConfig:
-    """A config whose name says everything in it that is not a default.
+    """Makes a configuration whose name states every setting that is not the default.
 
     Raises:
       UserError: for a setting that does not exist, or a value that it may not have.
@@ -285,11 +276,11 @@ def make_config(**values: Any) -> SimbaConfig:
 
 
 def _problems(config: SimbaConfig) -> dict[str, str | bool]:
-    """Setting -> what is wrong with its value; False or "" where nothing is."""
+    """Returns setting -> what is wrong with its value; False or "" where nothing is wrong."""
     problems: dict[str, str | bool] = dict(settings.unknown_choices(config, _CHOICES))
     if problems:
         return problems
-    most = simba_sites.NUM_SCANS if config.has_sites else math.inf
+    most = sites.NUM_SCANS if config.has_sites else math.inf
     problems |= {
         "resolution": not 1 <= config.resolution <= 10 and "must be 1 to 10 mm",
         "subjects": not 8 <= config.subjects <= most
@@ -335,8 +326,8 @@ def _problems(config: SimbaConfig) -> dict[str, str | bool]:
     plain = _usual(config.scenario)
     for name in foreign(config.scenario):
         if getattr(config, name) != getattr(plain, name):
-            problems[name] = "means nothing in sites" if config.has_sites else "is for sites alone"
-    width = simba_volume.LEAST_WIDTH * config.resolution
+            problems[name] = "has no meaning in sites" if config.has_sites else "is only for sites"
+    width = volume.LEAST_WIDTH * config.resolution
     if config.local_model == "volume" and not problems["effect_width_mm"]:
         problems["effect_width_mm"] = (
             config.effect_width_mm < width
@@ -357,7 +348,7 @@ def _name(config: SimbaConfig) -> str:
     usual = {f"{what}_region": label for what, (label, _) in plain.regions.items()}
     same = [name for name in labels if not config.labels and labels[name] == usual[name]]
     words = settings.changed(
-        config, plain, but=(*_IN_NAME, *_FILES, *same), told={name: str(k) for name, k in labels.items()}
+        config, plain, but=(*_IN_NAME, *_FILES, *same), texts={name: str(k) for name, k in labels.items()}
     )
     if config.template:
         words.append(f"pair{settings.fingerprint(config.template, config.labels)}")
@@ -368,7 +359,7 @@ def _name(config: SimbaConfig) -> str:
 
 
 def parse_config(text: str) -> dict[str, Any]:
-    """The settings that ``near_4mm_counterfactual`` says.
+    """Reads the settings in a name such as ``near_4mm_counterfactual``.
 
     Raises:
       UserError: for text of another form.

@@ -1,6 +1,6 @@
-"""The subjects of a SimBA cohort: who is diseased, who carries which bias or is scanned where, and in which split.
+"""The subjects of a SimBA cohort: their class, their groups of bias or their site, their scores, and their split.
 
-Every draw is a function of the seed and the shares alone. Scenarios, resolutions and effect sizes share them all.
+Every draw depends only on the seed and the shares, so that scenarios, resolutions and effect sizes share all draws.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from equipoise.data_builders.simba.config import BIAS, INTENSITY_BIAS, SimbaConf
 from equipoise.engine.rng import generator
 
 FRACTIONS = {"train": 0.5, "validation": 0.2, "test": 0.3}
-SCORE_LIMIT = 3.5  # where subject amplitudes are cut, in standard deviations
+SCORE_LIMIT = 3.5  # limit of subject amplitudes, in standard deviations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Subject:
 
     Attributes:
       number: from 0.
-      has_disease: its class.
-      groups: attribute ("bias", "intensity_bias") -> whether the design puts it in that group of bias.
+      has_disease: whether the subject has the disease.
+      groups: attribute ("bias", "intensity_bias") -> whether the design puts the subject into that group of bias.
       disease_score: d, N(1, 1) with the disease and N(-1, 1) without.
-      bias_score: b, N(2, 1), drawn for everyone, used where a morphological bias is rendered.
-      subject_score: s, N(0, 1) within ±3.5, drawn for everyone, used where subjects share one scalar.
+      bias_score: b, N(2, 1); drawn for everyone, and used where a bias of morphology is rendered.
+      subject_score: s, N(0, 1) within ±3.5; drawn for everyone, and used where all modes of a subject share one amplitude.
       split: train, validation or test.
-      levels: of ``sites``: "site", "scanner", "vendor" and "sex" -> level.
+      levels: in ``sites``: "site", "scanner", "vendor" and "sex" -> level.
     """
 
     number: int
@@ -45,18 +45,18 @@ class Subject:
 
 
 def _tenths(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Which tenth of the scores each is in, from 0."""
+    """Returns the tenth, from 0 to 9, in which each score lies."""
     return np.floor((stats.rankdata(scores, "ordinal") - 1) * 10 / len(scores)).astype(int)
 
 
 def design_subjects(config: SimbaConfig) -> list[Subject]:
-    """Draws the subjects: of ``sites`` place by place (:mod:`equipoise.data_builders.simba.sites`), else group by group."""
-    return _of_sites(config) if config.has_sites else _of_groups(config)
+    """Draws the subjects: site by site in ``sites`` (:mod:`equipoise.data_builders.simba.sites`), else group by group."""
+    return _subjects_of_sites(config) if config.has_sites else _subjects_of_groups(config)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Scores:
-    """Of every subject, as :class:`Subject` has them."""
+    """The scores of all subjects, as in :class:`Subject`."""
 
     disease: Float[np.ndarray, " n"]
     bias: Float[np.ndarray, " n"]
@@ -73,8 +73,8 @@ def _scores(seed: int, diseased: Bool[np.ndarray, " n"]) -> _Scores:
     )
 
 
-def _of_sites(config: SimbaConfig) -> list[Subject]:
-    """All 1,817, or a sample of them, balanced by split and class, in which everyone is as among all."""
+def _subjects_of_sites(config: SimbaConfig) -> list[Subject]:
+    """Draws all 1,817 subjects, or a sample of them that is balanced by split and class and changes nobody."""
     people = simba_sites.place(
         generator(config.seed, "sites"), config.seed, config.validation_share, config.class_spread
     )
@@ -98,14 +98,14 @@ def _of_sites(config: SimbaConfig) -> list[Subject]:
     ]
 
 
-def _of_groups(config: SimbaConfig) -> list[Subject]:
-    """Every group and split balanced within classes and within tenths of the scores.
+def _subjects_of_groups(config: SimbaConfig) -> list[Subject]:
+    """Draws subjects whose groups and splits are balanced within classes and within tenths of the scores.
 
     The two biases are independent given the class: with shares of 0.7 and 0.3 the four groups (both, either, none) hold
-    0.29, 0.21, 0.21 and 0.29 of the subjects, 0.845, 0.5, 0.5 and 0.155 of them diseased, as in Stanley et al.,
-    eBioMedicine 2025;111:105501. They get there by discarding the class that is too frequent in a group; assigned
-    within classes, as here, the shares hold and nobody is discarded. The second bias is assigned within splits, so that
-    it moves nobody of the first.
+    0.29, 0.21, 0.21 and 0.29 of the subjects, of whom 0.845, 0.5, 0.5 and 0.155 are diseased, as in Stanley et al.,
+    eBioMedicine 2025;111:105501. They discard subjects of the class that is too frequent in a group. Here groups are
+    assigned within classes, so that the shares hold without discarding anybody. The second bias is assigned within splits,
+    so that it does not change the groups of the first.
     """
     count = config.subjects
     diseased = np.arange(count) < round(count * config.prevalence)
@@ -145,7 +145,7 @@ def _of_groups(config: SimbaConfig) -> list[Subject]:
 def _assign_groups(
     diseased: Bool[np.ndarray, " n"], cells: list[str], in_disease: float, in_healthy: float, seed: int
 ) -> list[str]:
-    """Says "with" or "without" for every subject, the share of each class met as nearly as can be in every cell."""
+    """Assigns "with" or "without" to every subject, so that every cell has the share of each class as nearly as possible."""
     assigned: dict[str, str] = {}
     for group, share in ((diseased, in_disease), (~diseased, in_healthy)):
         strata = {str(i): cells[i] for i in np.flatnonzero(group)}

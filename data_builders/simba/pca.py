@@ -1,7 +1,7 @@
-"""Principal components of velocity fields that registered real subjects to the template.
+"""Principal components of the velocity fields by which real subjects were registered to the template.
 
-The model of Stanley et al. 2023 (doi 10.1007/978-3-031-43895-0_46), for whoever has such fields. With n fields of p values
-and p far above n, the covariance's eigenvectors follow from the n x n Gram matrix of the centred fields, X Xᵀ / (n - 1):
+The model of Stanley et al. 2023 (doi 10.1007/978-3-031-43895-0_46), for users who have such fields. With n fields of p values
+and p far above n, the eigenvectors of the covariance follow from the n x n Gram matrix of the centred fields, X Xᵀ / (n - 1):
 it has the same eigenvalues, and each of its eigenvectors u gives a component Xᵀu of the covariance. One field is in memory
 at a time; the Gram matrix is summed in float64 over blocks of columns.
 """
@@ -26,7 +26,7 @@ from equipoise.data_builders.simba.velocity import Modes, growth
 from equipoise.engine.errors import UserError
 
 _BLOCK = 2**21  # values of a block of columns, 16 MB
-_FORM = 1  # of what is kept; another number fits anew
+_FORMAT = 1  # of the files in which fits are kept; files of another format are not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Components:
 
 
 def gram_matrix(blocks: Iterable[Float[np.ndarray, "n b"]]) -> Float[np.ndarray, "n n"]:
-    """X Xᵀ / (n - 1) of the centred rows X.
+    """Computes X Xᵀ / (n - 1) of the centred rows X.
 
     Args:
       blocks: float64 blocks of columns of the rows, in any order.
@@ -59,20 +59,20 @@ def gram_matrix(blocks: Iterable[Float[np.ndarray, "n b"]]) -> Float[np.ndarray,
 
 
 def decompose(gram: Float[np.ndarray, "n n"], share: float = 1.0) -> Components:
-    """The leading components that hold ``share`` of the variance; never more than its rank, at most n - 1.
+    """Computes the leading components that hold ``share`` of the variance: at most n - 1, the largest possible rank.
 
     Args:
-      gram: of :func:`gram_matrix`.
+      gram: as :func:`gram_matrix` returns it.
       share: in (0, 1].
 
     Raises:
-      UserError: when the rows do not differ.
+      UserError: when all rows are equal.
     """
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1], vectors[:, ::-1]
     rank = int((values > values[0] * len(gram) * np.finfo(float).eps).sum()) if values[0] > 0 else 0
     if not rank:
-        raise UserError("simba: velocity_fields: the fields do not differ: there is nothing to decompose")
+        raise UserError("simba: velocity_fields: all fields are equal: there is nothing to decompose")
     held = np.cumsum(values[:rank]) / values[:rank].sum()
     count = min(int(np.searchsorted(held, share - 1e-12)) + 1, rank)
     vectors = vectors[:, :count]
@@ -83,16 +83,16 @@ def decompose(gram: Float[np.ndarray, "n n"], share: float = 1.0) -> Components:
 
 @dataclasses.dataclass(frozen=True)
 class PrincipalComponents:
-    """Subjects and effects as a folder of velocity fields has them; a :class:`simba_velocity.VelocityModel`.
+    """The velocity model (:class:`VelocityModel`) whose subjects and effects are drawn as in a folder of velocity fields.
 
-    Fits are kept under ``folder``, named by a digest of the fields' contents, the grids and the settings.
+    Fits are kept in ``folder``, named by a digest of the contents of the fields, the grids and the settings.
 
     Attributes:
-      fields: the user's.
+      fields: of the user.
       affine: [4, 4], of the cohort's grid, voxel to mm.
-      share: of the variance that subjects' components hold.
-      width_mm: standard deviation of the Gaussian that spreads a region's effect.
-      folder: where fits are kept, and where 4 bytes per value of all fields pass by while one is made.
+      share: share of the variance that the components of subjects hold.
+      width_mm: standard deviation of the Gaussian that spreads the effect of a region.
+      folder: in which fits are kept; a fit needs 4 bytes per value of all fields there while it is made.
     """
 
     fields: VelocityFields
@@ -102,35 +102,35 @@ class PrincipalComponents:
     folder: pathlib.Path
 
     def subject(self, shape: Sequence[int], spacing: float) -> Modes:
-        """The mean field, and the components scaled by their standard deviations.
+        """Computes the mean field, and the components scaled by their standard deviations.
 
-        Components are those of the whole fields on their own grid, so that every resolution has the same, and are
-        then brought to this one.
+        Components are computed on the grid of the fields, so that every resolution has the same ones, and are then
+        resampled onto this grid.
 
         Args:
           shape: of the grid.
           spacing: mm between its points.
 
         Raises:
-          UserError: for a file that cannot be read, or too little room on the disk.
+          UserError: for a file that cannot be read, or too little space on the disk.
         """
         target = self._target(shape, spacing)
         return self._kept({"share": self.share}, target, lambda: self._fit_subject(target))
 
     def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
-        """The mean and the first component of the region's own voxels, scaled by its standard deviation.
+        """Computes the mean and the first component of the voxels of a region, scaled by its standard deviation.
 
-        Fields register subjects to the template and images are pulled back the other way, so both are negated. The
-        component's sign is such that the region grows at positive scores. What is inside the region is smoothed into
-        its surroundings by a Gaussian of ``width_mm``, over that of the region at its middle: a region that moves as a
-        whole moves there as much as before.
+        Fields register subjects to the template, and images are pulled back in the other direction, so both are negated.
+        The sign of the component is such that the region grows at positive scores. The field inside the region is smoothed
+        into its surroundings by a Gaussian of ``width_mm``, and divided by the largest value of the region's own smoothed
+        mask: a region that moves as a whole then still moves as much in its middle.
 
         Args:
-          region: where it is.
+          region: True inside the region.
           spacing: mm between voxels.
 
         Raises:
-          UserError: for a file that cannot be read, or fields that do not differ here.
+          UserError: for a file that cannot be read, or fields that are all equal in the region.
         """
         target = self._target(region.shape, spacing)
         settings = {
@@ -140,7 +140,7 @@ class PrincipalComponents:
         return self._kept(settings, target, lambda: self._fit_effect(region, target, self.width_mm / spacing))
 
     def _target(self, shape: Sequence[int], spacing: float) -> Grid:
-        """A grid that begins at the cohort's first voxel and has its axes."""
+        """Returns a grid that begins at the first voxel of the cohort and has its axes."""
         affine = np.array(self.affine, float)
         affine[:3, :3] *= spacing / np.linalg.norm(affine[:3, :3], axis=0)
         return Grid(tuple(shape), affine)
@@ -158,20 +158,20 @@ class PrincipalComponents:
             tempfile.TemporaryFile(dir=self.folder) as first,
             tempfile.TemporaryFile(dir=self.folder) as second,
         ):
-            whole, brought = _Rows(first, sizes[0]), _Rows(second, sizes[1])
+            whole, resampled = _MatrixOnDisk(first, sizes[0]), _MatrixOnDisk(second, sizes[1])
             for field in self._read_all("subjects"):
                 whole.append(field)
-                brought.append(resample(field))
+                resampled.append(resample(field))
                 del field  # before the next is read
-            found = decompose(gram_matrix(block for _, block in whole.blocks()), self.share)
-            scaled = (found.weights * np.sqrt(found.eigenvalues)).T
+            components = decompose(gram_matrix(block for _, block in whole.blocks()), self.share)
+            scaled = (components.weights * np.sqrt(components.eigenvalues)).T
             mean = np.empty(sizes[1], np.float32)
             modes = np.empty((len(scaled), sizes[1]), np.float32)
-            for columns, block in brought.blocks():
+            for columns, block in resampled.blocks():
                 mean[columns] = block.mean(0)
                 modes[:, columns] = scaled @ (block - block.mean(0))
         print(
-            f"{len(self.fields)} velocity fields: {len(modes)} components hold {found.share:.1%} of their variance"
+            f"{len(self.fields)} velocity fields: {len(modes)} components hold {components.share:.1%} of their variance"
         )
         return Modes(mean.reshape(3, *target.shape), modes.reshape(-1, 3, *target.shape))
 
@@ -182,9 +182,9 @@ class PrincipalComponents:
             inside.append(resample(field)[:, region].ravel())
             del field  # before the next is read
         rows = np.stack(inside).astype(np.float64)
-        found = decompose(gram_matrix([rows]))
+        components = decompose(gram_matrix([rows]))
         mean = rows.mean(0)
-        first = np.sqrt(found.eigenvalues[0]) * found.weights[:, 0] @ (rows - mean)
+        first = np.sqrt(components.eigenvalues[0]) * components.weights[:, 0] @ (rows - mean)
         both = np.zeros((2, 3, *region.shape))
         both[:, :, region] = -np.stack([mean, first]).reshape(2, 3, -1)
         both = ndimage.gaussian_filter(both, width, axes=(2, 3, 4))
@@ -198,7 +198,7 @@ class PrincipalComponents:
         return map(self.fields.read, indices)
 
     def _kept(self, settings: dict[str, Any], target: Grid, fit: Callable[[], Modes]) -> Modes:
-        identity = [_FORM, self.fields.fingerprint, self.fields.grid.identity, target.identity, settings]
+        identity = [_FORMAT, self.fields.fingerprint, self.fields.grid.identity, target.identity, settings]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         path = self.folder / f"{digest[:40]}.npz"
         kept = cache.read_arrays(path)
@@ -210,7 +210,7 @@ class PrincipalComponents:
         return modes
 
 
-class _Rows:
+class _MatrixOnDisk:
     """A matrix of float32 on disk, written by rows and read by blocks of columns."""
 
     def __init__(self, stream: BinaryIO, width: int):
@@ -221,7 +221,7 @@ class _Rows:
         self._count += 1
 
     def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "n b"]]]:
-        """Where each block is, and what it holds, in float64."""
+        """Yields the columns of each block, and its values in float64."""
         step = max(_BLOCK // self._count, 1)
         for start in range(0, self._width, step):
             stop = min(start + step, self._width)

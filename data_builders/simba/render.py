@@ -1,10 +1,10 @@
-"""From a drawn subject to its image: compiled, batched, one program for every device.
+"""The rendering of images from drawn subjects: compiled, in batches, with one program for all devices.
 
-With T the template, psi = exp(-v_S) the subject's map and g = exp(v_D + v_B) the effects in template space, the effect
-carried into the subject's space is psi^-1 ∘ g ∘ psi, and the image T ∘ psi ∘ (psi^-1 ∘ g ∘ psi) = T ∘ g ∘ psi: one
-interpolation, and the effect lands on the subject's own region. Disease and bias velocities are summed before the
-exponential, so that neither is applied first where they meet. Effects that are set by the volume of their region get their
-amplitudes through the subject's own map (``simba_volume``).
+With T the template, psi = exp(-v_S) the map of the subject and g = exp(v_D + v_B) the effects in template space, the effect
+in the space of the subject is psi^-1 ∘ g ∘ psi, and the image T ∘ psi ∘ (psi^-1 ∘ g ∘ psi) = T ∘ g ∘ psi: there is one
+interpolation, and the effect is at the subject's own region. Velocities of disease and bias are summed before the
+exponential, so that neither is applied first where they meet. Effects that are given by the volume of their region get their
+amplitudes through the subject's own map (:mod:`equipoise.data_builders.simba.volume`).
 """
 
 import dataclasses
@@ -31,19 +31,19 @@ from equipoise.engine.rng import generator
 from equipoise.engine.transforms import deformation
 from equipoise.engine.transforms.intensity import contrast
 
-# Grid of the subjects' smooth deformations. At 1 mm and in the roughest draws, 4 mm would err by 0.15 voxel, this by 0.07.
+# Grid of the subjects' smooth deformations. At 1 mm and in the roughest draws it errs by 0.07 voxel; 4 mm would by 0.15.
 CONTROL_MM = 2
-_MOST_VOXELS = 2**25  # that one device renders at once: about 4 GB of its memory
+_MOST_VOXELS = 2**25  # rendered at once by one device: about 4 GB of its memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One image to render.
+    """A request for one image.
 
     Attributes:
-      subject: whose.
-      shown: the bias effects ("morphology", "intensity") in it.
-      scanner: of ``sites``: which one.
+      subject: who is shown.
+      shown: the effects of bias ("morphology", "intensity") that are rendered.
+      scanner: in ``sites``: level of the scanner that shows the subject.
     """
 
     subject: Subject
@@ -53,13 +53,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """One image.
+    """One rendered image.
 
     Attributes:
-      image: [d, h, w] uint8, 255 for the template's brightest voxel.
-      least_jacobian: smallest Jacobian determinant of the whole deformation; where it is not above 0 space folds.
-      volume_error: how far a region's volume is from what was asked for, as a fraction of the subject's own; NaN where
-        the search failed, 0 where no volume was asked for.
+      image: [d, h, w] uint8, 255 for the brightest voxel of the template.
+      least_jacobian: smallest Jacobian determinant of the whole deformation; if it is not above 0, space folds.
+      volume_error: largest difference between the volume of a region and its target, as a fraction of the subject's own
+        volume; NaN where the search failed, 0 for effects without a target.
     """
 
     image: np.ndarray
@@ -69,10 +69,10 @@ class Rendering:
 
 @dataclasses.dataclass(frozen=True)
 class _Patch:
-    """Effects whose supports share a box of the grid.
+    """Effects whose velocities are not zero in the same box of the grid.
 
     Attributes:
-      origin: index of the box's first voxel.
+      origin: index of the first voxel of the box.
       names: "disease", "morphology".
       fields: [effect, mean and mode, 3, d, h, w], voxels.
     """
@@ -86,7 +86,7 @@ class Renderer:
     """Renders the subjects of one cohort over this process's devices.
 
     Attributes:
-      batch: images that are rendered at once.
+      batch: number of images that are rendered at once.
     """
 
     def __init__(self, config: SimbaConfig, anatomy: Anatomy, model: VelocityModel):
@@ -95,7 +95,7 @@ class Renderer:
         Args:
           config: of the cohort.
           anatomy: the template and its regions.
-          model: where velocities come from.
+          model: the source of velocities.
 
         Raises:
           UserError: for a region without a voxel.
@@ -132,11 +132,11 @@ class Renderer:
             self._shared["controls"] = [_control(patch, regions, config) for patch in self._patches]
         runner = mesh.JitRunner()
         self._shared = runner.replicate(self._shared)
-        self._render = runner.each(self._one)
+        self._render = runner.each(self._render_one)
         self.batch = runner.num_devices * max(min(16, _MOST_VOXELS // anatomy.template.size), 1)
 
-    def _one(self, shared: dict[str, Any], drawn: dict[str, Array]) -> tuple[Array, Array, Array]:
-        """One subject: (uint8 image, least Jacobian determinant, largest error of a region's volume)."""
+    def _render_one(self, shared: dict[str, Any], drawn: dict[str, Array]) -> tuple[Array, Array, Array]:
+        """Renders one subject: (uint8 image, least Jacobian determinant, largest error of a region's volume)."""
         config, shape = self._config, self._shape
         key = jax.random.fold_in(jax.random.key(config.seed), drawn["number"])
         shape_key, noise_key = jax.random.split(key)
@@ -215,7 +215,7 @@ class Renderer:
 def _control(
     patch: _Patch, regions: dict[str, Bool[np.ndarray, "d h w"]], config: SimbaConfig
 ) -> simba_volume.Control:
-    """What the volumes of a patch's regions should be."""
+    """Computes the volumes that the regions of a patch should have."""
     box = tuple(slice(a, a + n) for a, n in zip(patch.origin, patch.fields.shape[3:], strict=True))
     cut = [regions[name][box] for name in patch.names]
     slopes = [growth(mode, region) for (_, mode), region in zip(patch.fields, cut, strict=True)]
@@ -224,16 +224,19 @@ def _control(
 
 
 def _outwards(template: Float[np.ndarray, "d h w"], every: int) -> Float[np.ndarray, "3 i j k"]:
-    """Away from the brain's centre of mass, in steps of the grid of control points: the velocity of growth by e in unit time."""
+    """Computes the velocity, in steps of the control grid, at which the brain grows by a factor e in unit time.
+
+    It points away from the brain's centre of mass.
+    """
     grid = np.indices(deformation.control_shape(template.shape, every), np.float32)
     centre = np.array(ndimage.center_of_mass(template), np.float32) / every
     return grid - centre[:, None, None, None]
 
 
 def _patches(fields: dict[str, Float[np.ndarray, "2 3 d h w"]]) -> list[_Patch]:
-    """Cuts fields to the boxes outside which they are zero; those that overlap share one.
+    """Cuts fields to the boxes outside which they are zero; fields whose boxes overlap share one.
 
-    Velocities with separate supports have separate exponentials, and their displacements add.
+    Velocities in separate boxes have separate exponentials, and their displacements add up.
     """
     groups = []
     for name, field in fields.items():
@@ -253,10 +256,10 @@ def _patches(fields: dict[str, Float[np.ndarray, "2 3 d h w"]]) -> list[_Patch]:
 
 
 def _box(inside: Bool[np.ndarray, "d h w"]) -> Int[np.ndarray, "2 3"]:
-    """First and past-the-last index of the voxels that are True and one voxel around them, within the grid."""
-    found = bounding_box(inside)
-    low, high = np.array([s.start for s in found]) - 1, np.array([s.stop for s in found]) + 1
-    # The voxel of zeros all around lets the edge go on as zero, and nothing flows out.
+    """Returns the first and the past-the-last index of the True voxels with one voxel around them, within the grid."""
+    box = bounding_box(inside)
+    low, high = np.array([s.start for s in box]) - 1, np.array([s.stop for s in box]) + 1
+    # With a voxel of zeros all around, values beyond the edge are zero too, and nothing flows out.
     return np.stack([np.maximum(low, 0), np.minimum(high, inside.shape)])
 
 

@@ -1,7 +1,7 @@
-"""What a scanner does to an image in the scenario ``sites``: it blurs, bends the grey scale, shades, and darkens.
+"""The effect of scanners on images in the scenario ``sites``: they blur, bend the grey scale, shade, and darken.
 
-A scanner's signature is six-tenths its vendor's and four-tenths its own, so that both can be told from an image. Nothing
-of it says anything about disease, and no voxel leaves the range of the grey scale.
+The signature of a scanner is six tenths that of its vendor and four tenths its own, so that an image shows both. It says
+nothing about disease, and no voxel leaves the range of the grey scale.
 """
 
 from collections.abc import Mapping
@@ -17,36 +17,37 @@ _BLUR_MM, _LOG_GAMMA, _LOG_SHADE, _LOG_GAIN = 3.0, 0.3, 0.15, 0.2  # largest, at
 
 
 def signatures(generator: np.random.Generator, strength: float) -> dict[str, np.ndarray]:
-    """What every scanner does.
+    """Draws the signature of every scanner.
 
     Args:
       generator: of the draws, which are the same at any strength.
       strength: factor of every effect; 0 leaves images as they are.
 
     Returns:
-      Of each scanner: ``blur_mm`` (standard deviation of a Gaussian), ``gamma`` (power of the brightness), ``shade`` [3] (log
-      brightness gained from the middle of the grid to its end along each axis), ``log_gain`` (never above 0).
+      For each scanner, along the first axis: ``blur_mm`` (standard deviation of a Gaussian), ``gamma`` (power of the
+      brightness), ``shade`` [scanner, 3] (log brightness gained from the middle of the grid to its end along each axis),
+      ``log_gain`` (never above 0).
     """
     drawn = generator.uniform(-1, 1, (len(VENDORS) + len(SCANNERS), 6))
     vendor = [VENDORS.index(scanned(scanner)["vendor"]) for scanner in SCANNERS]
     unit = _OF_VENDOR * drawn[vendor] + (1 - _OF_VENDOR) * drawn[len(VENDORS) :]
-    found = {
+    signature = {
         "blur_mm": strength * _BLUR_MM * (1 + unit[:, 0]) / 2,
         "gamma": np.exp(strength * _LOG_GAMMA * unit[:, 1]),
         "shade": strength * _LOG_SHADE * unit[:, 2:5],
         "log_gain": -strength * _LOG_GAIN * (1 + unit[:, 5]) / 2,
     }
-    return {name: values.astype(np.float32) for name, values in found.items()}
+    return {name: values.astype(np.float32) for name, values in signature.items()}
 
 
 def scan(
     image: Float[Array, "d h w"], signature: Mapping[str, Float[Array, "..."]], spacing: float
 ) -> Float[Array, "d h w"]:
-    """An image in [0, 1] as a scanner shows it, in [0, 1].
+    """Changes an image in [0, 1] to what a scanner shows, in [0, 1].
 
     Args:
-      image: before.
-      signature: of one scanner, as in :func:`signatures`.
+      image: before the change.
+      signature: of one scanner, as :func:`signatures` returns them.
       spacing: mm between voxels.
     """
     width, shade = jnp.maximum(signature["blur_mm"], 1e-3), -jnp.abs(signature["shade"]).sum()

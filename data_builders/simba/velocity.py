@@ -1,10 +1,10 @@
 """The deformation model of SimBA: how subjects differ, and how an effect changes one region.
 
-Everything is a stationary velocity field on the template's grid, made by a :class:`VelocityModel`. The one that ships is a
-Gaussian-process morphable model (Lüthi et al. 2018, doi 10.1109/TPAMI.2017.2739743), which needs nothing but the grid:
-velocities are a Gaussian process with independent components and a squared-exponential covariance. Of the same form are
-principal components of a user's velocity fields (``simba_pca``); effects may also have a size in the volume of their
-region (``simba_volume``).
+All deformations are stationary velocity fields on the template's grid, made by a :class:`VelocityModel`. The default is a
+Gaussian-process morphable model (Lüthi et al. 2018, doi 10.1109/TPAMI.2017.2739743), which needs only the grid: velocities
+are a Gaussian process with independent components and a squared-exponential covariance. Principal components of a user's
+velocity fields have the same form (:mod:`equipoise.data_builders.simba.pca`), and effects may be given by the volume of
+their region (:mod:`equipoise.data_builders.simba.volume`).
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ LOCAL_MODELS = ("expansion", "mode")
 
 @dataclasses.dataclass(frozen=True)
 class Modes:
-    """Velocity fields ``mean + sum_k a_k modes[k]``; independent N(0, 1) amplitudes a_k draw one.
+    """A distribution of velocity fields ``mean + sum_k a_k modes[k]`` with independent amplitudes a_k of N(0, 1).
 
     Attributes:
       mean: [3, d, h, w], voxels of the grid.
-      modes: [k, 3, d, h, w], voxels, by falling variance.
+      modes: [k, 3, d, h, w], voxels, the one with the largest variance first.
     """
 
     mean: Float[np.ndarray, "3 d h w"]
@@ -33,10 +33,10 @@ class Modes:
 
 
 class SubjectModel(Protocol):
-    """Where a cohort's subjects come from."""
+    """The source of a cohort's subjects."""
 
     def subject(self, shape: Sequence[int], spacing: float) -> Modes:
-        """How subjects differ, everywhere.
+        """Returns the modes by which subjects differ, everywhere in the brain.
 
         Args:
           shape: of the grid.
@@ -46,46 +46,46 @@ class SubjectModel(Protocol):
 
 
 class EffectModel(Protocol):
-    """Where a cohort's effects come from."""
+    """The source of a cohort's effects."""
 
     def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
-        """How a region changes: one mode, whose amplitude is the effect's score. Zero far from the region.
+        """Returns the mode by which a region changes; its amplitude is the effect's score. It is 0 far from the region.
 
         Args:
-          region: where it is.
+          region: True inside the region.
           spacing: mm between voxels.
         """
         ...
 
 
 class VelocityModel(SubjectModel, EffectModel, Protocol):
-    """Where a cohort's velocity fields come from."""
+    """The source of a cohort's subjects and effects."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairing:
-    """A velocity model whose subjects come from one model and whose effects from another."""
+    """A velocity model that takes subjects from one model and effects from another."""
 
     subjects: SubjectModel
     effects: EffectModel
 
     def subject(self, shape: Sequence[int], spacing: float) -> Modes:
-        """As :attr:`subjects` has it."""
+        """Returns the modes of :attr:`subjects`."""
         return self.subjects.subject(shape, spacing)
 
     def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
-        """As :attr:`effects` has it."""
+        """Returns the mode of :attr:`effects`."""
         return self.effects.effect(region, spacing)
 
 
 @dataclasses.dataclass(frozen=True)
 class GaussianProcess:
-    """The model that ships; see the module.
+    """The default model, which the docstring of this module describes.
 
     Attributes:
       subject_mm: standard deviation of a subject's velocity along each axis.
       length_mm: length scale of the covariance between places.
-      num_modes: independent modes of a subject.
+      num_modes: number of independent modes of a subject.
       width_mm: standard deviation of the Gaussian that smooths a region into its effect.
       local_model: "expansion" or "mode", see :meth:`effect`.
     """
@@ -97,11 +97,11 @@ class GaussianProcess:
     local_model: str = "expansion"
 
     def subject(self, shape: Sequence[int], spacing: float) -> Modes:
-        """Leading Karhunen-Loève modes of the process on the grid.
+        """Computes the leading Karhunen-Loève modes of the process on the grid.
 
         The kernel is a product over the axes, so the modes are products of the eigenvectors of three small matrices. A
-        field drawn from all modes would have standard deviation ``subject_mm`` at every voxel; the leading
-        ``num_modes`` are scaled to have it on average.
+        field drawn from all modes would have standard deviation ``subject_mm`` at every voxel; the leading ``num_modes``
+        are scaled so that they have it on average.
 
         Args:
           shape: of the grid.
@@ -122,28 +122,28 @@ class GaussianProcess:
                 field = np.zeros((3, *shape))
                 field[component] = np.sqrt(spectrum[i, j, k]) * product
                 modes.append(field)
-        kept = np.stack(modes[: self.num_modes])
-        variance = (kept**2).sum(0).mean()
-        scaled = (kept * (self.subject_mm / spacing) / np.sqrt(variance)).astype(np.float32)
+        leading = np.stack(modes[: self.num_modes])
+        variance = (leading**2).sum(0).mean()
+        scaled = (leading * (self.subject_mm / spacing) / np.sqrt(variance)).astype(np.float32)
         return Modes(np.zeros((3, *shape), np.float32), scaled)
 
     def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
-        """One mode around the region, its largest velocity 1 mm. It ends four ``width_mm`` from the region.
+        """Computes one mode around the region, with a largest velocity of 1 mm. It ends four ``width_mm`` from the region.
 
-        Images are pulled back, so a velocity points to where the new voxel's content is taken from.
+        Images are pulled back, so a velocity points to the place from which a voxel takes its content.
 
-        ``expansion``, the default: the region swells (or, at negative scores, shrinks). It is what the process expects
-        given how much the region grows: for any process with independent components and kernel k, the covariance of
-        v(x) with the region's growth ``∫_R div v`` is -∇(k * 1_R)(x), the gradient of the smoothed mask; here with
-        the length scale ``width_mm``. Of all fields that grow the region as much, it is the smoothest (of least norm in
-        the kernel's space), and it has no direction to choose.
+        ``expansion``, the default: the region swells (at negative scores it shrinks). This is the field that the process
+        expects, given how much the region grows: for any process with independent components and kernel k, the covariance
+        of v(x) with the growth of the region ``∫_R div v`` is -∇(k * 1_R)(x), the gradient of the smoothed mask; here with
+        the length scale ``width_mm``. Among all fields that grow the region as much, it is the smoothest (it has the least
+        norm in the space of the kernel), and it needs no choice of a direction.
 
-        ``mode``: the region moves. It is the first Karhunen-Loève mode of the subjects' covariance windowed by the
-        smoothed mask, ``w(x) k(x - y) w(y)``. Independent components leave its direction open: it is the one along
-        which the region is thinnest; at positive scores the region moves away from the middle of the grid.
+        ``mode``: the region moves. This is the first Karhunen-Loève mode of the subjects' covariance windowed by the
+        smoothed mask, ``w(x) k(x - y) w(y)``. Because components are independent, its direction is a choice: it is the one
+        along which the region is thinnest, and at positive scores the region moves away from the middle of the grid.
 
         Args:
-          region: where it is.
+          region: True inside the region.
           spacing: mm between voxels.
         """
         smooth = ndimage.gaussian_filter(region.astype(np.float64), self.width_mm / spacing)
@@ -158,9 +158,9 @@ class GaussianProcess:
     def _windowed_mode(
         self, window: Float[np.ndarray, "d h w"], spacing: float
     ) -> Float[np.ndarray, "d h w"]:
-        """The leading eigenvector of ``w k w``, positive where it is largest.
+        """Computes the leading eigenvector of ``w k w``, positive where it is largest in absolute value.
 
-        By Lanczos iterations; the kernel is applied one axis at a time, over the box that the window fills.
+        It is found by Lanczos iterations; the kernel is applied along one axis after the other, in the box of the window.
         """
         box = bounding_box(window != 0)
         inside = window[box]
@@ -180,32 +180,32 @@ class GaussianProcess:
 
 
 def bounding_box(inside: Bool[np.ndarray, "d h w"]) -> tuple[slice, slice, slice]:
-    """The smallest box that holds every True voxel."""
+    """Returns the smallest box that holds every True voxel."""
     return ndimage.find_objects(inside.astype(np.int8))[0]
 
 
 def growth(field: Float[np.ndarray, "3 d h w"], region: Bool[np.ndarray, "d h w"]) -> float:
-    """How fast a region's volume changes along a velocity field, as a fraction of it, at the beginning.
+    """Computes how fast the volume of a region changes along a velocity field at the beginning, as a fraction of the volume.
 
-    The derivative at a = 0 of ``Σ m(x + a v(x)) / Σ m(x)``: ``Σ v·∇m / Σ m``, with m the region as an image of 0 and 1.
-    Images are pulled back, so that the region grows where the field points inward.
+    It is the derivative at a = 0 of ``Σ m(x + a v(x)) / Σ m(x)``, which is ``Σ v·∇m / Σ m``, with m the region as an image of
+    0 and 1. Images are pulled back, so that the region grows where the field points inward.
 
     Args:
       field: v, voxels.
-      region: where it is.
+      region: True inside the region.
     """
     slope = np.stack(np.gradient(region.astype(np.float64)))
     return float((slope * field).sum() / region.sum())
 
 
 def _covariance(size: int, spacing: float, length_mm: float) -> Float[np.ndarray, "n n"]:
-    """The squared-exponential kernel between the points of one axis."""
+    """Computes the squared-exponential kernel between the points of one axis."""
     x = np.arange(size) * spacing
     return np.exp(-((x[:, None] - x) ** 2) / (2 * length_mm**2))
 
 
 def _thin_direction(region: Bool[np.ndarray, "d h w"]) -> Float[np.ndarray, "3"]:
-    """The unit vector along which a region's voxels vary least, pointing towards the middle of the grid."""
+    """Computes the unit vector along which the voxels of a region vary least; it points towards the middle of the grid."""
     voxels = np.argwhere(region)
     home = (np.array(region.shape) - 1) / 2 - voxels.mean(0)
     spread = np.linalg.eigh(np.cov(voxels.T) if len(voxels) > 1 else np.eye(3))[1][:, 0]

@@ -1,7 +1,7 @@
-"""Effects whose size is the volume of their region: how far each must go is found for every subject.
+"""Effects that are given by the volume of their region: their amplitude is found for every subject.
 
-After the volume-controlled local effects of SCAR, a follow-up of SimBA: velocities along the normal of the region's
-surface, within a shell around it, scaled until the region has the volume that was asked for.
+As the volume-controlled local effects of SCAR, a follow-up of SimBA: velocities along the normal of the region's surface,
+within a shell around it, are scaled until the region has the volume that the score asks for.
 """
 
 import dataclasses
@@ -16,27 +16,28 @@ from scipy import ndimage
 from equipoise.data_builders.simba.velocity import Modes, bounding_box
 from equipoise.engine.transforms import deformation
 
-TOLERANCE = 1e-4  # of a volume, as a fraction of the subject's own: where the search ends
-LIMIT = 1e-3  # beyond it an image is refused
-MOST_STEPS = 20
-REACH = 4 / 3  # half the shell's thickness, in widths
-LEAST_WIDTH = 1.5  # voxels
+TOLERANCE = 1e-4  # the search ends at this error of a volume, as a fraction of the subject's own volume
+LIMIT = 1e-3  # an image with a larger error is refused
+MOST_STEPS = 20  # of the search
+REACH = 4 / 3  # half the thickness of the shell, in widths
+LEAST_WIDTH = 1.5  # of an effect, voxels
 
 
 def signed_distance(region: Bool[np.ndarray, "d h w"], spacing: float) -> Float[np.ndarray, "d h w"]:
-    """Distance from a region's surface, mm, negative inside; the surface lies halfway between voxels."""
+    """Computes the distance from a region's surface, mm, negative inside; the surface lies halfway between voxels."""
     outside = ndimage.distance_transform_edt(~region, sampling=spacing)
     inside = ndimage.distance_transform_edt(region, sampling=spacing)
     return np.where(region, spacing / 2 - inside, outside - spacing / 2)
 
 
 class Control(NamedTuple):
-    """What the volumes of the regions in a box should be.
+    """The volumes that the regions in a box should have.
 
     Attributes:
-      regions: 1 in each effect's region, 0 outside.
-      slopes: of volumes, as fractions, with amplitudes at 0; see :func:`simba_velocity.growth`.
-      steps: by which fraction of it a subject's own volume changes with each unit of an effect's score.
+      regions: 1 inside the region of each effect, 0 outside.
+      slopes: derivatives of the volumes, as fractions, by the amplitudes, at 0
+        (:func:`equipoise.data_builders.simba.velocity.growth`).
+      steps: the fraction of a subject's own volume by which it changes with each unit of an effect's score.
     """
 
     regions: Float[Array, "e d h w"]
@@ -46,7 +47,7 @@ class Control(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shell:
-    """Effects along the normal of a region's surface.
+    """The model of effects along the normal of a region's surface.
 
     Attributes:
       width_mm: standard deviation of the fall-off away from the surface.
@@ -55,13 +56,13 @@ class Shell:
     width_mm: float
 
     def effect(self, region: Bool[np.ndarray, "d h w"], spacing: float) -> Modes:
-        """``-n exp(-(phi / width)² / 2)`` mm where ``|phi|`` is at most 4/3 of the width.
+        """Computes ``-n exp(-(phi / width)² / 2)`` mm where ``|phi|`` is at most 4/3 of the width.
 
         phi is the signed distance and n = ∇phi / |∇phi| its outward normal. Images are pulled back, so that the region
-        grows with the amplitude. At a width of 1.5 mm the shell is 2 mm on either side, as in SCAR.
+        grows with the amplitude. With a width of 1.5 mm the shell is 2 mm thick on either side, as in SCAR.
 
         Args:
-          region: where it is.
+          region: True inside the region.
           spacing: mm between voxels.
         """
         reach = REACH * self.width_mm
@@ -86,23 +87,23 @@ def find_amplitudes(
     points: list[Float[Array, "..."]],
     origin: deformation.Origin,
 ) -> tuple[Float[Array, " e"], Float[Array, ""]]:
-    """Amplitudes at which regions have their target volumes in one subject's image, all effects together.
+    """Finds the amplitudes at which all regions together have their target volumes in one subject's image.
 
-    A region's volume is the sum of its image of 0 and 1, pulled back along the subject's map and then the effects'. The
-    search is Broyden's (1965, doi 10.1090/S0025-5718-1965-0198670-6), of one effect the secant search, of several its
-    generalisation: where shells meet, each effect moves the other's region. It starts with the slopes, that is at the
-    flux's first guess, and ends within :data:`TOLERANCE` or after :data:`MOST_STEPS` steps.
+    The volume of a region is the sum of its image of 0 and 1, pulled back along the map of the subject and then of the
+    effects. The search is that of Broyden (1965, doi 10.1090/S0025-5718-1965-0198670-6): for one effect the secant search,
+    for several its generalisation, because each effect moves the region of the other where shells meet. It starts from the
+    slopes at amplitude 0, and ends within :data:`TOLERANCE` or after :data:`MOST_STEPS` steps.
 
     Args:
-      modes: velocity of each effect on a box, voxels, zero at the box's edge.
+      modes: velocity of each effect on a box, voxels, zero at the edge of the box.
       control: of the same box; targets are ``1 + steps scores`` of the subject's own volumes.
       scores: of the effects.
       shown: 1 for the effects that the subject has; the others keep amplitude 0.
-      points: where the subject's map sends each voxel, along each axis.
-      origin: index of the box's first voxel.
+      points: the place to which the map of the subject sends each voxel, along each axis.
+      origin: index of the first voxel of the box.
 
     Returns:
-      The amplitudes, and the largest distance of a volume from its target; NaN where nothing was found.
+      The amplitudes, and the largest distance of a volume from its target; NaN where the search failed.
     """
     near, missing = _choose(points, origin, control.regions.shape[1:])
     before = deformation.sample(control.regions, near, origin).sum(-1)
@@ -122,8 +123,8 @@ def find_amplitudes(
     def step(state: tuple) -> tuple:
         count, amplitudes, error, slope = state
         move = jnp.linalg.solve(slope, -error)
-        found = errors(amplitudes + move)
-        return count + 1, amplitudes + move, found, slope + jnp.outer(found, move) / (move @ move)
+        error = errors(amplitudes + move)
+        return count + 1, amplitudes + move, error, slope + jnp.outer(error, move) / (move @ move)
 
     start = (0, 0 * targets, jnp.where(shown > 0, 1 - targets, 0), jnp.diag(control.slopes + 0 * targets))
     _, amplitudes, error, _ = jax.lax.while_loop(unfinished, step, start)
@@ -133,7 +134,11 @@ def find_amplitudes(
 def _choose(
     points: list[Float[Array, "..."]], origin: deformation.Origin, shape: tuple[int, ...]
 ) -> tuple[list[Float[Array, " n"]], Bool[Array, ""]]:
-    """The points within a box, as many as twice its voxels, and whether there are more; the rest lie at its corner."""
+    """Chooses the points inside a box, up to twice as many as its voxels; places that are left over lie at its corner.
+
+    Returns:
+      The points along each axis, and whether there are more points in the box than were chosen.
+    """
     inside = jnp.array(True)
     for place, start, size in zip(points, origin, shape, strict=True):
         inside &= (place >= start) & (place <= start + size - 1)

@@ -1,8 +1,9 @@
 """Private data without a builder: a table with one row per scan becomes a cohort, ``table/NAME``.
 
-The first call proposes a schema (which text means which level, what is missing, the form of the images) and writes it
-beside the table; a person looks at it, and from then on it is binding. Nothing that is stored tells a path: a scan is
-named by its subject and its place among the subject's files in the order of their names, or by a column of the table.
+The first call proposes a schema (which text means which level, which texts mean that a value is missing, and the form of
+the images) and writes it beside the table. A person looks at the file, and from then on the table is read as it says.
+Nothing that is stored shows a path: a scan is named by a column of the table, or else by its subject and a number, in the
+order of the names of the subject's files. Volumes are stored with their affine.
 """
 
 import collections
@@ -59,12 +60,12 @@ class TableCohort(Cohort):
 
     @classmethod
     def configure(cls, config: str, **options: Any) -> TableConfig:
-        """Reads the table as the flags of ``equipoise prepare`` ask; writes nothing."""
+        """Reads the table as the flags of ``equipoise prepare`` say; writes nothing."""
         return make_config(config, cls.__doc__ or "", options)
 
     @property
     def is_proposal(self) -> bool:
-        """Whether nobody has seen the schema yet."""
+        """Whether the schema is proposed and not yet written to its file."""
         return not self.builder_config.schema_path.exists()
 
     def propose(self) -> str:
@@ -97,7 +98,7 @@ class TableCohort(Cohort):
         return f"splits of column {column!r}: {listed}"
 
     def schema(self) -> Schema:
-        """The table's labels and attributes; the metadata tells how splits were made and which schema was read."""
+        """Describes labels and attributes of the table; the metadata say how splits were made, by which schema."""
         schema_file = self.schema_file
         metadata = {"schema_fingerprint": self._fingerprint()}
         if schema_file.splits is not None:
@@ -118,11 +119,11 @@ class TableCohort(Cohort):
         )
 
     def scans(self) -> Iterable[Scan]:
-        """Every row, with its values read by the schema.
+        """Lists every row, with its values read by the schema.
 
         Raises:
           UserError: for a value that the schema does not have, a subject that is missing or in two splits, or an image
-            that stands twice; the message names the lines.
+            that two rows name; the message names the lines.
         """
         return self._scans
 
@@ -167,7 +168,7 @@ class TableCohort(Cohort):
             for index, name in enumerate(names):
                 if first.setdefault(name, index) != index:
                     raise UserError(
-                        f"{table.at(first[name], index)}: the same scan in column {column!r}: every row needs its own"
+                        f"{table.at(first[name], index)}: the same scan in column {column!r}: every row needs an id of its own"
                     )
             return names
         names = [""] * len(subjects)
@@ -180,7 +181,14 @@ class TableCohort(Cohort):
         return names
 
     def assign_splits(self, scans: Sequence[Scan]) -> dict[str, str]:
-        """The table's own split column where it has one; else stratified by label and attributes."""
+        """Takes the split column of the table where it has one; else balances splits by label and attributes.
+
+        Returns:
+          Subject -> split.
+
+        Raises:
+          UserError: for a text that is not a split by the schema, or a subject in two splits.
+        """
         schema_file, table = self.schema_file, self.builder_config.table
         if schema_file.splits is None:
             return super().assign_splits(scans)
@@ -196,7 +204,7 @@ class TableCohort(Cohort):
             if schema_file.splits[texts[before]] != schema_file.splits[texts[index]]:
                 raise UserError(
                     f"{table.at(before, index)}: one subject in {schema_file.splits[texts[before]]} and in "
-                    f"{schema_file.splits[texts[index]]}: a subject belongs to one split, or the test has been seen in training"
+                    f"{schema_file.splits[texts[index]]}: put each subject into one split, so that nobody is tested on who was trained on"
                 )
         return {subject: schema_file.splits[texts[index]] for subject, index in first.items()}
 
@@ -204,12 +212,12 @@ class TableCohort(Cohort):
         """Reads every row by the schema, without pixels.
 
         Raises:
-          UserError: as :meth:`scans` and :meth:`assign_splits`.
+          UserError: as :meth:`scans` and :meth:`assign_splits` do.
         """
         self.assign_splits(self._scans)
 
     def load(self, scan: Scan) -> Pixels:
-        """Reads one image, with its mask, in the cohort's form; one that was decoded beforehand comes from the cache."""
+        """Reads one image, with its mask, in the form of the cohort; an image that was decoded before comes from the cache."""
         if not self.schema_file.images.is_slow:
             return self._decode(scan)
         return self._cache.get(_files(scan), lambda: self._decode(scan))
@@ -227,10 +235,10 @@ class TableCohort(Cohort):
         return cache.DecodedCache(self.builder_config.cache_dir or default, settings)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Decodes into the cache, builds from it, and removes it; a cohort that is there is left as it is.
+        """Decodes into the cache, builds from it, and removes it; a cohort that is prepared already is left as it is.
 
         Raises:
-          UserError: as :meth:`Cohort.download_and_prepare`, and when the cohort there was made by another schema.
+          UserError: as :meth:`Cohort.download_and_prepare` does, and when the cohort was prepared by another schema.
         """
         folder = pathlib.Path(self.data_path)
         if (folder / report.FILE).exists():
@@ -239,9 +247,9 @@ class TableCohort(Cohort):
         self.check()
         if self.schema_file.images.is_slow:
             labelled = [s for s in self._scans if None not in s.labels.values()]
-            there = self._cache.fill(labelled, _files, self._decode, "decoding", self.NUM_THREADS)
-            if there:
-                print(f"{there} of {len(labelled)} scans were decoded before")
+            num_cached = self._cache.fill(labelled, _files, self._decode, "decoding", self.NUM_THREADS)
+            if num_cached:
+                print(f"{num_cached} of {len(labelled)} scans were decoded before")
         super().download_and_prepare(**kwargs)
         if self.schema_file.images.is_slow and not self.builder_config.keep_cache:
             self._cache.remove()
@@ -256,11 +264,11 @@ class TableCohort(Cohort):
         if self.builder_config.table.path.stat().st_mtime > built:
             print(
                 f"note: {self.builder_config.table.path.name} was changed after the cohort was prepared; to read it "
-                f"anew give another --name, or remove {folder}"
+                f"again, give another --name, or remove {folder}"
             )
 
     def _fingerprint(self) -> str:
-        """Of the schema alone: nothing that the table says of a person enters."""
+        """Returns twelve digits that depend on the schema alone, and on nothing that the table says of a person."""
         values = dataclasses.asdict(self.schema_file)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -272,7 +280,7 @@ def _files(scan: Scan) -> list[pathlib.Path]:
 def _strata(
     labels: dict[str, list[Any]], attributes: dict[str, list[Any]], schema_file: SchemaFile
 ) -> list[str]:
-    """Cell of every row: classes of all labels (of a number its quarter) and levels of all attributes in words."""
+    """Returns the stratum of every row: the classes of its labels (for a number its quarter), and its levels."""
     parts = []
     for name, column in schema_file.labels.items():
         if column.kind == "levels":

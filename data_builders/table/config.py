@@ -1,4 +1,4 @@
-"""What the command line asks of a table, and the table, schema and images that it names."""
+"""The configuration of a cohort made of a table: the request of the command line, and the files that it names."""
 
 import collections
 import dataclasses
@@ -23,7 +23,7 @@ from equipoise.engine.errors import UserError, did_you_mean
 EXAMPLE = "equipoise prepare --cohort=table --table=my.csv --image=path --label=y --subject=pid --attributes=sex,age"
 NO_IMAGE = "the table names no image"
 _ROLES = ("image", "subject", "mask", "scan", "split")
-# Columns of the prediction table, which an attribute's own column would hide.
+# Columns of the prediction table: an attribute with one of these names would hide them.
 _RESERVED = re.compile(
     r"(scan_id|subject_id|cohort|split|target|score(_\d+)?|threshold|threshold_split|"
     r"checkpoint_step|checkpoint_fingerprint|config_fingerprint)"
@@ -32,16 +32,16 @@ _RESERVED = re.compile(
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class TableConfig(tfds.core.BuilderConfig):
-    """A table and how it is read.
+    """A table, and the rules by which it is read.
 
     Attributes:
       table: of the user.
-      schema_file: the schema, read from its file or proposed.
+      schema_file: the rules, read from the schema file or proposed.
       schema_path: of the schema file.
       image_root: folder that relative paths start from.
-      cache_dir: of decoded scans; None: under the data folder.
-      keep_cache: whether it stays after the build.
-      survey: gives the header of every row's image, or the reason why it has none.
+      cache_dir: folder of decoded scans; None: a folder under the data folder.
+      keep_cache: whether decoded scans stay after the build.
+      survey: reads the header of every row's image, or the reason why it cannot be read.
     """
 
     table: TextTable
@@ -55,7 +55,7 @@ class TableConfig(tfds.core.BuilderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """What the command line says, before the table is read."""
+    """The request of the command line, before the table is read."""
 
     table: str = ""
     image: str = ""
@@ -73,7 +73,7 @@ class _Asked:
     keep_cache: bool = False
 
     def check(self, table: TextTable) -> None:
-        """Raises UserError for a column that is not there or has a name that cannot be used."""
+        """Raises UserError for a column that the table does not have, or whose name cannot be used."""
         for role in _ROLES:
             if getattr(self, role):
                 table.check_column(getattr(self, role), role)
@@ -92,11 +92,11 @@ class _Asked:
                     )
 
     def columns(self) -> dict[str, str]:
-        """Role -> column."""
+        """Returns role -> column."""
         return {role: getattr(self, role) for role in _ROLES if getattr(self, role)}
 
     def numbers(self, flag: str, kind: type) -> tuple[Any, ...] | None:
-        """``--size`` or ``--spacing`` as numbers; None where it is not given."""
+        """Reads ``--size`` or ``--spacing`` as numbers; None where it is not given."""
         try:
             return tuple(kind(n) for n in getattr(self, flag)) or None
         except ValueError as error:
@@ -104,15 +104,15 @@ class _Asked:
 
 
 def make_config(name: str, description: str, options: dict[str, Any]) -> TableConfig:
-    """Reads the table and its schema file, or proposes a schema where there is none; writes nothing.
+    """Reads the table and its schema file, or proposes a schema where there is no file; writes nothing.
 
     Args:
-      name: of the cohort; empty: the table's own.
+      name: of the cohort; empty: the name of the table's file.
       description: of the cohort.
       options: the flags of ``equipoise prepare`` by name.
 
     Raises:
-      UserError: for a table, column, image or schema that does not fit, naming it and the remedy.
+      UserError: for a table, column, image or schema that does not fit; the message says what to do.
     """
     known = [f.name for f in dataclasses.fields(_Asked)]
     for option in options:
@@ -184,12 +184,12 @@ def _survey(table: TextTable, column: str, root: pathlib.Path) -> list[Header | 
     """Reads the header of every image.
 
     Raises:
-      UserError: when none can be read, or they are not all pictures or all volumes.
+      UserError: when no image can be read, or when they are not all pictures or all volumes.
     """
     files = [resolve(root, cell) for cell in table.frame[column]]
     table_images.kind_of(file for file in files if file)
 
-    def one(file: pathlib.Path | None) -> Header | UnreadableScan:
+    def header_of(file: pathlib.Path | None) -> Header | UnreadableScan:
         if file is None:
             return UnreadableScan(NO_IMAGE)
         try:
@@ -197,27 +197,27 @@ def _survey(table: TextTable, column: str, root: pathlib.Path) -> list[Header | 
         except UnreadableScan as reason:
             return reason
 
-    found = []
+    survey = []
     with cache.progress() as bar:
         task = bar.add_task("reading headers", total=len(files))
-        for _, header in cache.in_parallel(one, files, Cohort.NUM_THREADS):
-            found.append(header)
+        for _, header in cache.in_parallel(header_of, files, Cohort.NUM_THREADS):
+            survey.append(header)
             bar.advance(task)
-    headers, reasons = sort_out(found)
+    headers, reasons = sort_out(survey)
     if not headers:
         reason, count = collections.Counter(reasons).most_common(1)[0]
         raise UserError(
             f"none of the {len(files)} images in column {column!r} can be read: {reason} ({count}). Relative paths "
             f"start from {root}; --image_root=FOLDER names another"
         )
-    return found
+    return survey
 
 
 def sort_out(survey: Sequence[Header | UnreadableScan]) -> tuple[list[Header], list[str]]:
-    """The headers that were read, and the reasons why others were not."""
+    """Returns the headers that were read, and the reasons why others could not be read."""
     return [h for h in survey if isinstance(h, Header)], [str(h) for h in survey if not isinstance(h, Header)]
 
 
 def resolve(root: pathlib.Path, cell: str) -> pathlib.Path | None:
-    """The file that a cell names, or None where it is empty."""
+    """Returns the file that a cell names, or None where the cell is empty."""
     return root / cell.strip() if cell.strip() else None

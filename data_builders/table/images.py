@@ -1,4 +1,4 @@
-"""Pictures and volumes of a user's table: what they are by their headers, and how they are brought to one form."""
+"""Pictures and volumes of a user's table: their headers, and the one form to which they are brought."""
 
 import collections
 import dataclasses
@@ -23,15 +23,20 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 _VOLUMES = (".nii", ".nii.gz")
 _NUM_SPATIAL = {"picture": 2, "volume": 3}
 _FITS = {"picture": "resize", "volume": "crop_or_pad"}
-_INTEGERS = ("uint8", "int8", "uint16", "int16")  # kept as they are; all else becomes float32 in real units
+_INTEGERS = (
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+)  # stored as they are; other types become float32 in real units
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of itself before its pixels are read.
+    """The properties of an image that are known before its pixels are read.
 
     Attributes:
-      shape: [*spatial], volumes in RAS.
+      shape: [*spatial]; the axes of volumes run to the right, anterior, superior.
       channels: 1 or 3.
       dtype: of stored values.
       spacing: mm; ones for pictures.
@@ -50,10 +55,11 @@ class Form:
     Attributes:
       kind: "picture" (2D) or "volume" (3D).
       size: [*spatial] as stored.
-      fit: how an image of another shape gets there: "none" (it is an error), "resize" (pictures: bilinear, the
-        proportions change), "crop_or_pad" (volumes: about the centre, padded with the least value).
-      spacing: mm, to which volumes are resampled (trilinear, smoothed first where coarser); None keeps their own.
-      channels: 1 or 3; a picture of the other is converted.
+      fit: how an image of another shape is brought to ``size``: "none" (it is an error), "resize" (pictures: bilinear,
+        the proportions change), "crop_or_pad" (volumes: about the centre, padded with the least value).
+      spacing: voxel size in mm to which volumes are resampled (linearly, and smoothed first where the new voxels are
+        larger); None keeps the voxel size of each volume.
+      channels: 1 or 3; pictures with the other number are converted.
       dtype: of stored values; float32 holds real units.
     """
 
@@ -83,43 +89,43 @@ class Form:
 
     @property
     def is_slow(self) -> bool:
-        """Whether making it costs more than reading a copy back would."""
+        """Whether it takes longer to make an image than to read a copy of it."""
         return self.kind == "volume" or self.fit != "none"
 
     def shape_of(self, header: Header) -> tuple[int, ...]:
-        """[*spatial] of an image after resampling, before it is fitted to ``size``."""
+        """Returns [*spatial] of an image after resampling, before it is brought to ``size``."""
         return resampled_shape(header.shape, header.spacing, self.spacing)
 
 
 def kind_of(files: Iterable[pathlib.Path]) -> str:
-    """Whether files are each a "picture" or each a "volume", by their names.
+    """Returns "picture" or "volume", the kind of all files by their names.
 
     Raises:
-      UserError: for another kind of file, or both in one cohort.
+      UserError: for another kind of file, or both kinds in one cohort.
     """
-    found: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for file in files:
         name = file.name.lower()
         if name.endswith(_VOLUMES):
-            found["volume"] += 1
+            counts["volume"] += 1
         elif name.endswith(_PICTURES):
-            found["picture"] += 1
+            counts["picture"] += 1
         else:
             raise UserError(
                 f"images end in {file.suffix or 'nothing'!r}: a table's images are PNG or JPEG (2D) or NIfTI (3D); "
                 "convert them first (DICOM: dcm2niix)"
             )
-    if len(found) != 1:
-        listed = " and ".join(f"{count} {kind}s" for kind, count in sorted(found.items()))
+    if len(counts) != 1:
+        listed = " and ".join(f"{count} {kind}s" for kind, count in sorted(counts.items()))
         raise UserError(f"the image column names {listed or 'no file'}: a cohort holds one kind")
-    return next(iter(found))
+    return next(iter(counts))
 
 
 def read_header(file: pathlib.Path) -> Header:
-    """Reads what a file says of itself.
+    """Reads the header of an image.
 
     Raises:
-      UnreadableScan: for a missing or foreign file.
+      UnreadableScan: for a file that is missing or no image.
     """
     if not file.exists():
         raise UnreadableScan("file is missing")
@@ -161,24 +167,24 @@ def propose(
     size: tuple[int, ...] | None = None,
     spacing: tuple[float, ...] | None = None,
 ) -> Form:
-    """The form that fits what was found and asked.
+    """Proposes the form that fits the images and the command line.
 
     Args:
       kind: of all images.
-      headers: of those that can be read.
-      size: asked with ``--size``.
-      spacing: asked with ``--spacing``, mm; one number stands for three.
+      headers: of the images that can be read.
+      size: given with ``--size``.
+      spacing: given with ``--spacing``, mm; one number stands for three.
 
     Raises:
-      UserError: when shapes differ and no size is asked, or pictures of 8 and 16 bits are mixed.
+      UserError: when shapes differ and no size is given, or when pictures of 8 and 16 bits are mixed.
     """
     if spacing is not None and len(spacing) == 1 and kind == "volume":
         spacing = spacing * 3
     dtypes = {h.dtype for h in headers}
     if kind == "picture" and len(dtypes) > 1:
         raise UserError(
-            f"pictures of 8 and of 16 bits are mixed ({_counts(h.dtype for h in headers)}): bring them to one depth, "
-            "because it is not known how grey 255 of the one compares with the other"
+            f"pictures of 8 and of 16 bits are mixed ({_counts(h.dtype for h in headers)}): bring them to one depth: "
+            "nobody can tell from the files which grey of the one is grey 255 of the other"
         )
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
     channels = collections.Counter(h.channels for h in headers).most_common()
@@ -198,10 +204,10 @@ def propose(
 
 
 def check_shapes(form: Form, headers: Iterable[Header]) -> None:
-    """Checks that images which are not fitted have the cohort's shape.
+    """Checks that images have the shape of the cohort, where they are not brought to it.
 
     Raises:
-      UserError: with the shapes found, and the flags that bring them to one.
+      UserError: with the shapes of the images, and the flags that bring them to one shape.
     """
     if form.fit != "none":
         return
@@ -220,16 +226,18 @@ def check_shapes(form: Form, headers: Iterable[Header]) -> None:
 
 
 def describe(form: Form, headers: Sequence[Header], skipped: Iterable[str]) -> list[str]:
-    """Lines that say what was found and what will be made of it."""
+    """Returns lines that say what the images are, and what will be made of them."""
     stored = f"stored as {_text(form.size)}, {form.channels} channel{'s' * (form.channels > 1)}, {form.dtype}"
     lines = [f"{len(headers)} {form.kind}s of {_counts(_text(h.shape) for h in headers)}, {stored}"]
     if form.fit != "none":
         lines.append(f"images of another shape: {form.fit}")
     if form.kind == "volume":
         spacings = _counts(f"{_text(h.spacing)} mm" for h in headers)
-        one = len({h.spacing for h in headers}) == 1
+        is_uniform = len({h.spacing for h in headers}) == 1
         how = f", resampled to {_text(form.spacing)} mm" if form.spacing else ""
-        lines.append(f"voxel size {spacings}{how or ('' if one else '; --spacing=MM makes them one')}")
+        lines.append(
+            f"voxel size {spacings}{how or ('' if is_uniform else '; --spacing=MM makes it the same for all')}"
+        )
     converted = sum(h.channels != form.channels for h in headers)
     if converted:
         lines.append(f"{converted} of them {'colour, made grey' if form.channels == 1 else 'grey, made RGB'}")
@@ -242,10 +250,10 @@ def describe(form: Form, headers: Sequence[Header], skipped: Iterable[str]) -> l
 
 
 def load(form: Form, image: pathlib.Path, mask: pathlib.Path | None) -> Pixels:
-    """Reads an image, and its mask, in the cohort's form.
+    """Reads an image, and its mask, and brings them to the form of the cohort.
 
     Raises:
-      UnreadableScan: when either cannot be used.
+      UnreadableScan: when one of them cannot be used.
     """
     pixels = _read(image)
     if mask is not None:
@@ -296,7 +304,7 @@ def _converted(pixels: Pixels, channels: int) -> Pixels:
 
 
 def _resized(pixels: Pixels, size: tuple[int, ...]) -> Pixels:
-    """Bilinear, averaged over the pixels covered where it shrinks; masks take the nearest value."""
+    """Resizes a picture: bilinear, and averaged over the pixels that are covered where it shrinks; masks take the nearest."""
     from PIL import Image
 
     def resize(plane: np.ndarray, how: Any) -> np.ndarray:
@@ -320,8 +328,8 @@ def _text(shape: Sequence[float]) -> str:
     return "x".join(f"{n:g}" for n in shape)
 
 
-def _counts(found: Iterable[str]) -> str:
-    """``8x8 (12), 9x8 (3)``, the commonest first, no more than six."""
-    counted = collections.Counter(found).most_common()
+def _counts(texts: Iterable[str]) -> str:
+    """Returns ``8x8 (12), 9x8 (3)``: the six most frequent texts, the most frequent first."""
+    counted = collections.Counter(texts).most_common()
     listed = ", ".join(f"{name} ({count})" for name, count in counted[:6])
     return listed + (f" and {len(counted) - 6} more" if len(counted) > 6 else "")

@@ -1,4 +1,7 @@
-"""How the text of a user's table is read: proposed on the first call, kept in a JSON file, and binding from then on."""
+"""The schema file of a user's table: it says how every column is read.
+
+It is proposed and written as JSON on the first call. From then on, the table is read as the file says.
+"""
 
 import collections
 import dataclasses
@@ -16,8 +19,11 @@ from equipoise.engine.vocabulary import may_be_missing, normalized
 
 MAX_LEVELS = 50
 _VERSION = 1
-_MAX_CODES, _LARGEST_CODE = 10, 20  # few small whole numbers are codes of levels; ages and scores are numbers
-_LARGE_NUMBER = 100_000  # whole numbers this large, all different, number people or visits
+_MAX_CODES, _LARGEST_CODE = (
+    10,
+    20,
+)  # a few small whole numbers are codes of levels; ages and scores are numbers
+_LARGE_NUMBER = 100_000  # whole numbers that are this large and all different are ids of people or visits
 _NEGATIVE = {
     *("0", "no", "none", "absent", "negative", "neg", "without", "false"),
     *("healthy", "normal", "control", "benign"),
@@ -38,14 +44,14 @@ _ABOUT = [
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """How one label or attribute is read.
+    """The rules by which one label or attribute is read.
 
     Attributes:
       kind: "levels" or "number".
       missing: texts that stand for a value which is not known.
       levels: in order.
       strings: text -> level.
-      positive: of a label with two levels, the one that a score speaks for.
+      positive: for a label with two levels, the level that a high score means.
     """
 
     kind: str
@@ -72,10 +78,10 @@ class Column:
             )
 
     def value(self, text: str) -> str | float | None:
-        """The level or number that a text stands for, or None where it is missing.
+        """Returns the level or number that a text stands for, or None where it is missing.
 
         Raises:
-          ValueError: for a text that the schema does not have; its message says what to do.
+          ValueError: for a text that the schema does not have; the message says what to do.
         """
         if text in self.missing:
             return None
@@ -83,7 +89,7 @@ class Column:
             number = _number(text)
             if number is None:
                 comma = " (decimals are written with a point)" if _number(text.replace(",", ".")) else ""
-                raise ValueError(f"is no number{comma}; correct the table, or add the text to 'missing'")
+                raise ValueError(f"is not a number{comma}; correct the table, or add the text to 'missing'")
             return number
         if text not in self.strings:
             near = did_you_mean(text, [*self.strings, *self.levels])
@@ -95,14 +101,14 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class SchemaFile:
-    """How a table is read, as its schema file says.
+    """The content of a schema file.
 
     Attributes:
-      columns: role -> column: image, subject, and mask, scan, split where there are some.
-      labels: by column.
-      attributes: by column.
-      images: the form that all are brought to.
-      fractions: split -> share of subjects; unused where the table has a split column.
+      columns: role -> column. The roles are image and subject, and mask, scan and split where the table has them.
+      labels: column -> the rules by which it is read.
+      attributes: likewise.
+      images: the form to which all images are brought.
+      fractions: split -> share of subjects; not used where the table has a split column.
       seed: of the assignment to splits.
       splits: text in the split column -> train, validation or test; None without such a column.
     """
@@ -116,7 +122,7 @@ class SchemaFile:
     splits: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
-        """The text of the schema file."""
+        """Writes the content as the text of a file."""
         values = dataclasses.asdict(self)
         for column in (*values["labels"].values(), *values["attributes"].values()):
             for name in [k for k, v in column.items() if not v]:
@@ -133,7 +139,7 @@ class SchemaFile:
           path: of the file.
 
         Raises:
-          UserError: naming what differs, and the way out.
+          UserError: with what differs, and what to do.
         """
         held = {
             "columns": dict(self.columns),
@@ -154,7 +160,7 @@ def read_schema_file(path: pathlib.Path) -> SchemaFile:
     """Reads a schema file.
 
     Raises:
-      UserError: naming the file, the entry and what is wrong with it.
+      UserError: with the name of the file, the entry and what is wrong with it.
     """
     try:
         given = json.loads(path.read_text("utf-8"))
@@ -194,17 +200,17 @@ def _build(cls: type, given: Any, where: str) -> Any:
 
 
 def propose_column(table: TextTable, name: str, flag: str) -> Column:
-    """How a column of labels or attributes seems to be meant.
+    """Proposes the rules by which a column of labels or attributes is read.
 
-    Spellings that differ in case or blanks alone become one level; nothing else is merged.
+    Spellings that differ only in case or blanks become one level; nothing else is merged.
 
     Args:
       table: of the user.
       name: of the column.
-      flag: that names it: "label" or "attributes".
+      flag: of the command line that names it: "label" or "attributes".
 
     Raises:
-      UserError: for a column that is empty, free text, or an identifier.
+      UserError: for a column that is empty, or holds free text or ids.
     """
     counts = collections.Counter(table.frame[name])
     missing = tuple(sorted({"", *(text for text in counts if may_be_missing(text))}))
@@ -242,33 +248,34 @@ def propose_column(table: TextTable, name: str, flag: str) -> Column:
 
 
 def propose_splits(table: TextTable, name: str) -> dict[str, str]:
-    """Text in the split column -> train, validation or test.
+    """Proposes which text in the split column means train, validation and test.
 
     Raises:
-      UserError: for a text that is no usual word for any of them.
+      UserError: for a text that is not a usual word for any of them.
     """
     words = {word: split for split, known in _SPLITS.items() for word in known}
     texts = table.frame[name].tolist()
     for index, text in enumerate(texts):
         if normalized(text) not in words:
             raise UserError(
-                f"{table.at(index)}, column {name!r} (--split): {text!r} is no split.{did_you_mean(normalized(text), words)} "
+                f"{table.at(index)}, column {name!r} (--split): {text!r} is not a split.{did_you_mean(normalized(text), words)} "
                 f"Write train, validation or test (also: {', '.join(sorted(set(words) - set(_SPLITS)))})"
             )
     return {text: words[normalized(text)] for text in sorted(set(texts))}
 
 
 def read_column(table: TextTable, name: str, column: Column, path: pathlib.Path) -> list[Any]:
-    """The levels or numbers of a column, None where they are missing.
+    """Reads the levels or numbers of a column; they are None where they are missing.
 
     Args:
       table: of the user.
       name: of the column.
-      column: how it is read.
+      column: the rules by which it is read.
       path: of the schema file, for messages.
 
     Raises:
-      UserError: for the first text that the schema does not have: file, line, column, text, nearest level, remedy.
+      UserError: for the first text that the schema does not have, with file, line, column, text, the nearest level and
+        what to do.
     """
     values, wrong = [], []
     for index, text in enumerate(table.frame[name]):
@@ -286,7 +293,7 @@ def read_column(table: TextTable, name: str, column: Column, path: pathlib.Path)
 
 
 def describe_column(table: TextTable, name: str, column: Column, role: str) -> list[str]:
-    """Lines that say how a column will be read, with counts."""
+    """Returns lines that say how a column will be read, with counts."""
     counts = collections.Counter(table.frame[name])
     lines = [f"{role} {name!r}: {column.kind}"]
     if column.kind == "levels":
@@ -299,8 +306,8 @@ def describe_column(table: TextTable, name: str, column: Column, role: str) -> l
     else:
         numbers = [n for text in counts.elements() if (n := _number(text)) is not None]
         lines.append(f"  {min(numbers):g} to {max(numbers):g}, {len(numbers)} rows")
-    found = ", ".join(f"{text!r} ({counts[text]})" for text in column.missing if counts[text])
-    return [*lines, *([f"  read as missing: {found}"] if found else [])]
+    missing = ", ".join(f"{text!r} ({counts[text]})" for text in column.missing if counts[text])
+    return [*lines, *([f"  read as missing: {missing}"] if missing else [])]
 
 
 def _number(text: str) -> float | None:
@@ -308,21 +315,21 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    # float() also takes "1_000" and "infinity", which no table means.
+    # float() also accepts "1_000" and "infinity", which are not numbers of a table.
     return value if math.isfinite(value) and not re.search("[_a-df-z]", text.lower()) else None
 
 
 def _are_codes(numbers: Iterable[float]) -> bool:
-    found = set(numbers)
+    distinct = set(numbers)
     return (
-        0 < len(found) <= _MAX_CODES and all(n % 1 == 0 for n in found) and max(map(abs, found)) <= _LARGEST_CODE
+        0 < len(distinct) <= _MAX_CODES and all(n % 1 == 0 for n in distinct) and max(map(abs, distinct)) <= _LARGEST_CODE
     )  # fmt: skip
 
 
 def _is_identifier(numbers: Iterable[float], known: Mapping[str, int]) -> bool:
-    found = list(numbers)
-    alike = max(known.values()) == 1 and all(n % 1 == 0 for n in found)
-    return alike and min(found) >= _LARGE_NUMBER
+    numbers = list(numbers)
+    are_different = max(known.values()) == 1 and all(n % 1 == 0 for n in numbers)
+    return are_different and min(numbers) >= _LARGE_NUMBER
 
 
 def _has_comma(texts: Iterable[str]) -> bool:

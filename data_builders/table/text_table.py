@@ -1,4 +1,4 @@
-"""Rows of a user's table as text, each with the line at which an editor shows it."""
+"""A user's table as text; every row knows the line at which an editor shows it."""
 
 import csv
 import dataclasses
@@ -21,8 +21,8 @@ class TextTable:
 
     Attributes:
       path: of the file.
-      frame: one row per scan, every cell text, ``""`` where it is empty.
-      lines: of the rows, counted from 1 as an editor does (Parquet: the row, counted from 1).
+      frame: one row per scan; every cell is text, ``""`` where it is empty.
+      lines: the line of every row, counted from 1 as an editor does (in Parquet files: the row, counted from 1).
       unit: what ``lines`` counts: "line" or "row".
     """
 
@@ -32,13 +32,13 @@ class TextTable:
     unit: str = "line"
 
     def at(self, *indices: int) -> str:
-        """``my.csv, line 7`` or ``my.csv, lines 7 and 9``."""
+        """Returns ``my.csv, line 7`` or ``my.csv, lines 7 and 9`` for rows given by their index."""
         numbers = [str(self.lines[i]) for i in indices]
         plural = "s" if len(numbers) > 1 else ""
         return f"{self.path.name}, {self.unit}{plural} {' and '.join(numbers)}"
 
     def check_column(self, name: str, flag: str) -> None:
-        """Raises UserError, with the nearest name, when there is no such column."""
+        """Raises UserError, with the nearest name, if the table has no such column."""
         if name not in self.frame:
             known = list(self.frame.columns)
             raise UserError(
@@ -48,11 +48,11 @@ class TextTable:
 
 
 def read_table(path: pathlib.Path) -> TextTable:
-    """Reads a CSV file (comma, semicolon, tab or bar; UTF-8 with or without BOM) or a Parquet file.
+    """Reads a CSV file (separated by comma, semicolon, tab or bar; UTF-8 with or without BOM) or a Parquet file.
 
     Raises:
-      UserError: for a file that is missing, of another kind or encoding, empty, with a repeated column name, or with
-        a row of another length than the header.
+      UserError: for a file that is missing, empty, or of another kind or encoding, and for a table with a repeated column
+        name or a row that is longer or shorter than the header.
     """
     if not path.is_file():
         raise UserError(f"--table: no file {path}")
@@ -64,41 +64,41 @@ def read_table(path: pathlib.Path) -> TextTable:
     repeated = table.frame.columns[table.frame.columns.duplicated()]
     if len(repeated):
         raise UserError(
-            f"{path.name} has two columns named {repeated[0]!r}: rename one, so that it is clear which is meant"
+            f"{path.name} has two columns named {repeated[0]!r}: rename one, so that it is clear which one is meant"
         )
     return table
 
 
 def identifiers(table: TextTable, column: str, flag: str) -> list[str]:
-    """The ids of a column, without blanks around them.
+    """Reads the ids in a column, without blanks around them.
 
     Args:
       table: of the user.
-      column: that holds them.
-      flag: that names it.
+      column: with the ids.
+      flag: of the command line that names the column.
 
     Raises:
-      UserError: for one that is missing or holds a slash, naming the line.
+      UserError: for an id that is missing or holds a slash; the message names the line.
     """
-    found = [text.strip() for text in table.frame[column]]
-    for index, text in enumerate(found):
+    ids = [text.strip() for text in table.frame[column]]
+    for index, text in enumerate(ids):
         if is_missing(text):
             raise UserError(
-                f"{table.at(index)}, column {column!r} (--{flag}): {text!r} names no one. Whose scan it is decides its "
-                "split: fill it in, or remove the row"
+                f"{table.at(index)}, column {column!r} (--{flag}): {text!r} names no one. The subject decides in which "
+                "split a scan is: fill in the id, or remove the row"
             )
         if set(text) & set("/\\"):
             raise UserError(
                 f"{table.at(index)}, column {column!r} (--{flag}): the id holds a slash, as a path does; "
                 "use the cohort's own identifier"
             )
-    return found
+    return ids
 
 
 def check_images_differ(
     table: TextTable, files: Sequence[pathlib.Path | None], subjects: Sequence[str]
 ) -> None:
-    """Checks that no image stands twice.
+    """Checks that no two rows name the same image.
 
     Args:
       table: of the user.
@@ -106,7 +106,7 @@ def check_images_differ(
       subjects: of each row.
 
     Raises:
-      UserError: naming both lines.
+      UserError: with both lines.
     """
     first: dict[pathlib.Path, int] = {}
     for index, file in enumerate(files):
@@ -129,7 +129,7 @@ def _read_csv(path: pathlib.Path) -> TextTable:
             f"{path.name} is not UTF-8 (byte {error.start}): save it as UTF-8 (in Excel: 'CSV UTF-8')"
         ) from error
     header = text.partition("\n")[0]
-    # The header alone decides: names rarely hold a delimiter, free text in the rows often does.
+    # Only the header decides: names of columns rarely hold a delimiter, free text in the rows often does.
     delimiter = max(_DELIMITERS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip() for name in next(reader, [])]
@@ -161,6 +161,6 @@ def _read_parquet(path: pathlib.Path) -> TextTable:
 
 
 def _as_text(column: pd.Series) -> list[str]:
-    """Whole numbers that are stored as floats, because a cell was empty, are written as whole numbers."""
+    """Converts cells to text; whole numbers that are stored as floats, because a cell is empty, lose their ``.0``."""
     whole = column.dtype.kind == "f" and (column.dropna() % 1 == 0).all()
     return ["" if pd.isna(value) else str(int(value) if whole else value) for value in column]

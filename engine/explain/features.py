@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from equipoise.engine import data, mesh
+from equipoise.engine import data, hosts, mesh
 from equipoise.engine.config import fingerprint
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.training.machine import Machine
@@ -69,7 +69,7 @@ def stream(
     Raises:
       UserError: for a block that the network does not have, or several processes.
     """
-    if mesh.num_hosts() > 1:
+    if hosts.count() > 1:
         raise UserError("features are written by one process: leave out --distributed")
     chosen = choose(machine, blocks)
     mark = {

@@ -1,7 +1,7 @@
 """Mean saliency maps of a run: where a model looks in images of each class and group that it classifies correctly."""
 
 import hashlib
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,7 +13,6 @@ from equipoise.engine.explain import gradients
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.update.preprocess import make_preprocess
 from equipoise.engine.update.state import TrainState
-from equipoise.engine.update.task import TaskKind
 from equipoise.engine.vocabulary import UNKNOWN
 
 
@@ -71,8 +70,30 @@ def group_maps(
     return means | counts | {"template": template.means()["template"].astype(np.float32)}
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """A task that calls each image one of several classes.
+
+    Attributes:
+      classes: their names.
+    """
+
+    classes: tuple[str, ...]
+
+    def decide(self, frame: pd.DataFrame) -> np.ndarray:
+        """The class index that each row of a stamped prediction table is called."""
+
+
+def check(task: object) -> None:
+    """Raises UserError when a task has no class of an image for a map to explain."""
+    if not isinstance(task, Classifier):
+        raise UserError(
+            "--saliency explains the class of an image, which this task does not predict: leave it out"
+        )
+
+
 def correct_groups(
-    frame: pd.DataFrame, task: TaskKind, attribute: str, per_group: int, seed: int
+    frame: pd.DataFrame, task: Classifier, attribute: str, per_group: int, seed: int
 ) -> dict[str, list[int]]:
     """Rows of correctly classified images, up to ``per_group`` of each class and level, drawn by a hash of the scan.
 

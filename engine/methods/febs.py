@@ -1,13 +1,12 @@
-"""Fair error-bound scaling of soft Dice, as its authors' code does it and as their text means it.
+"""Fair error-bound scaling of soft Dice, as the authors' code does it and as their text means it.
 
-Both speak of the Dice losses L_g of the groups in a batch, with the sums of soft Dice run over all images of a group. The
-paper (Tian et al., ICLR 2024, arXiv:2311.02189) says that a group with a larger loss is a hard case and is to be learnt
-more. Its released code weighs the *probabilities* of a group by w_g = tanh((min L / L_g)^gamma): the hardest group has
-the smallest weight, and the scaled Dice a smaller gradient there. Both forms are kept, under names that say which.
+Both forms start from the Dice losses L_g of the groups in a batch, in which the sums of soft Dice run over all images of a
+group. The paper (Tian et al., ICLR 2024, arXiv:2311.02189) says that a group with a larger loss is a hard case and should
+be learnt more. Its released code weighs the *probabilities* of a group by w_g = tanh((min L / L_g)^gamma): the hardest group
+has the smallest weight, and scaled Dice has a smaller gradient there. We keep both forms, under names that say which is which.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,25 +15,23 @@ from jaxtyping import Array, Bool, Float
 from equipoise.engine.errors import UserError
 from equipoise.engine.methods.base import Method
 from equipoise.engine.update import losses
+from equipoise.engine.update.task import TaskKind
 
-if TYPE_CHECKING:
-    from equipoise.engine.update.task import TaskKind
-
-_NEAR = 1e-12  # below which a loss is that of a perfect group
+_NEAR = 1e-12  # a loss below it is that of a perfect group
 
 
 class _Scaling(Method):
-    """What the two forms have in common: ``pretrain_steps`` as under ERM, then Dice of the batch put together from its groups.
+    """What both forms share: ``pretrain_steps`` updates under ERM, then Dice of the batch as a function of its groups.
 
-    A form is a function ``dice`` of the sums of every group and, last, of the images of unknown group: [groups + 1, k, 3].
+    A form has a function ``dice`` of the sums of every group and, last, of the images of unknown group, [groups + 1, k, 3].
     """
 
     def phase(self, step: int) -> str:
-        """``erm``, then ``all``."""
+        """``erm`` for ``pretrain_steps``, then ``all``."""
         return "erm" if step < self.config.method.pretrain_steps else "all"
 
     def adapt(self, task: "TaskKind", phase: str) -> "TaskKind":
-        """The task with the groups' Dice.
+        """The task with Dice of groups.
 
         Raises:
           UserError: for a task without Dice.
@@ -62,10 +59,10 @@ def group_weights(
     """``tanh((min L / L_g)^gamma)``.
 
     Args:
-      loss: L_g, the sum over the classes of the group's soft Dice losses.
+      loss: L_g, the sum of the group's soft Dice losses over the classes.
       is_present: whether the batch has images of the group.
-      gamma: exponent.
-      absent: ``skip`` takes the minimum over the groups that are present; ``collapse``, as in the released code, counts
+      gamma: the exponent.
+      absent: ``skip`` takes the minimum over the groups that are present. ``collapse``, as in the released code, counts
         an absent group's loss as 0, so that one absent group makes every weight 0.
     """
     counted = is_present if absent == "skip" else jnp.ones_like(is_present)
@@ -76,10 +73,10 @@ def group_weights(
 
 
 class ReleasedFEBS(_Scaling):
-    """Dice of the whole batch with every image's probabilities multiplied by its group's weight; no gradient through weights.
+    """Dice of the whole batch, each image's probabilities multiplied by its group's weight; weights have no gradient.
 
-    Images of unknown group have the largest weight that a group can have, tanh(1); the released code takes them for the
-    last group. ``absent=collapse`` keeps what the released code does with a group that a batch lacks.
+    Images of unknown group have the largest weight that a group can have, tanh(1); the released code counts them into the
+    last group. ``absent=collapse`` does what the released code does with a group that a batch lacks.
     """
 
     def dice(self, sums: Float[Array, "slots k 3"]) -> Float[Array, ""]:
@@ -93,19 +90,19 @@ class ReleasedFEBS(_Scaling):
 
 
 class IntendedFEBS(_Scaling):
-    """``sum_g (n_g / n) w_g D_g`` with ``w_g = (L_g / mean L)^gamma``: hard groups weigh more; no gradient through weights.
+    """``sum_g (n_g / n) w_g D_g`` with ``w_g = (L_g / mean L)^gamma``: hard groups weigh more; weights have no gradient.
 
-    n_g is the group's share of the batch's pixels, D_g the mean over the classes of its soft Dice losses, and the mean
-    is over the groups that the batch has. Images of unknown group take part in cross-entropy alone.
+    n_g / n is the group's share of the batch's pixels, D_g the mean of its soft Dice losses over the classes, and mean L runs
+    over the groups that the batch has. Images of unknown group take part only in cross-entropy.
     """
 
     def dice(self, sums: Float[Array, "slots k 3"]) -> Float[Array, ""]:
-        """The weighted sum; 0 where no image's group is known."""
+        """The weighted sum over groups; 0 where no image's group is known."""
         groups = sums[:-1]
-        is_present, each = _is_present(groups), losses.squared_dice(groups)
-        each = jnp.where(is_present, each, 0.0)
-        bound = jax.lax.stop_gradient(each)
+        is_present = _is_present(groups)
+        dice = jnp.where(is_present, losses.squared_dice(groups), 0.0)
+        bound = jax.lax.stop_gradient(dice)
         mean = bound.sum() / jnp.maximum(is_present.sum(), 1)
         weights = (bound / jnp.maximum(mean, _NEAR)) ** self.config.method.gamma
         size = groups[..., 2].sum(-1)
-        return (size * weights * each).sum() / jnp.maximum(size.sum(), 1)
+        return (size * weights * dice).sum() / jnp.maximum(size.sum(), 1)

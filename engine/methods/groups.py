@@ -1,4 +1,4 @@
-"""The groups that training knows: levels of an attribute, or of an intersection of attributes, as numbers per image."""
+"""The groups that training knows: levels of an attribute, or of an intersection of attributes, numbered from 0."""
 
 import dataclasses
 import itertools
@@ -16,18 +16,18 @@ NOBODY = -1  # the number of an image that is in no group
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Groups with images to train on.
+    """Groups that have images to train on.
 
     Attributes:
       name: an attribute, or several joined as ``race*sex``.
-      levels: of the groups, such as ``Black*F``, in the cohort's order.
+      levels: the level of each group, such as ``Black*F``, in the cohort's order.
     """
 
     name: str
     levels: tuple[str, ...]
 
     def code(self, split: Split) -> Int[np.ndarray, " n"]:
-        """The group of every image of a split; -1 where an attribute is unknown or nobody was there to train on.
+        """[n] the group of every image of a split; -1 where an attribute is unknown or its level had no image to train on.
 
         Raises:
           UserError: when the split's cohort lacks the attribute.
@@ -37,21 +37,21 @@ class Groups:
 
 
 def trained(split: Split, name: str, *, setting: str = "group", least: int = 2) -> Groups:
-    """The groups that have at least one image in a training split; an unknown attribute makes none.
+    """The groups that have at least one image in a training split; an unknown level makes no group.
 
     Args:
-      split: to train on.
-      name: of the attribute, or intersection.
-      setting: of ``config.method`` that names it, for error messages.
-      least: how many groups the method needs.
+      split: the split to train on.
+      name: the attribute, or intersection of attributes.
+      setting: the field of ``config.method`` that names it, for error messages.
+      least: how many groups the method needs at least.
 
     Raises:
       UserError: for an attribute that does not exist, is a number, or has too few levels with images.
     """
     words = _vocabulary(split, name, setting)
-    known = itertools.product(*([v for v in each if v != UNKNOWN] for each in words))
-    there = set(_levels(split, name))
-    levels = tuple(level for level in map(JOIN.join, known) if level in there)
+    known = itertools.product(*([level for level in levels if level != UNKNOWN] for levels in words))
+    present = set(_levels(split, name))
+    levels = tuple(level for level in map(JOIN.join, known) if level in present)
     if len(levels) < least:
         raise UserError(
             f"--config.method.{setting}={name}: the images of {split.cohort!r} {split.name!r} are in "
@@ -65,21 +65,22 @@ def _attributes(split: Split, name: str) -> list[str]:
 
 
 def _vocabulary(split: Split, name: str, setting: str = "group") -> list[list[str]]:
-    found, there = [], split.vocabulary("attributes")
+    """The levels of every attribute that a name is made of."""
+    levels, known = [], split.vocabulary("attributes")
     for attribute in _attributes(split, name):
-        if attribute not in there:
+        if attribute not in known:
             raise UserError(
                 f"--config.method.{setting}={name}: cohort {split.cohort!r} has no attribute {attribute!r}."
-                f"{did_you_mean(attribute, there)} It has: {', '.join(there) or 'none'}"
+                f"{did_you_mean(attribute, known)} It has: {', '.join(known) or 'none'}"
             )
-        if there[attribute] is None:
+        if known[attribute] is None:
             raise UserError(f"--config.method.{setting}={name}: {attribute!r} is a number and has no groups")
-        found.append(there[attribute])
-    return found
+        levels.append(known[attribute])
+    return levels
 
 
 def _levels(split: Split, name: str) -> list[str]:
-    """The level of every image; one unknown attribute makes an intersection that no group has."""
+    """The level of every image; where one attribute is unknown, so is the intersection."""
     _vocabulary(split, name)
     columns = (split.columns[attribute] for attribute in _attributes(split, name))
     return [UNKNOWN if UNKNOWN in row else JOIN.join(row) for row in zip(*columns, strict=True)]

@@ -1,7 +1,8 @@
-"""Visits to sites: which images every update of a run sees that learns across sites.
+"""Visits to sites: which images each update sees in a run that learns across sites.
 
-A cycle (or round) visits every site once. A visit of site k passes so many times over the site's n_k images, each time
-shuffled by (seed, cycle, epoch, site) and cut into ceil(n_k / b) batches of b images, the last batch those that are left.
+A cycle (or round) visits every site once. A visit of site k makes a number of passes over the site's n_k images. Each pass
+shuffles them by (seed, cycle, epoch, site) and cuts them into ceil(n_k / b) batches of b images; the last batch has those
+that are left.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-Rows = tuple[Int[np.ndarray, " n_k"], ...]  # of every site's images
+Rows = tuple[Int[np.ndarray, " n_k"], ...]  # for each site, the rows of its images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,15 +23,15 @@ class Tour:
     """Cycles of visits to the same sites.
 
     Attributes:
-      sites: rows of every site's images.
-      numbers: [k] of the sites that are visited.
-      batch: images of an update, where a site has as many left.
-      epochs: of a visit.
-      seed: of the run.
-      is_fixed: whether the sites are visited in the order of their numbers; otherwise shuffled by (seed, cycle).
-      is_round: whether visits start from one global model and end in an average; otherwise the model travels.
-      start: first update of the tour in the run.
-      first: its first cycle.
+      sites: for each site, the rows of its images.
+      numbers: [k] the sites that are visited.
+      batch: images of an update, where the site has that many left.
+      epochs: passes over a site's images in one visit.
+      seed: the run's seed.
+      is_fixed: whether the sites are visited in the order of their numbers; otherwise in an order shuffled by (seed, cycle).
+      is_round: whether visits start from one global model and end in an average; otherwise one model travels.
+      start: the run's first update on this tour.
+      first: the run's first cycle on this tour.
     """
 
     sites: Rows
@@ -45,16 +46,16 @@ class Tour:
 
     @functools.cached_property
     def lengths(self) -> Int[np.ndarray, " k"]:
-        """Updates of a visit to each site."""
+        """How many updates a visit to each site has."""
         return np.array([self.epochs * -(-len(self.sites[k]) // self.batch) for k in self.numbers])
 
     @property
     def updates(self) -> int:
-        """Of a cycle."""
+        """How many updates a cycle has."""
         return int(self.lengths.sum())
 
     def cycle(self, step: Any) -> Any:
-        """Of the run, that update ``step`` (from 0; may be traced) is in."""
+        """The run's cycle in which update ``step`` (from 0; may be traced) lies."""
         return self.first + (step - self.start) // self.updates
 
     def itinerary(self, cycle: int) -> Int[np.ndarray, " k"]:
@@ -75,7 +76,7 @@ class Tour:
 
 
 class _Draws:
-    """Batches of one size, from updates of any."""
+    """Batches of one size, from updates of any size."""
 
     def __init__(self, rows: Callable[[int], Int[np.ndarray, " m"]], size: int):
         self._rows, self._size = functools.lru_cache(64)(rows), size
@@ -90,5 +91,10 @@ class _Draws:
 
 
 def draws(rows: Callable[[int], Int[np.ndarray, " m"]], size: int) -> grain.MapDataset:
-    """The row of every draw, from those of an update; one of fewer than ``size`` repeats its rows until a batch is full."""
+    """The row that each draw gives; an update with fewer than ``size`` rows repeats them until a batch is full.
+
+    Args:
+      rows: update -> its rows.
+      size: of a batch.
+    """
     return grain.MapDataset.source(_Draws(rows, size))

@@ -1,11 +1,11 @@
-"""A model that unlearns what a head can read of a group from its features."""
+"""A model that unlearns its group: what a second head can read of the group from the model's features."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,35 +15,32 @@ from jaxtyping import Array, Float, Int
 
 from equipoise.engine import rng
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods.base import Method
+from equipoise.engine.methods.base import Method, Step
 from equipoise.engine.update import losses, optim
-
-if TYPE_CHECKING:
-    from equipoise.engine.methods.base import Step
-    from equipoise.engine.update.state import TrainState
-    from equipoise.engine.update.sweep import Sweep
+from equipoise.engine.update.state import TrainState
+from equipoise.engine.update.sweep import Sweep
 
 
 class Unlearning(Method):
-    """A group head reads the model's features, and the model unlearns what the head can read.
+    """A group head reads the group from the model's features, and the model unlearns what the head can read.
 
-    Three updates per batch, each with an optimizer of its own and with the networks as the update before left them:
-    the model on the task's loss; the group head on alpha times its cross-entropy, the model held; the model on beta times
-    the confusion loss ``-sum_k log p_k / K``, the head held, without weight decay. Means are over the batch's images of
-    known group. Running statistics of the model move with the first update only. Dinsdale et al. 2021, NeuroImage
+    Each batch makes three updates, each with its own optimizer, on the networks that the update before has left: the model
+    on the task's loss; the group head on alpha times its cross-entropy, while the model is held; the model on beta times the
+    confusion loss ``-sum_k log p_k / K``, while the head is held, without weight decay. Means are over the batch's images of
+    known group. The model's running statistics move only with the first update. Dinsdale et al. 2021, NeuroImage
     228:117689, doi 10.1016/j.neuroimage.2020.117689, equations 1 to 3.
 
-    Phases: ``pretrain_steps`` of the first update alone, ``head_steps`` of the first two, then all three.
+    Phases: ``pretrain_steps`` with the first update alone, ``head_steps`` with the first two, then all three.
     """
 
     @property
     def starts(self) -> tuple[int, int]:
-        """Updates before the group head learns, and before the model unlearns."""
+        """How many updates come (before the group head learns, before the model unlearns)."""
         method = self.config.method
         return method.pretrain_steps, method.starts_after
 
     def phase(self, step: int) -> str:
-        """``model``, ``head`` or ``all``."""
+        """``model``, then ``head``, then ``all``: which networks are updated."""
         head, unlearning = self.starts
         if step < head:
             return "model"
@@ -55,19 +52,19 @@ class Unlearning(Method):
             raise UserError(
                 f"--config.method.block={block!r}: the model's features are {', '.join(features)}"
             )
-        found = features[block]
-        return found.mean(tuple(range(1, found.ndim - 1)))
+        values = features[block]
+        return values.mean(tuple(range(1, values.ndim - 1)))
 
     @property
     def _optimizers(self) -> dict[str, Any]:
-        own = self.config.optimizer
+        settings = self.config.optimizer
         return {
-            "head": optim.make(dataclasses.replace(own, freeze="")),
-            "confusion": optim.make(dataclasses.replace(own, weight_decay=0.0)),
+            "head": optim.make(dataclasses.replace(settings, freeze="")),
+            "confusion": optim.make(dataclasses.replace(settings, weight_decay=0.0)),
         }
 
     def init(self, state: TrainState, features: Callable[[], dict[str, Array]]) -> dict[str, Any]:
-        """Group head and the state of two more optimizers."""
+        """The group head, and the state of two more optimizers."""
         width = jax.eval_shape(lambda: self._feature(features())).shape[-1]
         dtype = jnp.promote_types(self.config.model.dtype, jnp.float32)
         shape = (width, len(self.groups.levels))
@@ -84,18 +81,18 @@ class Unlearning(Method):
         return self._feature(features).astype(head["kernel"].dtype) @ head["kernel"] + head["bias"]
 
     def _confusion(self, logits: Float[Array, "b groups"], group: Int[Array, " b"]) -> Float[Array, " b"]:
-        """What the model descends on while the head is held: least where the head calls every group as likely."""
+        """[b] the loss of the model while the head is held: lowest where the head finds all groups equally likely."""
         return -jax.nn.log_softmax(logits).mean(-1)
 
     def wrap(self, step: Step, sweep: Sweep, phase: str) -> Step:
-        """Adds the second and third update."""
+        """The task's update, followed by the second and the third."""
         if phase == "model":
             return step
         alpha, beta, optimizers = self.config.method.alpha, self.config.method.beta, self._optimizers
 
         def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-            moved, shown = step(state, batch)
-            own = state.method
+            moved, metrics = step(state, batch)
+            method_state = state.method
             is_known = batch["group"] >= 0
             known = batch | {
                 "group": jnp.maximum(batch["group"], 0),
@@ -110,42 +107,49 @@ class Unlearning(Method):
                 return self._logits(head, features), batch_stats
 
             def recognise(head: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
-                found, batch_stats = logits(moved.params, head, batch_stats, micro)
-                each = losses.softmax_cross_entropy(found, micro["group"])
-                return losses.weighted_mean(each, micro["weight"])[0] / norm * alpha, ((), batch_stats)
+                scores, batch_stats = logits(moved.params, head, batch_stats, micro)
+                entropy = losses.softmax_cross_entropy(scores, micro["group"])
+                return losses.weighted_mean(entropy, micro["weight"])[0] / norm * alpha, ((), batch_stats)
 
             def confuse(params: Any, batch_stats: Any, micro: dict[str, Array]) -> Any:
-                found, batch_stats = logits(params, head, batch_stats, micro)
-                each = self._confusion(found, micro["group"])
-                return losses.weighted_mean(each, micro["weight"])[0] / norm * beta, ((), batch_stats)
+                scores, batch_stats = logits(params, head, batch_stats, micro)
+                confusion = self._confusion(scores, micro["group"])
+                return losses.weighted_mean(confusion, micro["weight"])[0] / norm * beta, ((), batch_stats)
 
             stats = moved.batch_stats
-            shown["group_head_loss"], _, grads, _ = sweep.gradient(recognise, own["head"], stats, known)
-            head, head_opt = optim.apply(optimizers["head"], grads, own["head_opt"], own["head"])
-            own = own | {"head": head, "head_opt": head_opt}
+            metrics["group_head_loss"], _, grads, _ = sweep.gradient(
+                recognise, method_state["head"], stats, known
+            )
+            head, head_opt = optim.apply(
+                optimizers["head"], grads, method_state["head_opt"], method_state["head"]
+            )
+            method_state = method_state | {"head": head, "head_opt": head_opt}
             params = moved.params
             if phase == "all":
-                shown["confusion_loss"], _, grads, _ = sweep.gradient(
+                metrics["confusion_loss"], _, grads, _ = sweep.gradient(
                     confuse, params, stats, known, self.config.optimizer.freeze
                 )
-                params, opt = optim.apply(optimizers["confusion"], grads, own["confusion_opt"], params)
-                own = own | {"confusion_opt": opt}
-            return moved.replace(params=params, method=own), shown
+                params, opt = optim.apply(
+                    optimizers["confusion"], grads, method_state["confusion_opt"], params
+                )
+                method_state = method_state | {"confusion_opt": opt}
+            return moved.replace(params=params, method=method_state), metrics
 
         return train_step
 
 
 class Adversarial(Unlearning):
-    """The model learns to be misread: as in unlearning, but that it descends on how much the head is right.
+    """The model learns to be misread: unlearning whose third loss is how much the head is right.
 
-    The third loss is beta times ``sum_i p_i / (G P(g_i))``, p_i what the head gives to the group g_i of example i, with P(g) the
-    group's share of the training images: every group counts alike, and p is bounded, as cross-entropy is not. Madras et
+    That loss is beta times ``sum_i p_i / (G P(g_i))``, where p_i is the probability that the head gives to the group g_i of
+    example i, and P(g) the group's share of the training images: every group counts alike, and p is bounded, as
+    cross-entropy is not. Madras et
     al. 2018, arXiv:1802.06309, equation 4, whose two groups and one-sided distance it extends.
     """
 
     @functools.cached_property
     def _balance(self) -> Float[np.ndarray, " groups"]:
-        """1 / (G P(g)); 0 of a group without images."""
+        """1 / (G P(g)); 0 for a group without images."""
         counts = np.bincount(self.code[self.code >= 0], minlength=len(self.groups.levels))
         return np.where(counts > 0, counts.sum() / (len(counts) * np.maximum(counts, 1)), 0.0)
 

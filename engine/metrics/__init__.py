@@ -14,23 +14,23 @@ The unit is the patient: images of one patient agree with each other, and every 
 
 The vocabulary:
 
-- Frames: :func:`frame` from arrays (:func:`table_from_arrays` stops at the table), :func:`evaluate` and :func:`evaluate_models` from a
-  table, to a :class:`Frame` of
-  :class:`Estimate` and :class:`Disparity`; :func:`to_json` for ``metrics.json``; :func:`select_value` for model selection.
-- Tables: :func:`read_table` and :func:`write_table` for our own Parquet files, :mod:`reader` with its :class:`Roles` for a CSV or
-  Parquet file from elsewhere, :class:`PredictionWriter` to write one from your own loop, :mod:`mask_folders` for two folders of
-  masks; a :class:`Table` has a :class:`Schema`, and :func:`validate` checks both. :mod:`thresholds` sets the operating point,
-  :mod:`groupings` the groups, and :mod:`suppression` says which small cells a shared report must hide.
-- Metrics: :func:`names` lists those of a task, :func:`get` gives the entry (a :class:`Metric`: formula, range, direction, paper),
-  :func:`compute` one value; :func:`register` and :func:`register_family` add your own. :mod:`fairness` holds the fairness scores
-  that have a name; :mod:`calibration` and :mod:`net_benefit` the curves; :mod:`segmentation` what is measured of two masks.
-- Comparisons: :mod:`hypotheses` tests whole families of groups, :mod:`paired` two models on the same people, :mod:`methods` methods
-  over their training runs; :mod:`comparisons` and :mod:`intervals` work on single estimates, :mod:`multiplicity` on p values,
-  :mod:`seeds` on one quantity over runs.
-- Confounders: :mod:`gaps` adjusts the gap between two groups for them, with the weights of :mod:`balance`.
-- After training: :mod:`recalibration` of scores and :mod:`parity` of thresholds, chosen on one split and judged on another.
-- Decisions: :mod:`policy` holds scores against bounds, :mod:`acceptance` tests claims such as equivalence, :mod:`planning` says how
-  many patients a gap needs, :mod:`selection` chooses among models and checkpoints.
+- Frames: ``frame`` makes one from arrays (``table_from_arrays`` stops at the table), ``evaluate`` and ``evaluate_models`` from a
+  table. A ``Frame`` holds an ``Estimate`` for every score and a ``Disparity`` for every comparison of groups. ``to_json`` makes the
+  document ``metrics.json``, ``to_csv`` a long table of it. ``select_value`` is the number that model selection ranks by.
+- Tables: ``read_table`` and ``write_table`` are for our own Parquet files, ``reader`` with its ``Roles`` for a CSV or Parquet file
+  from elsewhere, ``PredictionWriter`` for your own evaluation loop, ``mask_folders`` for two folders of masks. A ``Table`` has a
+  ``Schema``; ``validate`` checks rows against it. ``thresholds`` sets the operating point, ``groupings`` makes the groups, and
+  ``suppression`` says which small cells a shared report must hide.
+- Metrics: ``names`` lists those of a task, ``get`` gives the entry of one (a ``Metric``: formula, range, direction, paper), ``compute``
+  its value; ``register`` and ``register_family`` add your own. ``fairness`` holds the fairness scores that have a name,
+  ``calibration`` and ``net_benefit`` the curves, ``segmentation`` the values of two masks.
+- Comparisons: ``hypotheses`` tests whole families of groups, ``paired`` compares two models on the same people, ``methods`` compares
+  methods over their training runs. ``intervals`` and ``comparisons`` work on single estimates, ``multiplicity`` on p values, and
+  ``seeds`` on one quantity over runs.
+- Confounders: ``gaps`` adjusts the gap between two groups for them, with the balancing methods of ``balance``.
+- After training: ``recalibration`` of scores and ``parity`` of thresholds are chosen on one split and judged on another.
+- Decisions: ``policy`` holds scores against bounds, ``acceptance`` tests claims such as equivalence, ``planning`` says how many
+  patients a gap needs, ``selection`` chooses among models and checkpoints.
 
 Each name is imported at its first use, so that importing this module takes no time.
 """

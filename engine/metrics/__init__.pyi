@@ -25,6 +25,7 @@ from .formulas.registry import register_family as register_family
 from .frames.arrays import frame as frame
 from .frames.arrays import table_from_arrays as table_from_arrays
 from .frames.disparities import Disparity as Disparity
+from .frames.export import to_csv as to_csv
 from .frames.frame import Frame as Frame
 from .frames.frame import evaluate as evaluate
 from .frames.frame import evaluate_models as evaluate_models

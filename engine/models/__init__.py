@@ -1,9 +1,16 @@
-"""Networks by name: every module here that holds a class ``Model`` is one, and so is any class of the user's.
+"""Networks by name: each module here with a class ``Model`` is a network, and a user may name any class of their own.
 
-A model is a flax linen module. ``output, features = model.apply(variables, image, train=False, keys=None)``: image
-[b, *spatial, c] in 2D or 3D, output [b, num_outputs], or [b, *reduced, num_outputs] of a segmentation, in at least
-float32, features every block by name. ``keys`` [b] are the examples' random keys, the only source of randomness in
-training.
+  cnn, sfcn                   classification and regression, in 2D and 3D
+  unet, transunet, sam        segmentation
+  layers, resampling          layers in the form that is fastest on each platform
+  transformer, lora           attention, and adapters of low rank
+  sam_encoder, sam_decoder    the parts of SAM
+  published                   parameters that others trained
+
+A model is a flax linen module. ``output, features = model.apply(variables, image, train=False, keys=None)`` takes images
+[b, *spatial, c] in 2D or 3D. The output is [b, num_outputs], or [b, *reduced, num_outputs] for a segmentation, in at least
+float32; features hold the output of every block by name. ``keys`` [b] are the examples' random keys, the only source of
+randomness in training.
 """
 
 import dataclasses
@@ -18,7 +25,7 @@ import jax.numpy as jnp
 
 from equipoise.engine.errors import UserError, did_you_mean
 
-_GIVEN = ("parent", "name", "num_outputs", "dtype", "axis_name")
+_GIVEN = ("parent", "name", "num_outputs", "dtype", "axis_name")  # fields that no configuration sets
 
 
 def shipped() -> list[str]:
@@ -28,6 +35,7 @@ def shipped() -> list[str]:
 
 
 def _find(name: str) -> type[nn.Module]:
+    """The class that a name stands for."""
     module_name, _, class_name = name.partition(":")
     if not class_name:
         if name not in shipped():
@@ -42,13 +50,13 @@ def _find(name: str) -> type[nn.Module]:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
         raise UserError(f"model {name!r}: no module {module_name!r} can be imported from here") from error
-    found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    network = getattr(module, class_name, None)
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
         modules = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
         raise UserError(
             f"model {name!r}: {module_name} has no flax module {class_name!r}.{did_you_mean(class_name, modules)}"
         )
-    return found
+    return network
 
 
 def build(
@@ -59,8 +67,8 @@ def build(
     Args:
       name: ``"cnn"``, or ``"my_pkg.module:Class"`` for a class with the fields num_outputs, dtype and axis_name.
       num_outputs: logits, or regression targets, per image.
-      dtype: of the computation; parameters are float32.
-      axis_name: mapped axis over which batch statistics are averaged, under ``pmap``.
+      dtype: the type of the computation; parameters are float32.
+      axis_name: the mapped axis over which batch statistics are averaged, under ``pmap``.
       **args: the network's own fields.
 
     Raises:
@@ -71,12 +79,12 @@ def build(
     missing = [given for given in _GIVEN[2:] if given not in fields]
     if missing:
         raise UserError(f"model {name!r} lacks the field(s) {', '.join(missing)}: every model has them")
-    own = [f for f in fields if f not in _GIVEN]
+    arguments = [field for field in fields if field not in _GIVEN]
     for argument in args:
-        if argument not in own:
+        if argument not in arguments:
             raise UserError(
-                f"model {name!r} has no argument {argument!r}.{did_you_mean(argument, own)} "
-                f"It has: {', '.join(own) or 'none'}"
+                f"model {name!r} has no argument {argument!r}.{did_you_mean(argument, arguments)} "
+                f"It has: {', '.join(arguments) or 'none'}"
             )
     args = {
         k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
@@ -85,5 +93,5 @@ def build(
 
 
 def num_parameters(tree: Any) -> int:
-    """Numbers held by a tree of arrays, or of their abstract shapes."""
+    """How many numbers a tree of arrays holds; abstract shapes are enough."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.models import layers
 
 ACTIVATIONS = {
@@ -25,26 +24,20 @@ _NON_DECREASING = ("relu", "sigmoid", "tanh", "elu", "leaky_relu", "softplus")
 _HEADS = ("gap", "flatten")
 
 
-def choose(what: str, name: str, known: Any) -> None:
-    """Raises UserError, with a suggestion, when ``name`` is not among ``known``."""
-    if name not in known:
-        raise UserError(f"no {what} {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
-
-
 class Model(nn.Module):
     """The network.
 
     Attributes:
-      num_outputs: of the linear head.
-      dtype: of the computation; parameters are float32, outputs at least that.
-      axis_name: mapped axis over which batch statistics are averaged, under ``pmap``.
+      num_outputs: outputs of the linear head.
+      dtype: the type of the computation; parameters are float32, outputs at least that.
+      axis_name: the mapped axis over which batch statistics are averaged, under ``pmap``.
       features: channels of each block.
       activation: a name in ``ACTIVATIONS``.
       head: ``gap``, the mean over all positions, or ``flatten``, means of 2 x 2 (x 2) positions side by side; the
-        latter binds the network to one image size.
-      dropout: rate before the linear head.
-      padding: of every pooling: ``VALID`` drops an odd last position, ``SAME`` keeps it.
-      kernel_init: of the convolutions: ``he`` or ``glorot``.
+        latter fixes the network to one image size.
+      dropout: the rate of dropout before the linear head.
+      padding: the padding of every pooling: ``VALID`` drops an odd last position, ``SAME`` keeps it.
+      kernel_init: the initializer of the convolutions: ``he`` or ``glorot``.
     """
 
     num_outputs: int
@@ -66,9 +59,9 @@ class Model(nn.Module):
         Raises:
           UserError: for an unknown choice, or an image too small for so many blocks.
         """
-        choose("activation", self.activation, ACTIVATIONS)
-        choose("head", self.head, _HEADS)
-        choose("kernel_init", self.kernel_init, layers.KERNEL_INITS)
+        layers.check_choice("activation", self.activation, ACTIVATIONS)
+        layers.check_choice("head", self.head, _HEADS)
+        layers.check_choice("kernel_init", self.kernel_init, layers.KERNEL_INITS)
         activation = ACTIVATIONS[self.activation]
         init = layers.KERNEL_INITS[self.kernel_init]
         features = {}

@@ -7,7 +7,7 @@ here, which compute the same numbers: see ``benchmarks/conv3d.py``.
 import functools
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.linen as nn
@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from equipoise.engine.errors import UserError
+from equipoise.engine.errors import UserError, did_you_mean
 
 KERNEL_INITS = {"he": nn.initializers.he_normal(), "glorot": nn.initializers.glorot_uniform()}
 
-# Convolutions are cut into slabs that touch so many bytes, near what the second-level caches hold. The gradient of a kernel
-# gains most, and is cut finest; beyond so many slabs the copies and the compile time cost more than they save.
+# Convolutions are cut into slabs that touch about this many bytes, which is near what second-level caches hold. The gradient
+# of a kernel gains most, and is cut finest; with more slabs than this, copies and compile time cost more than they save.
 _SLAB_BYTES = 2 << 20
 _MAX_SLABS = 8
 _MAX_KERNEL_SLABS = {2: 16, 3: 32}
-# Few channels fill no vector register: so many neighbours are taken together.
+# Few channels do not fill a vector register: this many neighbours are taken together.
 _BLOCK = 4
 _MAX_THIN = 4
 
@@ -46,7 +46,7 @@ def plain_convolution(
 
 
 def _slabs(x: Array, kernel: Array, stride: int, most: int) -> list[tuple[int, int]]:
-    """Cuts the first spatial axis of the output into at most so many (first, size)."""
+    """Cuts the first spatial axis of the output into at most ``most`` slabs, as (first, size)."""
     length, taps = -(-x.shape[1] // stride), kernel.shape[0] if x.ndim == 5 else 1
     touched = math.prod(x.shape[:-1]) // stride * (taps * x.shape[-1] + kernel.shape[-1]) * x.dtype.itemsize
     thickness = -(-length // max(1, min(most, length, touched // _SLAB_BYTES)))
@@ -97,7 +97,7 @@ def row_convolution(
     stride: int = 1,
     max_slabs: int = _MAX_SLABS,
 ) -> Float[Array, "b f g k"]:
-    """A 2D convolution with SAME padding, slabs of rows by themselves."""
+    """A 2D convolution with SAME padding, one slab of rows after the other."""
     height_pad, width_pad = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride,) * 2, "SAME")
     padded = jnp.pad(x, ((0, 0), height_pad, (0, 0), (0, 0)))
     slabs = []
@@ -115,7 +115,7 @@ def row_convolution(
 def blocked_convolution(
     x: Float[Array, "b *outer w c"], kernel: Float[Array, "*window 3 c k"]
 ) -> Float[Array, "b *outer w k"]:
-    """A 2D or 3D convolution with SAME padding of few channels: blocks along the last axis become channels.
+    """A 2D or 3D convolution of few channels with SAME padding: blocks along the last axis become channels.
 
     [b, *outer, w, c] is gathered to [b, *outer, w / n, (n + 2) * c], every block of n positions with a neighbour on
     each side, and convolved with a kernel [*window, 1, (n + 2) * c, n * k] that holds the given one n times, shifted.
@@ -135,6 +135,7 @@ def blocked_convolution(
 
 
 def _value(x: Array, kernel: Array, stride: int, max_slabs: int = _MAX_SLABS) -> Array:
+    """The convolution in the form that is fastest on a CPU."""
     if x.shape[-1] <= _MAX_THIN and kernel.shape[-3] == 3 and x.shape[-2] % _BLOCK == 0 and stride == 1:
         return blocked_convolution(x, kernel)
     if x.ndim == 4:
@@ -195,8 +196,8 @@ class Conv(nn.Module):
       kernel_size: along every spatial axis.
       stride: along every spatial axis.
       use_bias: off before a normalisation, which would cancel it.
-      dtype: of the computation; parameters are float32.
-      kernel_init: initializer.
+      dtype: the type of the computation; parameters are float32.
+      kernel_init: the initializer of the kernel.
     """
 
     features: int
@@ -266,7 +267,7 @@ def max_pool(
 def avg_pool(
     x: Float[Array, "b *spatial c"], window: int = 2, padding: str = "VALID"
 ) -> Float[Array, "b *reduced c"]:
-    """Mean of windows that do not overlap, taken over positions inside the image only; see :func:`max_pool`."""
+    """Mean of windows that do not overlap, over positions inside the image only; arguments as in :func:`max_pool`."""
     view, axes = _windows(x, window, padding, 0.0)
     if padding == "VALID":
         return view.mean(axes)
@@ -275,7 +276,7 @@ def avg_pool(
 
 
 def global_avg_pool(x: Float[Array, "b *spatial c"]) -> Float[Array, "b c"]:
-    """Mean over every position, accumulated in at least float32."""
+    """Mean over all positions, accumulated in at least float32."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return x.mean(tuple(range(1, x.ndim - 1)), dtype=wide).astype(x.dtype)
 
@@ -291,7 +292,7 @@ class BatchNorm(nn.Module):
       momentum: share of the old running statistics that an update keeps.
       epsilon: added to the variance.
       dtype: of the output; statistics and parameters are float32 or wider.
-      axis_name: mapped axis over which statistics are averaged (``pmap``); its shards must be of equal size. Under
+      axis_name: the mapped axis over which statistics are averaged (``pmap``); its shards must be of equal size. Under
         ``jit`` with a sharded batch they are global as they stand.
     """
 
@@ -302,7 +303,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *spatial c"], train: bool) -> Float[Array, "b *spatial c"]:
-        """Normalises with the batch's statistics (``train``), updating the running ones, or with the running ones."""
+        """Normalises: in training with the batch's statistics, which update the running ones; else with the running ones."""
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
@@ -331,8 +332,8 @@ class BatchNorm(nn.Module):
 class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014) whose draws belong to the examples.
 
-    The mask of an example is a function of its key and of this layer's path in the model alone: neither its place in
-    the batch nor the way the batch is split over devices can change it.
+    The mask of an example is a function only of its key and of this layer's path in the model: neither its place in the
+    batch nor the way the batch is split over devices can change it.
 
     Attributes:
       rate: probability that a value is dropped; the others are divided by ``1 - rate``.
@@ -371,8 +372,8 @@ class Dense(nn.Module):
 
     Attributes:
       features: outputs.
-      dtype: of the computation.
-      kernel_init: initializer.
+      dtype: the type of the computation.
+      kernel_init: the initializer of the kernel.
     """
 
     features: int
@@ -381,10 +382,16 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
-        """Maps a batch."""
+        """Applies the layer to a batch."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+def check_choice(what: str, name: str, known: Collection[str]) -> None:
+    """Raises UserError, with a suggestion, when ``name`` is not one of ``known``; ``what`` says what is chosen."""
+    if name not in known:
+        raise UserError(f"no {what} {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
 
 
 def output_dtype(dtype: Any) -> jnp.dtype:

@@ -1,7 +1,7 @@
 """Layers that change how many positions an image has, as matrix products.
 
-A convolution whose windows do not overlap is a dense layer on the windows, its transpose a dense layer to them, and
-linear interpolation along one axis a product with a small matrix: forms that are fast on every platform.
+A convolution whose windows do not overlap is a dense layer on the windows; its transpose is a dense layer that makes the
+windows; linear interpolation along one axis is a product with a small matrix. These forms are fast on every platform.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ class PatchConv(nn.Module):
 
     Attributes:
       features: output channels.
-      window: side, and distance, of the windows.
-      dtype: of the computation; parameters are float32.
+      window: the side of the windows, which is also their distance.
+      dtype: the type of the computation; parameters are float32.
     """
 
     features: int
@@ -31,7 +31,7 @@ class PatchConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *spatial c"]) -> Float[Array, "b *reduced k"]:
-        """Reduces every window to a position.
+        """Turns every window into one position.
 
         Raises:
           UserError: when windows do not fill the image.
@@ -59,7 +59,7 @@ class UpConv(nn.Module):
 
     Attributes:
       features: output channels.
-      dtype: of the computation; parameters are float32.
+      dtype: the type of the computation; parameters are float32.
     """
 
     features: int
@@ -81,13 +81,13 @@ class UpConv(nn.Module):
 
 
 def interpolation(size: int, new: int, align_corners: bool) -> Float[np.ndarray, "new size"]:
-    """The matrix of linear interpolation of ``size`` values at ``new`` places, without smoothing, as in PyTorch.
+    """The matrix that interpolates ``size`` values linearly at ``new`` places, without smoothing, as PyTorch does.
 
     Args:
-      size: values that there are.
-      new: values wanted.
-      align_corners: the first and last places are the first and last values; else both rows span the same length,
-        each value in the middle of its share.
+      size: how many values there are.
+      new: how many values are wanted.
+      align_corners: whether the first and the last place are those of the first and the last value. Otherwise both rows span
+        the same length, and each value lies in the middle of its share.
     """
     places = np.arange(new)
     if align_corners:

@@ -1,9 +1,9 @@
 """SAM, the segment anything model, and SAMed, which is SAM without prompts and with a mask for every class.
 
 Kirillov et al. 2023, arXiv:2304.02643; Zhang and Liu 2023, arXiv:2304.13785; MedSAM (Ma et al. 2024, Nature
-Communications 15:654) has the parameters of SAM with ViT-B. As SAMed a run sets ``lora_rank`` 4 and freezes what
-:data:`equipoise.engine.models.lora.FREEZE` matches; its 3 masks then leave 147,456 weights of adapters, 6,220 of the prompt encoder
-and 3,918,019 of the decoder to be trained.
+Communications 15:654) is SAM with ViT-B and parameters of its own. For SAMed, a run sets ``lora_rank`` to 4 and freezes what
+:data:`equipoise.engine.models.lora.FREEZE` matches: with 3 masks, 147,456 weights of adapters, 6,220 of the prompt encoder and
+3,918,019 of the decoder are then trained.
 """
 
 import functools
@@ -26,26 +26,26 @@ SIZES = {  # fields of the published models: ``args=sam.SIZES["l"]`` in a run fi
 
 
 class Model(nn.Module):
-    """The network; by default with the encoder ViT-B.
+    """SAM; by default with the encoder ViT-B.
 
     Attributes:
-      num_outputs: masks: the classes of a segmentation, background included. SAM itself has 4: one mask, and three for
-        prompts that leave open what is meant.
-      dtype: of the computation; parameters are float32, outputs at least that.
-      axis_name: unused, as nothing here has batch statistics.
+      num_outputs: number of masks: one for each class of a segmentation, background included. SAM itself has 4: one mask, and
+        three more for prompts that can mean several things.
+      dtype: the type of the computation; parameters are float32, outputs at least that.
+      axis_name: not used, since nothing here has batch statistics.
       width: channels of the encoder.
-      depth: its blocks.
-      heads: of each block.
-      window: side of the windows that attend by themselves, in patches.
-      global_blocks: blocks, from 0, that attend over the whole image.
+      depth: number of its blocks.
+      heads: heads of attention in each block.
+      window: side in patches of the windows within which patches attend to each other.
+      global_blocks: the blocks, from 0, that attend over the whole image instead.
       patch: side of a patch in pixels.
-      out_width: channels of embedding and decoder.
-      decoder_heads: of the decoder's attention.
-      decoder_hidden: of the decoder's MLP.
-      lora_rank: of the adapters (:mod:`equipoise.engine.models.lora`); 0: none.
-      lora_targets: a pattern of the kernels that have one; by default queries and values of the encoder.
-      remat: recompute each block's activations in the backward pass: a third more arithmetic, far less memory.
-      attention: ``einsum`` or ``cudnn`` (:func:`equipoise.engine.models.transformer.attend`), of the encoder.
+      out_width: channels of the embedding and of the decoder.
+      decoder_heads: heads of the decoder's attention.
+      decoder_hidden: channels inside the decoder's MLP.
+      lora_rank: the rank of the adapters (:mod:`equipoise.engine.models.lora`); 0: none.
+      lora_targets: a pattern of the kernels that have an adapter; by default queries and values of the encoder.
+      remat: whether to recompute each block's activations in the backward pass: a third more arithmetic, far less memory.
+      attention: the encoder's attention, ``einsum`` or ``cudnn`` (:func:`equipoise.engine.models.transformer.attend`).
     """
 
     num_outputs: int
@@ -95,17 +95,17 @@ class Model(nn.Module):
         boxes: Float[Array, "b 4"] | None = None,
         masks: Float[Array, "b h4 w4 1"] | None = None,
     ) -> tuple[Float[Array, "b h4 w4 k"], Float[Array, "b k"]]:
-        """Masks for one set of prompts per image; an image with several sets has its embedding repeated.
+        """Masks for one set of prompts per image; repeat the embedding of an image that has several sets.
 
         Args:
           embedding: ``neck`` of :meth:`encode`.
           points: (x, y) in pixels of the image.
-          labels: of the points: 1 foreground, 0 background, -1 no point.
+          labels: what each point marks: 1 foreground, 0 background, -1 no point.
           boxes: (x0, y0, x1, y1) in pixels.
-          masks: logits of an earlier mask, four times the embedding's size.
+          masks: logits of an earlier mask, of four times the embedding's size.
 
         Returns:
-          Logits of all masks, and the intersection over union that the model expects of each.
+          (logits of all masks, the intersection over union that the model expects each of them to have).
         """
         sizes = embedding.shape[1:3]
         pixels = tuple(self.patch * n for n in sizes)
@@ -113,9 +113,9 @@ class Model(nn.Module):
         if points is not None or boxes is not None:
             sparse = self.prompts.sparse(pixels, points, labels, boxes)
         image = embedding + self.prompts.dense(masks)
-        found, quality = self.decoder(image, self.prompts.positions(sizes), sparse)
+        logits, quality = self.decoder(image, self.prompts.positions(sizes), sparse)
         wide = layers.output_dtype(self.dtype)
-        return found.astype(wide), quality.astype(wide)
+        return logits.astype(wide), quality.astype(wide)
 
     def segment(
         self, image: Float[Array, "b *spatial c"], multimask: bool = True, **prompts: Array
@@ -123,20 +123,20 @@ class Model(nn.Module):
         """What SAM answers to prompts: ``model.apply(variables, image, boxes=..., method="segment")``.
 
         Args:
-          image: preprocessed as the weights were trained.
-          multimask: every mask but the first, for a prompt that leaves open what is meant; else the first alone.
-          **prompts: of :meth:`decode`.
+          image: preprocessed in the way in which the weights were trained.
+          multimask: whether to return every mask but the first, for prompts that can mean several things; else only the first.
+          **prompts: as in :meth:`decode`.
 
         Returns:
-          Logits of the masks, a quarter of the image's size, and their expected intersection over union.
+          (logits of the masks, of a quarter of the image's size; their expected intersection over union).
         """
-        found, quality = self.decode(self.encode(image)["neck"], **prompts)
-        return (found[..., 1:], quality[:, 1:]) if multimask else (found[..., :1], quality[:, :1])
+        logits, quality = self.decode(self.encode(image)["neck"], **prompts)
+        return (logits[..., 1:], quality[:, 1:]) if multimask else (logits[..., :1], quality[:, :1])
 
     def __call__(
         self, image: Float[Array, "b *spatial c"], train: bool = False, keys: Key[Array, " b"] | None = None
     ) -> tuple[Float[Array, "b h4 w4 k"], dict[str, Array]]:
-        """Returns logits of all masks without prompts, a quarter of the image's size, and the encoder's features."""
+        """Returns logits of all masks without prompts, of a quarter of the image's size, and the encoder's features."""
         features = self.encode(image)
         if self.is_initializing():  # what other prompts need is part of the model too
             b, h, w = (1, *features["neck"].shape[1:3])

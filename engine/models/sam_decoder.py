@@ -1,7 +1,7 @@
 """SAM's prompt encoder and mask decoder.
 
-Kirillov et al. 2023, arXiv:2304.02643, appendix A. Normalisations have the released model's epsilons: 1e-5 in the
-transformer, 1e-6 over channels of maps.
+Kirillov et al. 2023, arXiv:2304.02643, appendix A. Normalisations have the epsilons of the released model: 1e-5 in the
+transformer, 1e-6 over the channels of maps.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ class Prompts(nn.Module):
     """The prompt encoder: points, boxes and masks as embeddings.
 
     Attributes:
-      width: of an embedding.
-      hidden: channels of the mask's path.
-      dtype: of the computation.
+      width: channels of an embedding.
+      hidden: channels inside the layers that embed a mask.
+      dtype: the type of the computation.
     """
 
     width: int
@@ -31,7 +31,7 @@ class Prompts(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Declares what every kind of prompt needs: a model has it all, whichever it is used with."""
+        """Declares the parameters of every kind of prompt: a model has all of them, whichever kinds it is used with."""
         # Fixed random frequencies: kept with the model, never trained.
         self.frequencies = self.variable(
             "batch_stats",
@@ -70,23 +70,23 @@ class Prompts(nn.Module):
           sizes: height and width of the image in pixels.
           points: (x, y) in pixels.
           labels: 1 foreground, 0 background, -1 no point.
-          boxes: (x, y) of a first and a second corner in pixels.
+          boxes: (x, y) of two opposite corners in pixels.
         """
         scale = np.asarray(sizes[::-1], np.float32)
-        found = []
+        embeddings = []
         if points is not None:
-            if boxes is None:  # as in training, where a place is kept for the box
+            if boxes is None:  # the released model was trained with a place kept for the box
                 points = jnp.pad(points, ((0, 0), (0, 1), (0, 0)))
                 labels = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=-1)
             place = self._encode((points + 0.5) / scale)
-            found.append(jnp.where(labels[..., None] == -1, 0, place) + self.points[labels + 1])
+            embeddings.append(jnp.where(labels[..., None] == -1, 0, place) + self.points[labels + 1])
         if boxes is not None:
             corners = (boxes.reshape(len(boxes), 2, 2) + 0.5) / scale
-            found.append(self._encode(corners) + self.points[3:])
-        return jnp.concatenate(found, 1).astype(self.dtype)
+            embeddings.append(self._encode(corners) + self.points[3:])
+        return jnp.concatenate(embeddings, 1).astype(self.dtype)
 
     def dense(self, mask: Float[Array, "b h w 1"] | None) -> Float[Array, "..."]:
-        """Embeds a mask of logits, four times the size of the embedding [b, h/4, w/4, c]; without one, [c]."""
+        """Embeds a mask of logits as [b, h/4, w/4, c]; without a mask the embedding is [c]."""
         if mask is None:
             return self.no_mask.astype(self.dtype)
         x = transformer.gelu(self.mask_norm1(self.mask1(mask)))
@@ -118,8 +118,8 @@ class TwoWay(nn.Module):
 
     Attributes:
       heads: number of heads.
-      hidden: of the MLP.
-      dense: makes a dense layer of (features, name=...).
+      hidden: channels inside the MLP.
+      dense: makes a dense layer from (features, name=...).
     """
 
     heads: int
@@ -130,7 +130,7 @@ class TwoWay(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b t c"], image: Float[Array, "b s c"], place: Float[Array, "s c"]
     ) -> tuple[Float[Array, "b t c"], Float[Array, "b s c"]]:
-        """Returns tokens and image, transformed; ``place`` is added to keys of the image, the tokens to themselves."""
+        """Returns the new tokens and image; keys of the image get ``place`` added, queries of tokens the first tokens."""
         width, dtype, query_place = tokens.shape[-1], tokens.dtype, tokens
 
         def attention(width: int, name: str) -> nn.Module:
@@ -161,10 +161,10 @@ class Decoder(nn.Module):
     """The mask decoder.
 
     Attributes:
-      num_masks: mask tokens.
-      heads: of the transformer.
-      hidden: of its MLP.
-      dense: makes a dense layer of (features, name=...).
+      num_masks: number of mask tokens.
+      heads: heads of the transformer.
+      hidden: channels inside its MLP.
+      dense: makes a dense layer from (features, name=...).
     """
 
     num_masks: int
@@ -179,24 +179,23 @@ class Decoder(nn.Module):
         place: Float[Array, "h w c"],
         prompts: Float[Array, "b t c"] | None,
     ) -> tuple[Float[Array, "b h2 w2 k"], Float[Array, "b k"]]:
-        """Decodes.
+        """Decodes an embedding.
 
         Args:
-          image: embedding with the dense prompt added.
-          place: encoding of its cells.
-          prompts: sparse ones; None for none.
+          image: the embedding with the dense prompt added.
+          place: the encoding of its cells.
+          prompts: the sparse prompts; None: there are none.
 
         Returns:
-          Logits of every mask, four times the embedding's size, and the intersection over union that each is
-          expected to have.
+          (logits of every mask, of four times the embedding's size; the intersection over union that each is expected to have).
         """
         b, h, w, width = image.shape
         dtype = image.dtype
         quality = self.param("quality_token", _NORMAL, (1, width), jnp.float32)
-        own = jnp.concatenate(
+        learned = jnp.concatenate(
             [quality, self.param("mask_tokens", _NORMAL, (self.num_masks, width), jnp.float32)]
         )
-        tokens = jnp.broadcast_to(own.astype(dtype), (b, *own.shape))
+        tokens = jnp.broadcast_to(learned.astype(dtype), (b, *learned.shape))
         tokens = tokens if prompts is None else jnp.concatenate([tokens, prompts], 1)
         two_way = TwoWay(self.heads, self.hidden, self.dense, name="transformer")
         tokens, image = two_way(tokens, image.reshape(b, h * w, width), place.reshape(h * w, width))

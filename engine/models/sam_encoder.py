@@ -15,7 +15,7 @@ from equipoise.engine.models import layers, resampling, transformer
 
 
 def _windows(x: Array, side: int, fill: Array) -> Array:
-    """Cuts [b, h, w, c] into [b * number, side, side, c], after filling the last ones."""
+    """Cuts [b, h, w, c] into windows [b * number, side, side, c]; ``fill`` completes the last ones."""
     b, h, w, c = x.shape
     rows, columns = -(-h // side), -(-w // side)
     if (rows * side, columns * side) != (h, w):
@@ -27,7 +27,7 @@ def _windows(x: Array, side: int, fill: Array) -> Array:
 
 
 def _join_windows(x: Array, h: int, w: int) -> Array:
-    """The inverse of :func:`_windows`, without what was filled in."""
+    """Puts windows together again, without what was filled in: the inverse of :func:`_windows`."""
     side, c = x.shape[1], x.shape[-1]
     rows, columns = -(-h // side), -(-w // side)
     x = x.reshape(-1, rows, columns, side, side, c).swapaxes(2, 3)
@@ -35,16 +35,16 @@ def _join_windows(x: Array, h: int, w: int) -> Array:
 
 
 class Attention(nn.Module):
-    """Self-attention with relative positions, rows and columns apart.
+    """Self-attention with relative positions, separately for rows and columns.
 
-    The logit of a query at (i, j) for a key at (k, l) is ``s q.k + q.H[i - k] + q.W[j - l]``, s the inverse root of the
-    head's channels: one product of [s q, q.H[i - .], q.W[j - .]] and [k, row of k, column of l], the last two as
-    indicators. So no bias of tokens x tokens is made, and none added.
+    The logit of a query at (i, j) for a key at (k, l) is ``s q.k + q.H[i - k] + q.W[j - l]``, where s is the inverse root of
+    the number of a head's channels. It is computed as one product of [s q, q.H[i - .], q.W[j - .]] and [k, row of k, column
+    of l], the last two as indicators: so no bias of size tokens x tokens is ever made.
 
     Attributes:
       heads: number of heads.
-      window: side of the windows that attend by themselves; 0: the whole image.
-      dense: makes a dense layer of (features, name=...).
+      window: side of the windows within which patches attend to each other; 0: attention over the whole image.
+      dense: makes a dense layer from (features, name=...).
       attention: see :func:`equipoise.engine.models.transformer.attend`.
     """
 
@@ -55,10 +55,10 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Attends.
+        """Applies the layer to a batch.
 
-        A window beyond the image's edge is filled with positions that are zero before the projection: they are keys
-        like others, and what the projection makes of them, the same for all, is made once.
+        A window that reaches beyond the image is filled with positions that are zero before the projection. They are keys
+        like others; their projection is the same for all, and computed once.
         """
         _, h, w, c = x.shape
         project = self.dense(3 * c, packed=True, name="qkv")
@@ -88,7 +88,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each after a normalisation and added to what came in; attributes as of :class:`Attention`."""
+    """Attention and an MLP, each after a normalisation and added to its input; the attributes are those of :class:`Attention`."""
 
     heads: int
     window: int
@@ -111,14 +111,14 @@ class Encoder(nn.Module):
     Attributes:
       width: channels of the transformer.
       depth: number of blocks.
-      heads: of each.
-      window: side of the windows, in patches.
-      global_blocks: blocks, from 0, that attend over the whole image.
+      heads: heads of each block.
+      window: side of the windows in patches.
+      global_blocks: the blocks, from 0, that attend over the whole image.
       patch: side of a patch in pixels.
       out_width: channels of the embedding.
-      dense: makes a dense layer of (features, name=...).
-      dtype: of the computation.
-      remat: recompute each block's activations in the backward pass, which then need no memory.
+      dense: makes a dense layer from (features, name=...).
+      dtype: the type of the computation.
+      remat: whether to recompute each block's activations in the backward pass, so that they need no memory.
       attention: see :func:`equipoise.engine.models.transformer.attend`.
     """
 

@@ -19,11 +19,11 @@ class Model(nn.Module):
     is over all that any image leaves, so that the head does not depend on the image's size.
 
     Attributes:
-      num_outputs: of the head, a 1-wide convolution.
-      dtype: of the computation; parameters are float32, outputs at least that.
-      axis_name: mapped axis over which batch statistics are averaged, under ``pmap``.
+      num_outputs: outputs of the head, a 1-wide convolution.
+      dtype: the type of the computation; parameters are float32, outputs at least that.
+      axis_name: the mapped axis over which batch statistics are averaged, under ``pmap``.
       features: channels of the pooled blocks and, last, of the 1-wide block.
-      dropout: rate before the head.
+      dropout: the rate of dropout before the head.
     """
 
     num_outputs: int
@@ -44,11 +44,11 @@ class Model(nn.Module):
         features = {}
         x = image
         for number, width in enumerate(self.features, start=1):
-            last = number == len(self.features)
-            x = layers.Conv(width, kernel_size=1 if last else 3, dtype=self.dtype, name=f"conv{number}")(x)
+            is_last = number == len(self.features)
+            x = layers.Conv(width, kernel_size=1 if is_last else 3, dtype=self.dtype, name=f"conv{number}")(x)
             norm = layers.BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm{number}")
             x = norm(x, train)
-            x = nn.relu(x if last else layers.max_pool(x))
+            x = nn.relu(x if is_last else layers.max_pool(x))
             features[f"block{number}"] = x
         x = features["pooled"] = layers.global_avg_pool(x)
         x = layers.Dropout(self.dropout, name="dropout")(x, train, keys)

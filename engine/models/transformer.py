@@ -1,4 +1,4 @@
-"""Attention and the other parts that the transformers here share."""
+"""What the transformers here share: attention, MLP, activation, normalisation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ _CUDNN_CHANNELS = 128
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``x Phi(x)``, not its approximation by a hyperbolic tangent."""
+    """``x Phi(x)`` exactly, without the usual approximation by a hyperbolic tangent."""
     return x * (0.5 + 0.5 * jax.lax.erf(x * np.asarray(np.sqrt(0.5), x.dtype)))
 
 
@@ -26,14 +26,14 @@ def attend(
     v: Float[Array, "b n s e"],
     attention: str = "einsum",
 ) -> Float[Array, "b n t e"]:
-    """``softmax(q k^T) v`` for each of n heads; a scale, and any bias that is linear in q, are the caller's, in q and k.
+    """``softmax(q k^T) v`` for each of n heads. The caller puts a scale, and any bias that is linear in q, into q and k.
 
     Args:
       q: queries, scaled.
       k: keys.
       v: values.
-      attention: ``einsum``, for every platform, or ``cudnn``, which keeps no weights in memory and needs an NVIDIA
-        GPU, bfloat16 and at most 128 channels.
+      attention: ``einsum``, which works on every platform, or ``cudnn``, which keeps no weights of attention in memory but
+        needs an NVIDIA GPU, bfloat16 and at most 128 channels.
 
     Raises:
       UserError: for another choice, or ``cudnn`` where it does not fit.
@@ -61,12 +61,12 @@ def attend(
 
 
 def split_heads(x: Float[Array, "b t c"], heads: int) -> Float[Array, "b n t d"]:
-    """Channels to heads, which are contiguous."""
+    """Cuts the channels into heads, each of contiguous channels."""
     return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
 
 def join_heads(x: Float[Array, "b n t d"]) -> Float[Array, "b t c"]:
-    """The inverse of :func:`split_heads`."""
+    """Puts the heads side by side as channels: the inverse of :func:`split_heads`."""
     return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
@@ -74,9 +74,9 @@ class Mlp(nn.Module):
     """Dense layers with an activation between them.
 
     Attributes:
-      features: outputs of each.
-      activation: between them.
-      dense: makes a dense layer of (features, name=...).
+      features: outputs of each layer.
+      activation: the function between them.
+      dense: makes a dense layer from (features, name=...).
     """
 
     features: tuple[int, ...]
@@ -85,7 +85,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
-        """Maps a batch."""
+        """Applies the layer to a batch."""
         for number, width in enumerate(self.features, start=1):
             x = self.dense(width, name=f"dense{number}")(x)
             x = x if number == len(self.features) else self.activation(x)
@@ -93,5 +93,5 @@ class Mlp(nn.Module):
 
 
 def norm(epsilon: float, dtype: Any, name: str) -> nn.Module:
-    """Normalisation of the last axis."""
+    """A layer that normalises the last axis."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)

@@ -1,7 +1,7 @@
-"""TransUNet: a vision transformer, after a ResNet or on patches alone, and a convolutional decoder.
+"""TransUNet: a vision transformer, on the output of a ResNet or on patches of the image, and a convolutional decoder.
 
-Chen et al. 2021, arXiv:2102.04306. By default the form without skips on ViT-B/16; ``HYBRID`` has the fields of
-R50-ViT-B/16 with three skips, the paper's own.
+Chen et al. 2021, arXiv:2102.04306. The default is ViT-B/16 without skips; ``HYBRID`` has the fields of R50-ViT-B/16 with three
+skips, the paper's main form.
 """
 
 import functools
@@ -23,7 +23,8 @@ HYBRID = {"stages": (3, 4, 9), "patch": 1, "skips": 3}  # ``args=transunet.HYBRI
 class StandardConv(nn.Module):
     """A convolution without bias whose kernel has mean 0 and variance 1 for every output (Qiao et al. 2019, arXiv:1903.10520).
 
-    Padding is SAME, with which the published ResNets were trained: with a stride, PyTorch's ports lie one pixel beside it.
+    Padding is SAME, with which the published ResNets were trained. PyTorch's ports of them pad otherwise where there is a
+    stride: their windows lie one pixel beside ours.
     """
 
     features: int
@@ -33,7 +34,7 @@ class StandardConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
-        """Convolves a batch."""
+        """Applies the layer to a batch."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", layers.KERNEL_INITS["he"], shape, jnp.float32)
         mean, var = kernel.mean((0, 1, 2)), kernel.var((0, 1, 2))
@@ -66,9 +67,9 @@ class ResNet(nn.Module):
     """ResNet with group normalisation and standardised kernels (Kolesnikov et al. 2020, arXiv:1912.11370).
 
     Attributes:
-      stages: units of each stage; every stage but the first halves the image, which the root quarters.
+      stages: units in each stage. The root quarters the image, and every stage but the first halves it.
       width: channels of the root.
-      dtype: of the computation.
+      dtype: the type of the computation.
     """
 
     stages: tuple[int, ...]
@@ -77,7 +78,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> list[Float[Array, "b h2 w2 k"]]:
-        """Returns the maps of root and stages, at a half, a quarter, an eighth, ... of the image."""
+        """Returns the maps of the root and of every stage, at a half, a quarter, an eighth, ... of the image's size."""
         x = StandardConv(self.width, 7, 2, self.dtype, name="conv_root")(x)
         maps = [x := nn.relu(_group_norm(x, "gn_root"))]
         x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
@@ -94,9 +95,9 @@ class Block(nn.Module):
 
     Attributes:
       heads: number of heads.
-      hidden: of the MLP.
-      dropout: rate after each layer of the MLP.
-      dense: makes a dense layer of (features, name=...).
+      hidden: channels inside the MLP.
+      dropout: the rate of dropout after each layer of the MLP.
+      dense: makes a dense layer from (features, name=...).
     """
 
     heads: int
@@ -121,7 +122,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ResNet, where there is one, and vision transformer; attributes as of :class:`Model`."""
+    """A vision transformer, after a ResNet where there is one; the attributes are those of :class:`Model`."""
 
     stages: tuple[int, ...]
     stem: int
@@ -157,26 +158,26 @@ class Encoder(nn.Module):
 
 
 class Model(nn.Module):
-    """The network; by default ViT-B/16 without skips.
+    """TransUNet; by default ViT-B/16 without skips.
 
     Attributes:
-      num_outputs: classes of a segmentation, background included.
-      dtype: of the computation; parameters are float32, outputs at least that.
-      axis_name: mapped axis over which batch statistics are averaged, under ``pmap``.
-      stages: units of each stage of a ResNet before the transformer; (): none.
+      num_outputs: number of classes, background included.
+      dtype: the type of the computation; parameters are float32, outputs at least that.
+      axis_name: the mapped axis over which batch statistics are averaged, under ``pmap``.
+      stages: units in each stage of a ResNet before the transformer; (): no ResNet.
       stem: channels of the ResNet's root.
-      patch: side of a patch, of the image or of the ResNet's last map.
+      patch: side of a patch of the image, or of the ResNet's last map.
       width: channels of the transformer.
-      depth: its blocks.
-      heads: of each block.
-      hidden: of its MLP.
-      dropout: rate in the transformer.
+      depth: number of its blocks.
+      heads: heads of attention in each block.
+      hidden: channels inside each block's MLP.
+      dropout: the rate of dropout in the transformer.
       head: channels of the decoder's first convolution.
-      decoder: channels of the decoder's blocks, each of which doubles the image.
-      skips: how many of these blocks also take a map of the ResNet, of their own size.
-      lora_rank: of the transformer's adapters (:mod:`equipoise.engine.models.lora`); 0: none.
-      lora_targets: a pattern of the kernels that have one.
-      remat: recompute each block's activations in the backward pass.
+      decoder: channels of the decoder's blocks, each of which doubles the image's size.
+      skips: how many of these blocks also take the ResNet's map of their size.
+      lora_rank: the rank of the transformer's adapters (:mod:`equipoise.engine.models.lora`); 0: none.
+      lora_targets: a pattern of the kernels that have an adapter.
+      remat: whether to recompute each block's activations in the backward pass, which saves memory.
     """
 
     num_outputs: int
@@ -219,7 +220,7 @@ class Model(nn.Module):
             )
         if self.skips > len(self.stages):
             raise UserError(
-                f"skips={self.skips}: a ResNet of {len(self.stages)} stages has as many maps to take"
+                f"skips={self.skips}: a ResNet with {len(self.stages)} stages has {len(self.stages)} maps to take"
             )
         sizes = image.shape[1:3]
         step = self.patch * (2 << len(self.stages) if self.stages else 1)

@@ -1,6 +1,6 @@
 """A residual U-Net for 2D and 3D images, the baseline of segmentation.
 
-Ronneberger et al. 2015, arXiv:1505.04597, with the residual encoder and plain decoder of nnU-Net's (Isensee et al. 2024,
+Ronneberger et al. 2015, arXiv:1505.04597, with the residual encoder and the plain decoder of nnU-Net (Isensee et al. 2024,
 arXiv:2404.09556).
 """
 
@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Key
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.models import layers, resampling
-from equipoise.engine.models.cnn import choose
 
 _NORMS = ("instance", "batch")
 
@@ -26,7 +25,7 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *spatial c"], train: bool) -> Float[Array, "b *spatial c"]:
-        """Normalises, in training as otherwise."""
+        """Normalises, in the same way in training and in evaluation."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -39,13 +38,13 @@ class Model(nn.Module):
     """The network: stages of residual blocks, each half the size of the one before, and back by transposed convolutions.
 
     Attributes:
-      num_outputs: classes of a segmentation, background included.
-      dtype: of the computation; parameters are float32, outputs at least that.
-      axis_name: mapped axis over which batch statistics are averaged, under ``pmap``.
-      features: channels of the stages; their number is the depth.
-      blocks: residual blocks of every stage of the encoder.
-      norm: ``instance``, or ``batch``.
-      dropout: rate after the last stage of the encoder.
+      num_outputs: number of classes, background included.
+      dtype: the type of the computation; parameters are float32, outputs at least that.
+      axis_name: the mapped axis over which batch statistics are averaged, under ``pmap``.
+      features: channels of each stage; there are as many stages.
+      blocks: residual blocks in every stage of the encoder.
+      norm: ``instance`` or ``batch``.
+      dropout: the rate of dropout after the last stage of the encoder.
     """
 
     num_outputs: int
@@ -78,7 +77,7 @@ class Model(nn.Module):
         Raises:
           UserError: for an unknown norm, or an image that cannot be halved so often.
         """
-        choose("norm", self.norm, _NORMS)
+        layers.check_choice("norm", self.norm, _NORMS)
         sizes, step = image.shape[1:-1], 2 ** (len(self.features) - 1)
         if any(n % step for n in sizes):
             whole = "x".join(str(-(-n // step) * step) for n in sizes)
@@ -86,20 +85,20 @@ class Model(nn.Module):
                 f"an image of {'x'.join(map(str, sizes))} positions cannot be halved {len(self.features) - 1} times: "
                 f"crop or pad it, e.g. to {whole}, with --config.data.shape, or name fewer features"
             )
-        found, maps = {}, []
+        outputs, maps = {}, []
         x = nn.leaky_relu(self._conv(image, self.features[0], train, "stem"))
         for stage, width in enumerate(self.features, start=1):
             for block in range(1, self.blocks + 1):
                 stride = 2 if stage > 1 and block == 1 else 1
                 x = self._residual(x, width, train, f"block{stage}_{block}", stride)
             maps.append(x)
-            found[f"block{stage}"] = x
+            outputs[f"block{stage}"] = x
         x = layers.Dropout(self.dropout, name="dropout")(x, train, keys)
         for stage, skip in enumerate(maps[-2::-1], start=1):
             x = resampling.UpConv(skip.shape[-1], self.dtype, name=f"up{stage}")(x)
             x = jnp.concatenate([x, skip], -1)
             for part in (1, 2):
                 x = nn.leaky_relu(self._conv(x, skip.shape[-1], train, f"decoder{stage}_conv{part}"))
-            found[f"decoder{stage}"] = x
+            outputs[f"decoder{stage}"] = x
         wide = layers.output_dtype(self.dtype)
-        return layers.Dense(self.num_outputs, dtype=wide, name="head")(x), found
+        return layers.Dense(self.num_outputs, dtype=wide, name="head")(x), outputs

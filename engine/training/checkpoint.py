@@ -1,7 +1,7 @@
-"""Checkpoints: everything that must survive a restart, in one place, and proof that it did.
+"""Checkpoints: everything that must survive a restart, in one place, and the proof that it did.
 
-Orbax writes asynchronously and atomically. It does not notice a flipped bit in its data files, so every leaf carries
-our own checksum, taken from memory before saving and checked after restoring.
+Orbax writes asynchronously and atomically, but does not notice a flipped bit in its data files. So every leaf has a
+checksum of our own, taken in memory before saving and checked after restoring.
 """
 
 import copy
@@ -16,20 +16,25 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
-from equipoise.engine import mesh
+from equipoise.engine import hosts
 from equipoise.engine.errors import UserError
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.update.state import TrainState
 
 
 class Damaged(Exception):
-    """A checkpoint that cannot be read, or reads as something other than what was saved."""
+    """A checkpoint that cannot be read, or does not hold what was saved."""
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """A digest of every leaf's dtype, shape and bytes, by path."""
+    """A digest of every leaf's dtype, shape and bytes, by path.
+
+    The bytes are those of the whole array in row-major order, so that the digest does not depend on how the array is spread
+    over devices and hosts, and every host finds the same. One leaf at a time is held in memory.
+    """
     digests = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+        array = hosts.whole(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
         head = f"{array.dtype}{array.shape}".encode()
         digest = hashlib.blake2b(head + np.ascontiguousarray(array).tobytes(), digest_size=16)
         digests[jax.tree_util.keystr(path)] = digest.hexdigest()
@@ -37,16 +42,20 @@ def checksums(tree: Any) -> dict[str, str]:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run: the newest few, and the best by a validation metric.
 
-    Keeps the newest few and the best by a validation metric. ``extra`` is a small JSON dictionary saved with the state:
-    whatever the loop must know to go on as if never stopped.
+    With the state goes ``extra``, a small JSON dictionary: whatever the loop must know to go on as if it had never stopped.
+    As a context manager it closes itself.
+
+    Attributes:
+      folder: where they are.
     """
 
     def __init__(
         self, workdir: pathlib.Path, *, keep: int = 2, higher_is_better: bool = True, read_only: bool = False
     ):
-        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._run = RunFolder(pathlib.Path(workdir).absolute())
+        self.folder = self._run.checkpoints
         self._sign = 1 if higher_is_better else -1
         if not read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +67,7 @@ class Checkpoints:
         )
         verbosity = logging.get_verbosity()
         if read_only:
-            logging.set_verbosity(logging.ERROR)  # Orbax warns of what was asked for
+            logging.set_verbosity(logging.ERROR)  # Orbax warns that a read-only manager writes nothing
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -88,12 +97,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, extra: dict[str, Any], best: float | None) -> None:
-        """Starts saving; returns once state and ``extra`` are copied, so that the caller may change both.
+        """Starts saving, and returns once state and ``extra`` are copied: the caller may then change both.
 
         Args:
-          state: to save.
+          state: the state to save, under its own step.
           extra: JSON values.
-          best: the validation metric at this step, or None where it was not evaluated.
+          best: the validation metric at this step; None where it was not evaluated.
 
         Raises:
           UserError: when this or the previous write failed (a full disk, most often).
@@ -123,7 +132,7 @@ class Checkpoints:
             raise self._write_error(error) from error
 
     def _write_error(self, error: Exception) -> UserError:
-        whole = [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()]
+        whole = [int(path.name) for path in self.folder.iterdir() if path.name.isdigit()]
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "Run the same command again with --debug to see more"
         if "No space left" in str(error):
@@ -138,32 +147,35 @@ class Checkpoints:
 
         Args:
           abstract: shapes, dtypes and shardings (:meth:`equipoise.engine.mesh.JitRunner.abstract`).
-          step: which.
+          step: the step to restore.
 
         Raises:
           Damaged: when a file is missing, truncated, or any leaf differs from what was saved.
         """
         try:
-            got = self._manager.restore(
+            restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
                 ),
             )
-            state, meta = got["state"], got["meta"]
-            expected, found = meta["checksums"], checksums(state)
+            state, meta = restored["state"], restored["meta"]
+            saved, read = meta["checksums"], checksums(state)
         except Exception as error:
             reason = str(error).strip().split(" [", 1)[0].split("\n", 1)[0][:200]
             raise Damaged(f"step {step} does not read: {type(error).__name__}: {reason}") from error
-        wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        wrong = sorted(path for path in saved.keys() | read.keys() if saved.get(path) != read.get(path))
         if wrong:
             raise Damaged(
-                f"step {step} fails its checksum in {len(wrong)} of {len(expected)} arrays, e.g. {wrong[0]}"
+                f"step {step} fails its checksum in {len(wrong)} of {len(saved)} arrays, e.g. {wrong[0]}"
             )
         return state, meta["extra"]
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Restores the newest sound checkpoint; damaged ones are set aside with a warning. None when there is none.
+        """Restores the newest sound checkpoint, and sets damaged ones aside with a warning.
+
+        Returns:
+          (state, extra); None when there is no checkpoint.
 
         Raises:
           UserError: when checkpoints exist and not one is sound.
@@ -174,15 +186,15 @@ class Checkpoints:
                 return self.restore(abstract, step)
             except Damaged as error:
                 damaged += 1
-                aside = self.folder.parent / "damaged"
+                aside = self._run.damaged
                 name = f"{step}"
                 while (aside / name).exists():
                     name += "_"
                 logging.warning("checkpoint %s; set aside in %s, trying the one before", error, aside / name)
-                if mesh.is_main():
+                if hosts.is_main():
                     aside.mkdir(exist_ok=True)
                     (self.folder / str(step)).rename(aside / name)
-                mesh.wait_for_hosts(f"set aside {step}")
+                hosts.wait(f"set aside {step}")
                 self._manager.reload()
         if damaged:
             raise UserError(
@@ -193,7 +205,7 @@ class Checkpoints:
 
     def forget_after(self, step: int) -> None:
         """Deletes checkpoints newer than ``step``."""
-        for newer in [s for s in self.steps() if s > step]:
+        for newer in [saved for saved in self.steps() if saved > step]:
             self._manager.delete(newer)
 
     def close(self) -> None:

@@ -1,10 +1,11 @@
-"""Which checkpoint of a run is meant, and what it holds."""
+"""Choosing a checkpoint of a run, and opening it."""
 
 import pathlib
 
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.frames import ranking
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.writers import read_rows
@@ -21,19 +22,19 @@ def best_step(workdir: pathlib.Path, config: Run, available: list[int]) -> int:
     """
     metric = config.checkpoint.best_metric
     sign = 1 if ranking.higher_is_better(metric) else -1
-    rows = [
-        r
-        for r in read_rows(workdir / "metrics.jsonl")
-        if r["split"] == "validation"
-        and r["step"] in available
-        and r["step"] > config.method.starts_after
-        and r.get(metric) is not None
+    evaluations = [
+        row
+        for row in read_rows(RunFolder(workdir).metrics)
+        if row["split"] == "validation"
+        and row["step"] in available
+        and row["step"] > config.method.starts_after
+        and row.get(metric) is not None
     ]
-    if not rows:
+    if not evaluations:
         raise UserError(
             f"no checkpoint in {workdir} has a validation {metric}: choose one with --step=last or --step=N"
         )
-    return max(rows, key=lambda r: (sign * r[metric], -r["step"]))["step"]
+    return max(evaluations, key=lambda row: (sign * row[metric], -row["step"]))["step"]
 
 
 def choose_steps(workdir: pathlib.Path, config: Run, wanted: str) -> list[int]:
@@ -48,7 +49,7 @@ def choose_steps(workdir: pathlib.Path, config: Run, wanted: str) -> list[int]:
       UserError: when no checkpoint is meant; the message names those that exist.
     """
     available = []
-    if (workdir / "checkpoints").is_dir():
+    if RunFolder(workdir).checkpoints.is_dir():
         with Checkpoints(workdir, read_only=True) as checkpoints:
             available = checkpoints.steps()
     if not available:

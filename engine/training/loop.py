@@ -14,15 +14,15 @@ import pandas as pd
 from absl import logging
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, mesh
+from equipoise.engine import data, hosts, mesh, methods, models
 from equipoise.engine import predicted_masks as segments
 from equipoise.engine.config import Checkpoint, Evaluation, Run
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
 from equipoise.engine.metrics.frames import ranking
 from equipoise.engine.metrics.table.table import write_table
-from equipoise.engine.rundir import stamp, validation_path
+from equipoise.engine.provenance import stamp
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training import population, writers
 from equipoise.engine.training.checkpoint import Checkpoints
 from equipoise.engine.training.machine import Machine
@@ -53,39 +53,63 @@ def _on_sigterm() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Record:
-    """What one run leaves in its folder: configuration, checkpoints, predictions, rows of metrics.
+def _open_checkpoints(config: Run, workdir: pathlib.Path) -> Checkpoints:
+    """Claims the folder of one run, and opens the checkpoints in it."""
+    run_config.claim(workdir, config, write=hosts.is_main())
+    hosts.wait("claimed")
+    higher = ranking.higher_is_better(config.checkpoint.best_metric)
+    return Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
 
-    Metrics since the last row was written survive a restart through the checkpoint.
+
+class _Record:
+    """What one run leaves in its folder: checkpoints, predictions, rows of metrics.
+
+    It goes on from a step, and forgets what was written after it. Metrics since the last row was written survive a restart
+    through the checkpoint.
+
+    Attributes:
+      config: of the run.
+      workdir: its folder.
+      checkpoints: open.
+      last_good: the newest step with a checkpoint; None where there is none.
     """
 
-    def __init__(self, config: Run, workdir: pathlib.Path):
-        run_config.claim(workdir, config, write=mesh.is_main())
-        mesh.wait_for_hosts("claimed")
-        self.config, self.workdir = config, workdir
-        higher = ranking.higher_is_better(config.checkpoint.best_metric)
-        self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, higher_is_better=higher)
+    def __init__(
+        self,
+        config: Run,
+        workdir: pathlib.Path,
+        checkpoints: Checkpoints,
+        step: int,
+        window: list[dict[str, float]],
+    ):
+        """Starts where a run goes on.
+
+        Args:
+          config: of the run.
+          workdir: its folder, which it has claimed.
+          checkpoints: as from :func:`_open_checkpoints`.
+          step: to go on from; 0 begins.
+          window: metrics of the updates before it that no row holds yet.
+        """
+        self.config, self.workdir, self.checkpoints = config, workdir, checkpoints
+        self.last_good = step or None
         self._best: float | None = None
-        self.last_good: int | None = None
-
-    def start(self, step: int, window: list[dict[str, float]]) -> None:
-        """Goes on from a step, forgetting what was written after it."""
         self._window, self._step = list(window), step
-        for path in (self.workdir / "validation").glob("*.parquet"):
-            if int(path.stem) > step and mesh.is_main():
+        for number, path in RunFolder(workdir).validations().items():
+            if number > step and hosts.is_main():
                 path.unlink()
-        self.writer = writers.make(self.config.writers, self.workdir, step, is_main=mesh.is_main())
+        self.writer = writers.make(config.writers, workdir, step, is_main=hosts.is_main())
 
-    def take(self, fresh: list[dict[str, float]]) -> None:
-        """Adds the metrics of updates.
+    def take(self, updates: list[dict[str, float]]) -> None:
+        """Adds the metrics of the next updates, in their order.
 
         Raises:
           Diverged: when one is not finite.
         """
-        for number, values in enumerate(fresh, start=self._step + 1):
-            bad = [k for k, v in values.items() if not math.isfinite(v)]
+        for number, values in enumerate(updates, start=self._step + 1):
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
-                end = self._step + len(fresh)
+                end = self._step + len(updates)
                 kept = (
                     f"the last good checkpoint is step {self.last_good}"
                     if self.last_good
@@ -96,16 +120,16 @@ class _Record:
                     f"together) in {self.workdir}; {kept}. "
                     "Try a lower --config.optimizer.learning_rate or --config.optimizer.clip_norm=1."
                 )
-        if fresh:
+        if updates:
             self._best = None  # what was evaluated belongs to the step before
-        self._step += len(fresh)
-        self._window += fresh
+        self._step += len(updates)
+        self._window += updates
 
     def flush(self, step: int) -> dict[str, float]:
         """Writes and returns the mean of every metric since the last flush."""
-        names = dict.fromkeys(k for values in self._window for k in values)
-        each = {name: [values[name] for values in self._window if name in values] for name in names}
-        means = {name: sum(found) / len(found) for name, found in each.items()}
+        names = dict.fromkeys(name for metrics in self._window for name in metrics)
+        series = {name: [metrics[name] for metrics in self._window if name in metrics] for name in names}
+        means = {name: sum(values) / len(values) for name, values in series.items()}
         self._window = []
         self.writer.write(step, "train", means)
         return means
@@ -113,17 +137,28 @@ class _Record:
     def evaluate(
         self, task: TaskKind, frame: pd.DataFrame, loss: float, split: data.Split, cost: dict[str, int]
     ) -> dict[str, float]:
-        """Keeps validation predictions of this step; writes their metrics, and what it took to get here, and returns the metrics."""
+        """Judges the validation predictions of this step and keeps them.
+
+        Args:
+          task: of the run.
+          frame: predictions, as from :meth:`Machine.predict`.
+          loss: mean over the images.
+          split: that was scored.
+          cost: what it took to get to this step, written beside the metrics.
+
+        Returns:
+          The metrics, by name.
+        """
         config, step = self.config, self._step
         threshold, chosen_on = task.choose_threshold(config.task.threshold, frame)
         frame = stamp(frame, config, step, threshold, chosen_on)
-        described = task.schema(split)
-        if mesh.is_main():
-            write_table(validation_path(self.workdir, step), segments.split_off(frame)[0], described)
+        schema = task.schema(split)
+        if hosts.is_main():
+            write_table(RunFolder(self.workdir).validation(step), segments.split_off(frame)[0], schema)
         values = {"loss": loss} | task.metrics(frame)
         best = config.checkpoint.best_metric
         if best not in values:
-            values[best] = ranking.select_value(frame, best, described)[0]
+            values[best] = ranking.select_value(frame, best, schema)[0]
         self._best = values[best] if step > config.method.starts_after else None
         self.writer.write(step, "validation", values | cost)
         return values
@@ -134,36 +169,43 @@ class _Record:
         self.last_good = self._step
 
 
-def _mean(each: list[dict[str, float]]) -> dict[str, float]:
-    """Over members, for the console."""
-    return {name: sum(values[name] for values in each) / len(each) for name in each[0]}
+def _mean(members: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of every metric over members, for the console."""
+    return {name: sum(metrics[name] for metrics in members) / len(members) for name in members[0]}
 
 
-def _restore(records: list[_Record], machine: Machine | Population) -> tuple[int, Any]:
-    """The newest step that every member has a sound checkpoint of, and the state there; starts the records there."""
+def _restore(
+    stores: list[Checkpoints], machine: Machine | Population
+) -> tuple[int, Any, list[list[dict[str, float]]]]:
+    """Restores the newest step that every member has a sound checkpoint of.
+
+    Returns:
+      (step, the machine's state there, every member's metrics that no row holds yet); step 0 and a fresh state where there
+      is no checkpoint.
+    """
     while True:
-        found = [record.checkpoints.restore_newest(machine.abstract()) for record in records]
-        steps = {int(one[0].step) if one else 0 for one in found}
+        restored = [store.restore_newest(machine.abstract()) for store in stores]
+        steps = {int(checkpoint[0].step) if checkpoint else 0 for checkpoint in restored}
         if len(steps) == 1:
             break
-        for record in records:
-            record.checkpoints.forget_after(min(steps))
+        for store in stores:
+            store.forget_after(min(steps))
     (step,) = steps
-    for record, one in zip(records, found, strict=True):
-        record.last_good = step if one else None
-        record.start(step, one[1]["window"] if one else [])
-    return step, machine.join([one[0] for one in found]) if step else machine.init()
+    if not step:
+        return 0, machine.init(), [[] for _ in stores]
+    return step, machine.join([state for state, _ in restored]), [extra["window"] for _, extra in restored]
 
 
-def _is_due(every: Evaluation | Checkpoint, method: Method, step: int) -> bool:
-    if not every.every_cycles:
-        return step % every.every_steps == 0
+def _is_due(settings: Evaluation | Checkpoint, method: Method, step: int) -> bool:
+    """Whether an evaluation, or a checkpoint, is to be made after so many updates."""
+    if not settings.every_cycles:
+        return step % settings.every_steps == 0
     cycle = method.cycle(step)
-    return cycle is not None and cycle % every.every_cycles == 0
+    return cycle is not None and cycle % settings.every_cycles == 0
 
 
 def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.Path) -> list[TrainState]:
-    """Trains until ``config.num_steps``, going on from the newest sound checkpoint in ``workdir``.
+    """Trains until ``config.num_steps`` updates are made, going on from the newest sound checkpoint in ``workdir``.
 
     Args:
       config: validated.
@@ -184,54 +226,75 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
     config = methods.make(config, training).resolved()
     machine = population.make(config, task, training)
     machine.abstract()  # a network that does not fit the images is refused before the folder is taken
-    run_config.claim(workdir, config, write=mesh.is_main())
-    if config.task.label == data.MASK:
-        for split in (training, validation):
-            segments.warn_of_cut(split, config.data)
+    run_config.claim(workdir, config, write=hosts.is_main())
+    for split in (training, validation):
+        task.warn(split, config.data)
+
+    # Go on from the newest checkpoint.
     folders = population.folders(workdir, config)
-    records = list(map(_Record, machine.members, folders))
+    stores = [_open_checkpoints(*run) for run in zip(machine.members, folders, strict=True)]
+    start, state, windows = _restore(stores, machine)
+    records = [
+        _Record(member, folder, store, start, window)
+        for member, folder, store, window in zip(machine.members, folders, stores, windows, strict=True)
+    ]
+    logging.info(
+        "training %s parameters on %s, from step %d to %d",
+        f"{models.num_parameters(machine.abstract().params):,}", mesh.describe(), start, config.num_steps,
+    )  # fmt: skip
+
+    # Metrics of updates stay on the devices until they are asked for: the host waits for no update.
     pending: list[Any] = []
 
     def fetch() -> None:
         """Brings the metrics of pending updates to the host."""
-        fresh = [machine.rows(metrics) for metrics in jax.device_get(pending)]
+        updates = [machine.rows(metrics) for metrics in jax.device_get(pending)]
         pending.clear()
-        for i, record in enumerate(records):
-            record.take([rows[i] for rows in fresh])
+        for place, record in enumerate(records):
+            record.take([members[place] for members in updates])
 
-    start, state = _restore(records, machine)
-    logging.info("training on %s, from step %d to %d", mesh.describe(), start, config.num_steps)
-
-    console = writers.make_console(config.writers, start, config.num_steps, is_main=mesh.is_main())
+    console = writers.make_console(config.writers, start, config.num_steps, is_main=hosts.is_main())
     stream = data.Waiting(mesh.prefetch(machine.batches.iterate(start), machine.runner.shard))
-    is_alone = mesh.num_hosts() == 1  # several hosts need time to agree to stop, so they ask now and then
+    is_alone = hosts.count() == 1  # several hosts need time to agree to stop, so they ask now and then
     clock, clock_step, clock_wait = time.perf_counter(), start, 0.0
 
     try:
-        with _on_sigterm() as asked:
+        with _on_sigterm() as was_asked:
             for step in range(start, config.num_steps + 1):
                 is_last = step == config.num_steps
                 is_due = step > start and (is_last or _is_due(config.evaluation, machine.method, step))
                 if is_due:
                     jax.block_until_ready(state)  # so that pending updates are timed as training
                 pause = time.perf_counter()
+
+                # Evaluate the old state.
                 if is_due:
                     fetch()
                     scored = machine.predict_members(state, validation)
                     cost = machine.method.cost(step, machine.split(state)[0])
-                    each = zip(records, scored, strict=True)
-                    values = [record.evaluate(task, *found, validation, cost) for record, found in each]
-                    console.write(step, "validation", _mean(values))
-                stop = (is_alone or step % config.writers.every_steps == 0) and mesh.any_host(asked.is_set())
+                    judged = [
+                        record.evaluate(task, frame, loss, validation, cost)
+                        for record, (frame, loss) in zip(records, scored, strict=True)
+                    ]
+                    console.write(step, "validation", _mean(judged))
+
+                # Save it.
+                stop = (is_alone or step % config.writers.every_steps == 0) and hosts.agree(
+                    was_asked.is_set()
+                )
                 if step > start and (is_last or stop or _is_due(config.checkpoint, machine.method, step)):
                     fetch()
-                    for record, one in zip(records, machine.split(state), strict=True):
-                        record.save(one)
+                    for record, member in zip(records, machine.split(state), strict=True):
+                        record.save(member)
                 clock += time.perf_counter() - pause
                 if is_last or stop:
                     break
+
+                # Take a batch and step.
                 state, metrics = machine.train_step(step)(state, next(stream))
                 pending.append(metrics)
+
+                # Write.
                 if (step + 1) % config.writers.every_steps == 0 or step + 1 == config.num_steps:
                     fetch()
                     console.write(step + 1, "train", _mean([record.flush(step + 1) for record in records]))
@@ -240,8 +303,8 @@ def train(config: Run, task: TaskKind, data_dir: pathlib.Path, workdir: pathlib.
                     share = (stream.seconds - clock_wait) / spent
                     for record in records:
                         record.writer.timing(step + 1, {"examples_per_second": rate, "wait_share": share})
-                    every = {"examples_per_second": rate * len(records), "wait_share": share}
-                    console.timing(step + 1, every)
+                    rate_of_all = rate * len(records)
+                    console.timing(step + 1, {"examples_per_second": rate_of_all, "wait_share": share})
                     clock, clock_step, clock_wait = time.perf_counter(), step + 1, stream.seconds
             for record in records:
                 record.checkpoints.wait()

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from equipoise.engine import data, mesh, models
+from equipoise.engine import data, mesh, methods, models
 from equipoise.engine.config import Run, replaced
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.training.step import init_state, make_predict_step, make_train_step
 from equipoise.engine.update import optim
 from equipoise.engine.update.preprocess import preprocessed_shape
@@ -23,12 +22,18 @@ from equipoise.engine.update.task import TaskKind
 
 @dataclasses.dataclass
 class Machine:
-    """A configuration made concrete: model, method, optimizer, runner and compiled prediction.
+    """A configuration made concrete: model, method, optimizer, runner and the compiled functions.
 
     Attributes:
       config: the run.
-      task: made for its cohort.
-      training: the split it is trained on, which says what an image and what the groups are.
+      task: the task, made for the run's cohort.
+      training: the split to train on; it says what shape an image has and which groups there are.
+      image_shape: [*spatial, channel] of a preprocessed image.
+      method: how groups or sites enter training.
+      runner: compiles functions for this run's devices, and places arrays on them.
+      model: the network.
+      optimizer: the optax chain.
+      predict_step: compiled prediction, (variables, batch) -> scores.
     """
 
     config: Run
@@ -59,7 +64,7 @@ class Machine:
         return self.runner.replicate(self._init(self.config))
 
     def abstract(self) -> TrainState:
-        """Shapes and shardings of the state, without computing it, or reading the weights that it started from."""
+        """Shapes and shardings of the state; computes nothing, and reads no published weights."""
         bare = replaced(self.config, **{"model.weights": ""})
         return self.runner.abstract(jax.eval_shape(lambda: self._init(bare)))
 
@@ -72,7 +77,7 @@ class Machine:
         )  # fmt: skip
 
     def eval_batches(self, split: data.Split) -> Iterator[dict[str, np.ndarray]]:
-        """Every image of a split once, with its group where the method asks for it."""
+        """Batches that hold every image of a split once, with its group where the method asks for it."""
         return data.eval_batches(
             split, self.config.data, self.config.task.label, self.runner.num_devices, group=self.group(split)
         )
@@ -93,27 +98,27 @@ class Machine:
 
     @property
     def members(self) -> list[Run]:
-        """The runs that the machine trains: this one. A population has more (:mod:`equipoise.engine.training.population`)."""
+        """The runs that the machine trains: this one alone. A population has several (:mod:`equipoise.engine.training.population`)."""
         return [self.config]
 
     def split(self, state: TrainState) -> list[TrainState]:
-        """Every member's state."""
+        """The states of all members."""
         return [state]
 
     def join(self, states: list[TrainState]) -> TrainState:
-        """The inverse of :meth:`split`."""
+        """One state from those of all members: the inverse of :meth:`split`."""
         return states[0]
 
     def rows(self, metrics: dict[str, np.ndarray]) -> list[dict[str, float]]:
-        """Every member's metrics of one update."""
-        return [{name: float(v) for name, v in metrics.items()}]
+        """The metrics of one update for each member, as numbers on the host."""
+        return [{name: float(value) for name, value in metrics.items()}]
 
     def predict_members(self, state: TrainState, split: data.Split) -> list[tuple[pd.DataFrame, float]]:
         """:meth:`predict` for every member."""
         return [self.predict(state, split)]
 
     def as_member(self, config: Run) -> "Machine":
-        """The same machine for a run that differs in numbers alone; what is compiled for prediction is shared."""
+        """The same machine for a run that differs in numbers alone; both share the compiled prediction."""
         other = copy.copy(self)
         other.config = config
         return other
@@ -124,15 +129,16 @@ class Machine:
         """Scores a split.
 
         Args:
-          state: to score with.
-          split: of a prepared cohort; its images must fit the model.
-          progress: called with (images done, images in all).
+          state: the state to score with.
+          split: a split of a prepared cohort whose images fit the model.
+          progress: is called with (images done, images in all).
 
         Returns:
-          The table (ids, split, target, the task's columns, attributes; one row per image in storage order) and the mean loss.
+          The prediction table (ids, cohort, split, target, the task's columns, attributes; one row per image, in the order in
+          which they were scored) and the mean loss.
 
         Raises:
-          RuntimeError: should any image be missing or scored twice.
+          RuntimeError: when an image is missing or scored twice.
         """
         variables = self.method.variables(state)
         (table,), loss = self.score(variables, split, self.predict_step, self.runner.shard, progress)
@@ -150,45 +156,47 @@ class Machine:
         """The prediction tables of a split, and the losses of its images.
 
         Args:
-          variables: that ``predict`` takes.
-          split: of a prepared cohort.
-          predict: compiled prediction step.
+          variables: what ``predict`` takes.
+          split: a split of a prepared cohort.
+          predict: the compiled prediction step.
           place: puts a batch on the devices.
-          progress: called with (images done, images in all).
-          num_members: of a population, whose predictions are [b, member, ...]; None: there are no members.
+          progress: is called with (images done, images in all).
+          num_members: how many members a population has; its predictions are [b, member, ...]. None: no population.
 
         Returns:
-          (a table for each member, losses in the order of its rows).
+          (the table of each member, the losses in the order of its rows).
 
         Raises:
-          RuntimeError: should any image be missing or scored twice.
+          RuntimeError: when an image is missing or scored twice.
         """
         rows: list[np.ndarray] = []
         losses: list[np.ndarray] = []
-        found: list[list[pd.DataFrame]] = []
-        # Two batches ahead on the devices, while the host looks at what they have predicted.
+        parts: list[list[pd.DataFrame]] = []  # of every batch, a table for each member
+        # The devices are two batches ahead of the host, which looks at what they have predicted.
         for out in mesh.prefetch(self.eval_batches(split), lambda batch: predict(variables, place(batch))):
             host = jax.device_get(out)
             real = host["index"] >= 0
             host = {name: values[real] for name, values in host.items()}
             rows.append(host.pop("index"))
             losses.append(host.pop("loss"))
-            each = [host] if num_members is None else [
-                {name: values[:, i] for name, values in host.items()} for i in range(num_members)
-            ]  # fmt: skip
-            found.append([self.task.columns(scores) for scores in each])
+            members = [host]
+            if num_members is not None:
+                members = [{name: values[:, i] for name, values in host.items()} for i in range(num_members)]
+            parts.append([self.task.columns(scores) for scores in members])
             if progress:
                 progress(sum(map(len, rows)), len(split))
         order = np.concatenate(rows)
         if not np.array_equal(np.sort(order), np.arange(len(split))):
             raise RuntimeError(f"{len(order)} rows for {len(split)} images of {split.cohort}/{split.name}")
-        tables = [self._table(split, order, pd.concat(parts)) for parts in zip(*found, strict=True)]
+        tables = [self._table(split, order, pd.concat(member)) for member in zip(*parts, strict=True)]
         return tables, np.concatenate(losses)
 
     def _table(self, split: data.Split, order: Int[np.ndarray, " n"], scores: pd.DataFrame) -> pd.DataFrame:
+        """The prediction table: ``order`` gives the row of the split that each row of ``scores`` is of."""
         columns = split.columns.iloc[order].reset_index(drop=True)
         head = columns[["scan_id", "subject_id"]].assign(cohort=split.cohort, split=split.name)
-        if self.config.task.label != data.MASK:
-            head["target"] = columns[f"label:{self.config.task.label}"]
-        attributes = columns[[c for c in columns if c in split.vocabulary("attributes")]]
+        target = self.task.target(split)
+        if target is not None:
+            head["target"] = target[order]
+        attributes = columns[[name for name in columns if name in split.vocabulary("attributes")]]
         return pd.concat([head, scores.reset_index(drop=True), attributes], axis=1)

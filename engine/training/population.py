@@ -1,11 +1,11 @@
-"""Many small models trained at once: runs that differ in seed and in numbers, as one program for all of them.
+"""Many small models trained at once: runs that differ in seed and in numbers, by one program for all of them.
 
 On accelerators the program is mapped over the members (``vmap``), which lie along the devices. On a CPU a mapped convolution
-is an order of magnitude slower than the separate ones, so there the members take turns at a program of one.
+is an order of magnitude slower than separate ones, so there the members take turns at the program of one member.
 
-Every member is the run it would be alone, with its own initial weights, shuffling and randomness, and leaves a run's folder
-of its own (``WORKDIR/member_000``), which every other program takes for what it is: a run. So a population needs no
-checkpoint of its own either: it goes on from the newest step that all of its members have.
+Every member is the run that it would be alone, with its own initial weights, shuffling and randomness. It leaves a run's
+folder of its own (``WORKDIR/member_000``), which every command takes as any other run. So a population has no checkpoint of
+its own: it goes on from the newest step that all of its members have.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ import numpy as np
 import pandas as pd
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, mesh, validation
+from equipoise.engine import data, hosts, mesh, methods, validation
 from equipoise.engine.config import Parallel, Run
 from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods.base import Method
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.training.step import init_state, make_predict_step, make_train_step
 from equipoise.engine.update import optim
 from equipoise.engine.update.state import TrainState
 from equipoise.engine.update.task import TaskKind
 
-# Fields that a compiled step uses as numbers alone, so that one program can hold many values of them.
+# Fields that a compiled step uses only as numbers: one program can hold many values of them.
 VARIABLE = (
     "optimizer.learning_rate",
     "optimizer.weight_decay",
@@ -44,8 +44,8 @@ VARIABLE = (
 
 
 def _grid(text: str) -> dict[str, list[float]]:
-    """Parses ``optimizer.learning_rate=1e-3,1e-4|method.beta=0.1,1``."""
-    found: dict[str, list[float]] = {}
+    """Parses ``optimizer.learning_rate=1e-3,1e-4|method.beta=0.1,1``: field -> its values."""
+    grid: dict[str, list[float]] = {}
     for part in filter(None, text.split("|")):
         name, _, values = (word.strip() for word in part.partition("="))
         if name not in VARIABLE:
@@ -54,14 +54,14 @@ def _grid(text: str) -> dict[str, list[float]]:
                 f"These can: {', '.join(VARIABLE)}; for anything else train separate runs"
             )
         try:
-            found[name] = [float(value) for value in values.split(",")]
+            grid[name] = [float(value) for value in values.split(",")]
         except ValueError as error:
             raise UserError(f"--config.population.grid: {part!r} is not NAME=NUMBER,NUMBER,...") from error
-    return found
+    return grid
 
 
 def members(config: Run) -> list[Run]:
-    """The runs that a configuration stands for: the grid's points, each with every seed; one where it has neither.
+    """The runs that a configuration stands for: every point of the grid with every seed; one run where it has neither.
 
     Raises:
       UserError: for a field that cannot differ, or a member that is no valid run.
@@ -77,13 +77,13 @@ def members(config: Run) -> list[Run]:
 
 
 def folders(workdir: pathlib.Path, config: Run) -> list[pathlib.Path]:
-    """Where each member's run lives: the folder itself for a run that is no population."""
+    """The folder of each member; a run that is no population has ``workdir`` itself."""
     count = len(members(config))
-    return [workdir / f"member_{i:03d}" for i in range(count)] if count > 1 else [workdir]
+    return [RunFolder(workdir).member(i) for i in range(count)] if count > 1 else [workdir]
 
 
 def make(config: Run, task: TaskKind, training: data.Split) -> "Machine | Population":
-    """The machine that trains a configuration: of one model, or of many in the form that suits the devices.
+    """The machine that trains a configuration: one model, or many in the form that suits the devices.
 
     Raises:
       UserError: for a runner, or a number of devices or processes, that a population cannot have.
@@ -103,30 +103,36 @@ def _make_updates_alike(runs: list[Run], method: Method) -> bool:
 
 
 class _Batches:
-    """Every member's own batches; those of one seed are read once."""
+    """The batches of every member; members of one seed share them, read once."""
 
-    def __init__(self, each: dict[int, data.TrainBatches], seeds: list[int]):
-        self._each, self._seeds = each, seeds
+    def __init__(self, of_seed: dict[int, data.TrainBatches], seeds: list[int]):
+        """``seeds`` has the seed of every member."""
+        self._of_seed, self._seeds = of_seed, seeds
 
     def at(self, step: int) -> list[dict[str, np.ndarray]]:
-        """The batches of update ``step``."""
-        found = {seed: batches.at(step) for seed, batches in self._each.items()}
-        return [found[seed] for seed in self._seeds]
+        """The batches of update ``step``, one for each member."""
+        batches = {seed: stream.at(step) for seed, stream in self._of_seed.items()}
+        return [batches[seed] for seed in self._seeds]
 
     def iterate(self, start: int) -> Iterator[list[dict[str, np.ndarray]]]:
         """Batches from update ``start`` on."""
-        streams = [batches.iterate(start) for batches in self._each.values()]
-        for found in zip(*streams, strict=True):
-            of_seed = dict(zip(self._each, found, strict=True))
+        streams = [batches.iterate(start) for batches in self._of_seed.values()]
+        for batches in zip(*streams, strict=True):
+            of_seed = dict(zip(self._of_seed, batches, strict=True))
             yield [of_seed[seed] for seed in self._seeds]
 
 
 class Population:
-    """Many runs as one machine, with what the loop asks of :class:`equipoise.engine.training.machine.Machine`; its two forms are below.
+    """Many runs as one machine: it has what the loop asks of :class:`~equipoise.engine.training.machine.Machine`.
+
+    Its two forms are :class:`Mapped` and :class:`ByTurns`.
 
     Attributes:
-      members: configuration of every member.
-      method: of the first member; what it says of cycles is true of all.
+      config: of the whole population.
+      task: the task of all members.
+      training: the split that all of them are trained on.
+      members: the configuration of every member.
+      method: the first member's; what it says of cycles holds for all.
       runner: places their batches.
     """
 
@@ -135,26 +141,26 @@ class Population:
             raise UserError(
                 f"--config.parallel.mode={config.parallel.mode}: a population is one program for many models, under jit alone"
             )
-        if mesh.num_hosts() > 1:
+        if hosts.count() > 1:
             raise UserError(
                 "a population is trained by one process: start it on one host, over all its devices"
             )
         self.config, self.task, self.training = config, task, training
         self.members = members(config)
-        # What is one member's own lives on one device; no batch is split.
-        self._one = Machine(
+        # The machine of one member: what belongs to it lives on one device, and no batch is split.
+        self._first = Machine(
             run_config.replaced(self.members[0], parallel=Parallel(num_devices=1)), task, training
         )
-        self.method = self._one.method
+        self.method = self._first.method
         self._methods = [dataclasses.replace(self.method, config=member) for member in self.members]
         flat = [dict(run_config.flatten(dataclasses.asdict(member))) for member in self.members]
-        each = {name: [values[name] for values in flat] for name in ("seed", *VARIABLE)}
-        self._settings = {name: values for name, values in each.items() if len(set(values)) > 1}
+        columns = {name: [fields[name] for fields in flat] for name in ("seed", *VARIABLE)}
+        self._settings = {name: values for name, values in columns.items() if len(set(values)) > 1}
         self._places = np.arange(len(self.members), dtype=np.int32)
         self._phase = functools.cache(self._compile)
 
     def _member(self, place: jax.Array) -> tuple[Run, Method]:
-        """The configuration and the method of a member whose place is traced, and with it what differs."""
+        """Configuration and method of the member at a place that is traced: so are the fields in which members differ."""
 
         def choose(values: list[Any]) -> jax.Array:
             # Python numbers chosen one by one stay weakly typed: they round as they do in a run alone.
@@ -164,38 +170,38 @@ class Population:
                 values[0],
             )
 
-        config = run_config.replaced(self._one.config, **{k: choose(v) for k, v in self._settings.items()})
+        config = run_config.replaced(self._first.config, **{k: choose(v) for k, v in self._settings.items()})
         return config, dataclasses.replace(self.method, config=config)
 
     def _init(self, place: jax.Array) -> TrainState:
         config, method = self._member(place)
         optimizer = optim.make(config.optimizer)
-        return init_state(config, self._one.model, optimizer, self._one.image_shape, method)
+        return init_state(config, self._first.model, optimizer, self._first.image_shape, method)
 
     def _step(self, phase: str, place: jax.Array, state: TrainState, batch: dict[str, jax.Array]) -> Any:
         config, method = self._member(place)
         optimizer = optim.make(config.optimizer)
-        return make_train_step(config, self._one.model, self.task, optimizer, None, method, phase)(
+        return make_train_step(config, self._first.model, self.task, optimizer, None, method, phase)(
             state, batch
         )
 
     def _tables(
         self, variables: Any, split: data.Split, predict: Callable
     ) -> list[tuple[pd.DataFrame, float]]:
-        """Table and mean loss of every member, from one pass over the images; ``predict`` gives [b, member, ...]."""
+        """Prediction table and mean loss of every member, from one pass over the images; ``predict`` gives [b, member, ...]."""
         place, count = self.runner.replicate, len(self.members)
-        tables, loss = self._one.score(variables, split, predict, place, num_members=count)
+        tables, loss = self._first.score(variables, split, predict, place, num_members=count)
         return list(zip(tables, map(float, loss.mean(0)), strict=True))
 
     def abstract(self) -> TrainState:
         """Shapes and shardings of one member's state."""
-        return self._one.abstract()
+        return self._first.abstract()
 
     @functools.cached_property
     def batches(self) -> _Batches:
-        """Every member's own batches."""
+        """The batches of every member."""
         seeds = [member.seed for member in self.members]
-        each = {
+        of_seed = {
             seed: data.TrainBatches(
                 self.training,
                 self.config.data,
@@ -206,45 +212,47 @@ class Population:
             )
             for seed, method in dict(zip(seeds, self._methods, strict=True)).items()
         }
-        return _Batches(each, seeds)
+        return _Batches(of_seed, seeds)
 
 
 class Mapped(Population):
-    """Members along the first axis of every array, over the devices; they share nothing, so that no device waits."""
+    """Members lie along the first axis of every array, over the devices; they share nothing, so no device waits for another."""
 
     def __init__(self, config: Run, task: TaskKind, training: data.Split):
         super().__init__(config, task, training)
         if not _make_updates_alike(self.members, self.method):
             raise UserError(
-                f"--config.population.form=mapped: under {config.method.name} members of other seeds are at other sites, "
-                "whose batches have other sizes; choose turns, or --config.method.fixed_order"
+                f"--config.population.form=mapped: under {config.method.name} members with different seeds are at different sites "
+                "at the same time, with batches of different sizes; choose turns, or --config.method.fixed_order"
             )
         self.runner = mesh.MemberRunner(len(self.members), config.parallel.num_devices)
-        predict = make_predict_step(config, self._one.model, task, self.method)
+        predict = make_predict_step(config, self._first.model, task, self.method)
 
-        def every(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            found = jax.vmap(predict, in_axes=(0, None), out_axes=1)(variables, batch)
-            return found | {"index": batch["index"]}
+        def predict_all(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            outputs = jax.vmap(predict, in_axes=(0, None), out_axes=1)(variables, batch)
+            return outputs | {"index": batch["index"]}
 
-        self._predict = self.runner.predict(every)
+        self._predict = self.runner.predict(predict_all)
 
     def init(self) -> TrainState:
         """Fresh states of all members."""
         return self.runner.place(jax.vmap(self._init)(self._places))
 
     def split(self, state: TrainState) -> list[TrainState]:
-        """Every member's own state."""
+        """The states of all members."""
         host = jax.device_get(state)
         parts = [jax.tree.map(lambda x, i=i: x[i], host) for i in range(len(self.members))]
-        return [self._one.runner.replicate(part) for part in parts]
+        return [self._first.runner.replicate(part) for part in parts]
 
     def join(self, states: list[TrainState]) -> TrainState:
-        """The inverse of :meth:`split`."""
+        """One state from those of all members: the inverse of :meth:`split`."""
         return self.runner.shard(jax.device_get(states))
 
     def rows(self, metrics: dict[str, np.ndarray]) -> list[dict[str, float]]:
-        """Every member's metrics of one update."""
-        return [{name: float(v[i]) for name, v in metrics.items()} for i in range(len(self.members))]
+        """The metrics of one update for each member, as numbers on the host."""
+        return [
+            {name: float(values[i]) for name, values in metrics.items()} for i in range(len(self.members))
+        ]
 
     def train_step(self, step: int) -> Callable:
         """The compiled update ``step`` of all members."""
@@ -260,7 +268,7 @@ class Mapped(Population):
 
 
 class ByTurns(Population):
-    """One member after the other, by one program on one device, which a member's place tells what is its own."""
+    """Members take turns at one program on one device; a member's place tells the program which numbers are its own."""
 
     def __init__(self, config: Run, task: TaskKind, training: data.Split):
         super().__init__(config, task, training)
@@ -269,7 +277,7 @@ class ByTurns(Population):
                 f"--config.parallel.num_devices={config.parallel.num_devices}: members that take turns use one device; "
                 "--config.population.form=mapped spreads them over many"
             )
-        self.runner = self._one.runner
+        self.runner = self._first.runner
 
     def init(self) -> list[TrainState]:
         """Fresh states of all members."""
@@ -277,27 +285,27 @@ class ByTurns(Population):
         return [self.runner.replicate(init(place)) for place in self._places]
 
     def split(self, state: list[TrainState]) -> list[TrainState]:
-        """Every member's own state."""
+        """The states of all members."""
         return state
 
     def join(self, states: list[TrainState]) -> list[TrainState]:
-        """The inverse of :meth:`split`."""
+        """One state from those of all members: the inverse of :meth:`split`."""
         return states
 
     def rows(self, metrics: list[dict[str, np.ndarray]]) -> list[dict[str, float]]:
-        """Every member's metrics of one update."""
-        return [{name: float(v) for name, v in one.items()} for one in metrics]
+        """The metrics of one update for each member, as numbers on the host."""
+        return [{name: float(value) for name, value in member.items()} for member in metrics]
 
     def train_step(self, step: int) -> Callable:
         """Update ``step`` of every member, each by the compiled program of its own phase."""
-        each = [self._phase(method.phase(step)) for method in self._methods]
+        steps = [self._phase(method.phase(step)) for method in self._methods]
 
-        def every(states: list[TrainState], batches: list[dict[str, jax.Array]]) -> Any:
+        def step_all(states: list[TrainState], batches: list[dict[str, jax.Array]]) -> Any:
             placed = zip(self._places, states, strict=True)
-            done = [one(*given) for one, *given in zip(each, placed, batches, strict=True)]
-            return [state for (_, state), _ in done], [metrics for _, metrics in done]
+            stepped = [member(*args) for member, *args in zip(steps, placed, batches, strict=True)]
+            return [state for (_, state), _ in stepped], [metrics for _, metrics in stepped]
 
-        return every
+        return step_all
 
     def _compile(self, phase: str) -> Callable:
         def placed_step(placed: tuple[jax.Array, TrainState], batch: dict[str, jax.Array]) -> Any:
@@ -311,8 +319,8 @@ class ByTurns(Population):
         """Table and mean loss of every member."""
 
         def predict(variables: list[Any], batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-            found = jax.device_get([self._one.predict_step(one, batch) for one in variables])
-            scores = {name: np.stack([one[name] for one in found], 1) for name in found[0]}
-            return scores | {"index": found[0]["index"]}
+            outputs = jax.device_get([self._first.predict_step(member, batch) for member in variables])
+            scores = {name: np.stack([output[name] for output in outputs], 1) for name in outputs[0]}
+            return scores | {"index": outputs[0]["index"]}
 
         return self._tables(list(map(self.method.variables, state)), split, predict)

@@ -1,6 +1,5 @@
 """The two pure functions that are compiled: one training step, one prediction step."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxtyping import Array
 from equipoise.engine import rng
 from equipoise.engine.config import Run
 from equipoise.engine.methods.base import Method
-from equipoise.engine.models.published import load as weights
+from equipoise.engine.models import published
 from equipoise.engine.update import losses, optim
 from equipoise.engine.update.preprocess import make_preprocess
 from equipoise.engine.update.state import TrainState
@@ -28,14 +27,14 @@ def init_state(
     image_shape: tuple[int, ...],
     method: Method | None = None,
 ) -> TrainState:
-    """A fresh state, a pure function of the seed and of the published weights that it starts from.
+    """A fresh state: a pure function of the seed and of the published weights that it starts from.
 
     Args:
       config: the run.
-      model: as from :func:`equipoise.engine.models.build`.
-      optimizer: as from :func:`equipoise.engine.update.optim.make`.
-      image_shape: [*spatial, channel] of one image.
-      method: how groups enter; by default they do not.
+      model: from :func:`equipoise.engine.models.build`.
+      optimizer: from :func:`equipoise.engine.update.optim.make`.
+      image_shape: [*spatial, channel] of one preprocessed image.
+      method: how groups enter training; by default they do not.
     """
     image = jnp.zeros((1, *image_shape), jnp.dtype(config.model.dtype))
 
@@ -45,7 +44,7 @@ def init_state(
 
     params, batch_stats = jax.jit(init)()
     if config.model.weights:
-        loaded = weights.load(config.model.weights, {"params": params, "batch_stats": batch_stats})
+        loaded = published.load(config.model.weights, {"params": params, "batch_stats": batch_stats})
         params, batch_stats = loaded["params"], loaded["batch_stats"]
     if config.model.dtype == "float64":
         params, batch_stats = jax.tree.map(lambda x: x.astype(jnp.float64), (params, batch_stats))
@@ -73,61 +72,73 @@ def make_train_step(
 
     Args:
       config: the run.
-      model: as from :func:`equipoise.engine.models.build`.
-      task: whose loss is minimised.
-      optimizer: as from :func:`equipoise.engine.update.optim.make`.
-      axis_name: mapped axis that holds the parts of a batch, under ``pmap``.
-      method: how groups enter; by default they do not.
-      phase: of the method, which one step has (:meth:`equipoise.engine.methods.base.Method.phase`).
+      model: from :func:`equipoise.engine.models.build`.
+      task: the task whose loss is minimised.
+      optimizer: from :func:`equipoise.engine.update.optim.make`.
+      axis_name: the mapped axis that holds the parts of a batch, under ``pmap``.
+      method: how groups enter training; by default they do not.
+      phase: which of the method's programs this step is (:meth:`equipoise.engine.methods.base.Method.phase`).
 
     Returns:
-      (state, batch) -> (new state, metrics as scalars over the global batch: "loss", "grad_norm", the method's own).
+      (state, batch) -> (new state, metrics: scalars over the global batch, ``loss``, ``grad_norm`` and the method's).
     """
     sweep = Sweep(config, model, axis_name)
     method = method or Method(config)
     task = method.adapt(task, phase)
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        norm = sweep.total(batch["weight"].sum())
+        num_examples = sweep.total(batch["weight"].sum())
 
-        def outputs(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, dict, Any, Any]:
+        def forward(
+            params: Any, batch_stats: Any, micro: dict[str, Array]
+        ) -> tuple[Array, dict[str, Array], Any, Any]:
+            """Output, the microbatch as the model saw it, its part of the task's sums, new running statistics."""
             seen = sweep.seen(micro, state.step)
             output, _, batch_stats = sweep.forward(params, batch_stats, seen, state.step)
-            return output, seen, task.measure(jax.lax.stop_gradient(output), seen), batch_stats
+            return output, seen, task.batch_sums(jax.lax.stop_gradient(output), seen), batch_stats
 
-        def in_advance(part: Callable[..., tuple[Any, Any]]) -> Any:
-            """One more forward pass for what no microbatch alone knows: sums over the whole batch."""
-            of_state = functools.partial(part, state.params)
-            return sweep.over(lambda micro, stats: of_state(stats, micro), state.batch_stats, batch)[0]
+        def losses_of_examples(
+            params: Any, batch_stats: Any, micro: dict[str, Array]
+        ) -> tuple[Array, Any, Any]:
+            """Each example's loss, the microbatch's part of the method's sums, new running statistics."""
+            output, seen, part, batch_stats = forward(params, batch_stats, micro)
+            whole = sweep.total(part) if batch_sums is None else batch_sums
+            example_losses = task.loss(output, seen, whole)
+            part = method.group_sums(jax.lax.stop_gradient(example_losses), micro)
+            return example_losses, part, batch_stats
 
-        batch_sums = None
-        if task.measures and sweep.parts > 1:
-            batch_sums = in_advance(lambda *given: outputs(*given)[2:])
+        def weighted_loss(
+            params: Any, batch_stats: Any, micro: dict[str, Array]
+        ) -> tuple[Array, tuple[Any, Any]]:
+            """The microbatch's part of the loss that is descended on, and what :meth:`Sweep.gradient` passes through."""
+            example_losses, part, batch_stats = losses_of_examples(params, batch_stats, micro)
+            whole = sweep.total(part) if group_sums is None else group_sums
+            method_state = method.update(state.method, whole)
+            weight = method.weigh(method_state, whole, micro) * micro["weight"]
+            total, _ = losses.weighted_mean(example_losses, weight)
+            return total / num_examples, (part, batch_stats)
 
-        def measure(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, Any, Any]:
-            output, seen, part, batch_stats = outputs(params, batch_stats, micro)
-            each = task.loss(output, seen, sweep.total(part) if batch_sums is None else batch_sums)
-            return each, method.measure(jax.lax.stop_gradient(each), micro), batch_stats
+        def sums_in_advance(sums: Callable[[Any, Any, dict[str, Array]], tuple[Any, Any]]) -> Any:
+            """Sums over the whole batch, which no microbatch alone knows: they take one more forward pass."""
+            return sweep.over(
+                lambda micro, stats: sums(state.params, stats, micro), state.batch_stats, batch
+            )[0]
 
-        whole = None
-        if method.measures and sweep.parts > 1:
-            whole = in_advance(lambda *given: measure(*given)[1:])
+        # With one microbatch the sums are at hand when they are needed, and stay None here.
+        batch_sums = group_sums = None
+        if task.needs_batch_sums and sweep.parts > 1:
+            batch_sums = sums_in_advance(lambda *args: forward(*args)[2:])
+        if method.needs_group_sums and sweep.parts > 1:
+            group_sums = sums_in_advance(lambda *args: losses_of_examples(*args)[1:])
 
-        def loss(params: Any, batch_stats: Any, micro: dict[str, Array]) -> tuple[Array, tuple[Any, Any]]:
-            each, part, batch_stats = measure(params, batch_stats, micro)
-            measured = sweep.total(part) if whole is None else whole
-            weight = method.weigh(method.update(state.method, measured), measured, micro) * micro["weight"]
-            value, _ = losses.weighted_mean(each, weight)
-            return value / norm, (part, batch_stats)
-
-        value, measured, grads, batch_stats = sweep.gradient(
-            loss, state.params, state.batch_stats, batch, config.optimizer.freeze
+        loss, sums, grads, batch_stats = sweep.gradient(
+            weighted_loss, state.params, state.batch_stats, batch, config.optimizer.freeze
         )
         grads = method.gradient(grads, state, phase)
         params, opt_state = optim.apply(optimizer, grads, state.opt_state, state.params)
-        own = method.update(state.method, measured)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **method.show(own)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state, own), metrics
+        method_state = method.update(state.method, sums)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **method.show(method_state)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state, method_state), metrics
 
     return method.wrap(train_step, sweep, phase)
 
@@ -135,9 +146,9 @@ def make_train_step(
 def make_predict_step(
     config: Run, model: nn.Module, task: TaskKind, method: Method | None = None
 ) -> Callable[[Any, dict[str, Array]], dict]:
-    """The pure prediction step: (variables, batch) -> {"index": [b], "loss": [b], the task's scores}, nothing summed.
+    """The pure prediction step, (variables, batch) -> {"index": [b], "loss": [b], the task's scores}: nothing is summed.
 
-    The variables are :meth:`equipoise.engine.methods.base.Method.variables` of a state.
+    The variables come from a state by :meth:`equipoise.engine.methods.base.Method.variables`.
     """
     preprocess = make_preprocess(config)
     method = method or Method(config)

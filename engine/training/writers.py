@@ -1,6 +1,8 @@
-"""Where a run's numbers go: console, ``metrics.jsonl`` (no times, so that two equal runs write equal bytes),
-``timing.jsonl``, TensorBoard. Every writer has the same three verbs; the Noop twin does nothing with them.
-"""  # noqa: D205
+"""Where a run's numbers go: the console, two JSONL files, TensorBoard.
+
+``metrics.jsonl`` holds no times, so that two equal runs write equal bytes; ``timing.jsonl`` holds them. Every writer has the
+same three methods; ``Noop`` does nothing in them.
+"""
 
 import json
 import math
@@ -15,6 +17,7 @@ import rich.progress
 
 from equipoise.engine import files
 from equipoise.engine.config import Writers
+from equipoise.engine.rundir import RunFolder
 
 
 class Writer(Protocol):
@@ -31,7 +34,7 @@ class Writer(Protocol):
 
 
 class Noop:
-    """Writes nothing: other hosts, and tests."""
+    """Writes nothing: the writer of every host but the main one."""
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Does nothing."""
@@ -44,11 +47,13 @@ class Noop:
 
 
 def _append(path: pathlib.Path, row: dict[str, Any]) -> None:
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    with path.open("a") as f:
-        f.write(json.dumps(clean) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
+    """Adds a line; numbers that are not finite become null, since JSON has none."""
+    is_bad = lambda value: isinstance(value, float) and not math.isfinite(value)  # noqa: E731
+    clean = {name: None if is_bad(value) else value for name, value in row.items()}
+    with path.open("a") as stream:
+        stream.write(json.dumps(clean) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -66,10 +71,11 @@ class Jsonl:
     """``metrics.jsonl`` and ``timing.jsonl``, both cut back to ``start`` when a run goes on from there."""
 
     def __init__(self, workdir: pathlib.Path, start: int):
-        self._metrics, self._timing = workdir / "metrics.jsonl", workdir / "timing.jsonl"
+        run = RunFolder(workdir)
+        self._metrics, self._timing = run.metrics, run.timing
         for path in (self._metrics, self._timing):
-            kept = [r for r in read_rows(path) if r["step"] <= start] if start else []
-            files.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+            kept = [row for row in read_rows(path) if row["step"] <= start] if start else []
+            files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Appends one line."""
@@ -89,7 +95,9 @@ class TensorBoard:
     def __init__(self, workdir: pathlib.Path, start: int):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        self._writer = SummaryWriter(
+            str(RunFolder(workdir).tensorboard), purge_step=start + 1 if start else None
+        )
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Adds scalars."""
@@ -160,23 +168,23 @@ class Many:
         self._writers = writers
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Passes on."""
+        """Calls every writer."""
         for writer in self._writers:
             writer.write(step, split, values)
 
     def timing(self, step: int, values: dict[str, float]) -> None:
-        """Passes on."""
+        """Calls every writer."""
         for writer in self._writers:
             writer.timing(step, values)
 
     def close(self) -> None:
-        """Passes on."""
+        """Calls every writer."""
         for writer in self._writers:
             writer.close()
 
 
 def make(config: Writers, workdir: pathlib.Path, start: int, is_main: bool) -> Writer:
-    """The files of a run that a configuration asks for; only the main host writes."""
+    """The writer of the files that a configuration asks for; only the main host writes."""
     if not is_main:
         return Noop()
     writers: list[Writer] = [Jsonl(workdir, start)]
@@ -186,5 +194,5 @@ def make(config: Writers, workdir: pathlib.Path, start: int, is_main: bool) -> W
 
 
 def make_console(config: Writers, start: int, num_steps: int, is_main: bool) -> Writer:
-    """The console, where a configuration asks for one; only the main host prints."""
+    """The writer of the console, where a configuration asks for one; only the main host prints."""
     return Console(start, num_steps) if config.console and is_main else Noop()

@@ -8,7 +8,7 @@ box alone, with the index of its first voxel as ``origin``.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 Origin = tuple[int, int, int]
 _WHOLE = (0, 0, 0)
@@ -66,17 +66,6 @@ def sample(
 def warp(image: Float[Array, "d h w"], displacement: Float[Array, "3 d h w"]) -> Float[Array, "d h w"]:
     """``image`` pulled back: out(x) = image(x + u(x))."""
     return sample(image[None], looks_at(displacement))[0]
-
-
-def warp_labels(
-    labels: Shaped[Array, "d h w"], displacement: Float[Array, "3 d h w"]
-) -> Shaped[Array, "d h w"]:
-    """A label map pulled back, each voxel taking the label nearest to where it looks."""
-    places = [
-        jnp.clip(jnp.round(p).astype(jnp.int32), 0, n - 1)
-        for p, n in zip(looks_at(displacement), labels.shape, strict=True)
-    ]
-    return labels[tuple(jnp.broadcast_to(p, labels.shape) for p in places)]
 
 
 def compose(

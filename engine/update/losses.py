@@ -1,6 +1,6 @@
-"""Losses, one value per example; :func:`weighted_mean` turns them into sums that add up over devices.
+"""Losses: one value per example. :func:`weighted_mean` turns them into sums that add up over devices.
 
-No loss averages over the batch: group methods, padding and microbatches all act through per-example weights.
+No loss averages over the batch: group methods, padding and microbatches all act through the weights of examples.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 def weighted_mean(
     values: Float[Array, " b"], weights: Float[Array, " b"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The weighted sum and its normaliser, each of which may be summed over devices before the caller divides.
+    """(weighted sum, sum of weights): each may be added up over devices before the caller divides.
 
-    A value of weight 0 is left out even when it is NaN, from the sum and from the gradient. Where all weights are 0
-    the pair is (0, 0), and the quotient NaN: there is no mean of nothing.
+    A value with weight 0 is left out of the sum and of the gradient, even when it is NaN. Where all weights are 0 both sums
+    are 0, and the quotient is NaN: there is no mean of nothing.
 
     Args:
-      values: of the examples.
-      weights: at least 0.
+      values: one per example.
+      weights: one per example, at least 0.
     """
     return jnp.where(weights > 0, values * weights, 0).sum(), weights.sum()
 
@@ -28,14 +28,14 @@ def weighted_mean(
 def softmax_cross_entropy(
     logits: Float[Array, "*batch k"], labels: Int[Array, "*batch"], label_smoothing: float = 0.0
 ) -> Float[Array, "*batch"]:
-    """``-sum_j q_j log softmax(logits)_j`` with q the label, mixed with uniform by ``label_smoothing``.
+    """``-sum_j q_j log softmax(logits)_j``, where q is the label, mixed with the uniform distribution by ``label_smoothing``.
 
-    Label smoothing as in Szegedy et al. 2016, arXiv:1512.00567, equation 7.
+    Label smoothing follows Szegedy et al. 2016, arXiv:1512.00567, equation 7.
 
     Args:
       logits: of k exclusive classes.
       labels: class indices.
-      label_smoothing: share of the uniform distribution, in [0, 1).
+      label_smoothing: the share of the uniform distribution, in [0, 1).
     """
     log_p = jax.nn.log_softmax(logits)
     hard = -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
@@ -52,17 +52,17 @@ def sigmoid_cross_entropy(
     Args:
       logits: [b], or [b, k] of k labels that do not exclude each other.
       targets: of the same shape, in [0, 1].
-      known: which labels are known; the others may hold anything. An example without a known label has NaN:
-        give it weight 0.
+      known: which labels are known; the others may hold anything. An example without any known label has loss NaN: give it
+        weight 0.
     """
     _check_same_shape(logits, targets)
     axes = tuple(range(1, logits.ndim))
     if known is None:
         known = jnp.ones(logits.shape, bool)
     targets = jnp.where(known, targets, 0)
-    each = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
+    entropy = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
     count = known.sum(axes)
-    total = jnp.where(known, each, 0).sum(axes)
+    total = jnp.where(known, entropy, 0).sum(axes)
     return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
 
 
@@ -72,13 +72,13 @@ def focal(
     gamma: float = 2.0,
     class_weights: Float[Array, " k"] | None = None,
 ) -> Float[Array, "*batch"]:
-    """``-alpha_y (1 - p_y)^gamma log p_y`` with p the softmax (Lin et al. 2017, arXiv:1708.02002, equation 5).
+    """``-alpha_y (1 - p_y)^gamma log p_y``, where p is the softmax (Lin et al. 2017, arXiv:1708.02002, equation 5).
 
     Args:
       logits: of k exclusive classes.
       labels: class indices y.
-      gamma: focusing exponent; 0 is cross-entropy. Between 0 and 1 the gradient is unbounded at p_y = 1.
-      class_weights: alpha, 1 where not given.
+      gamma: the focusing exponent; 0 is cross-entropy. Between 0 and 1 the gradient is unbounded at p_y = 1.
+      class_weights: alpha of each class; by default 1.
 
     Raises:
       ValueError: for a gamma that is neither 0 nor at least 1.
@@ -104,11 +104,11 @@ def absolute_error(output: Float[Array, "b *k"], target: Float[Array, "b *n"]) -
 def dice_sums(
     probabilities: Float[Array, "b *spatial k"], labels: Integer[Array, "b *spatial"]
 ) -> Float[Array, "b k 3"]:
-    """``sum p y``, ``sum p^2`` and ``sum y^2`` of every class in every image: what :func:`squared_dice` is made of.
+    """``sum p y``, ``sum p^2`` and ``sum y^2`` of every class in every image, of which :func:`squared_dice` is made.
 
     Args:
-      probabilities: of the classes at each position.
-      labels: class indices.
+      probabilities: p, of the classes at each position.
+      labels: y, the class index at each position.
     """
     axes = tuple(range(1, labels.ndim))
     truth = jax.nn.one_hot(labels, probabilities.shape[-1], dtype=probabilities.dtype)
@@ -117,13 +117,13 @@ def dice_sums(
 
 
 def squared_dice(sums: Float[Array, "*batch k 3"], epsilon: float = 1e-5) -> Float[Array, "*batch"]:
-    """``mean_k 1 - (2 sum p y + e) / (sum p^2 + sum y^2 + e)``, over all classes, the background among them.
+    """``mean_k 1 - (2 sum p y + e) / (sum p^2 + sum y^2 + e)`` over all classes k, the background among them.
 
-    Milletari et al. 2016, arXiv:1606.04797, section 3, with squares in the denominator; e makes the loss of a class that
-    is neither there nor predicted 0. As TransUNet and SAMed have it, where the sums are those of a batch.
+    Milletari et al. 2016, arXiv:1606.04797, section 3, with squares in the denominator; e makes the loss of a class 0 where
+    it is neither present nor predicted. TransUNet and SAMed use it with the sums of a whole batch.
 
     Args:
-      sums: of :func:`dice_sums`, of one image or added up over several.
+      sums: from :func:`dice_sums`, of one image or added up over several.
       epsilon: e.
     """
     overlap, squares = sums[..., 0], sums[..., 1] + sums[..., 2]
@@ -136,16 +136,16 @@ def contributions(
     total: Float[Array, "..."],
     count: float | Float[Array, ""],
 ) -> Float[Array, " b"]:
-    """Every example's part in a function of sums over a batch: ``f(T) + <f'(T), n s_b - T>`` with T the sum of the s_b.
+    """Each example's part in a function f of sums over a batch: ``f(T) + <f'(T), n s_b - T>``, where T is the sum of all s_b.
 
-    Their mean over the batch is f(T), and its gradient that of f(T), exactly, however the batch is split over devices and
-    microbatches; and a weight acts on an example as on one with a loss of its own.
+    The mean of these parts over the batch is exactly f(T), and the gradient of the mean is that of f(T), however the batch
+    is split over devices and microbatches. So an example can be weighted as if it had a loss of its own.
 
     Args:
-      function: of the sums.
-      sums: of each example; gradients flow through these.
-      total: T, over the whole batch.
-      count: n, examples in the batch.
+      function: f.
+      sums: s_b, the sums of each example; gradients flow through these.
+      total: T, the sums over the whole batch.
+      count: n, the number of examples in the batch.
     """
     total = jax.lax.stop_gradient(total)
     value, slope = jax.value_and_grad(function)(total)

@@ -1,4 +1,4 @@
-"""Optax chains from the configuration: schedule, clipping, weight decay and freezing by parameter path."""
+"""Optimizers: optax chains from the configuration, with schedule, clipping, weight decay, and freezing by parameter path."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def path_mask(pattern: str) -> Callable[[Any], Any]:
 
 
 def partition(params: Any, freeze: str) -> tuple[Any, Any]:
-    """Splits a parameter tree into what is trained and what ``freeze`` matches, each with None in the other's places."""
+    """Splits a parameter tree into (what is trained, what ``freeze`` matches); each has None in the places of the other."""
     frozen = path_mask(freeze)(params) if freeze else jax.tree.map(lambda _: False, params)
     return tuple(
         jax.tree.map(lambda x, f, side=side: x if f == side else None, params, frozen)
@@ -36,12 +36,17 @@ def partition(params: Any, freeze: str) -> tuple[Any, Any]:
 
 
 def combine(trained: Any, frozen: Any) -> Any:
-    """The inverse of :func:`partition`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda x: x is None)
+    """The whole tree from its two parts: the inverse of :func:`partition`."""
+    return jax.tree.map(
+        lambda leaf, other: other if leaf is None else leaf, trained, frozen, is_leaf=lambda x: x is None
+    )
 
 
 def schedule(config: Optimizer) -> optax.Schedule:
-    """Learning rate as a function of the step: a linear warm-up, then constant, cosine to 0, exponential, or polynomial to 0."""
+    """The learning rate as a function of the step.
+
+    A linear warm-up, then constant, cosine to 0, exponential, or polynomial to 0.
+    """
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, config.decay_steps)
     elif config.schedule == "exponential":
@@ -57,7 +62,10 @@ def schedule(config: Optimizer) -> optax.Schedule:
 
 
 def make(config: Optimizer) -> optax.GradientTransformation:
-    """The chain that turns gradients into updates; its ``init`` raises UserError when ``freeze`` matches no path."""
+    """The chain that turns gradients into updates.
+
+    Its ``init`` raises UserError when ``freeze`` matches no parameter path.
+    """
     rate = schedule(config)
     decayed = lambda tree: jax.tree.map(lambda skip: not skip, path_mask(config.no_decay)(tree))  # noqa: E731
     if config.name == "adam":
@@ -83,7 +91,7 @@ def make(config: Optimizer) -> optax.GradientTransformation:
 
 
 def at(opt_state: Any, count: Int[Array, ""]) -> Any:
-    """The state of one optimizer, or of several in any tree, with its learning-rate schedules at ``count``."""
+    """The state of one optimizer, or of several in a tree, with all learning-rate schedules set to step ``count``."""
     is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
     put = lambda x: x._replace(count=jnp.asarray(count, x.count.dtype)) if is_schedule(x) else x  # noqa: E731
     return jax.tree.map(put, opt_state, is_leaf=is_schedule)

@@ -26,7 +26,10 @@ def transformed(
 
 
 def make_preprocess(config: Run) -> Callable[[dict[str, Array]], dict[str, Array]]:
-    """A function of a batch: stored integers to real units, then the deterministic transforms, of masks too."""
+    """A function of a batch that turns stored integers into real units, and applies the run's deterministic transforms.
+
+    Masks move with their images. ``spacing`` [b, axes] is scaled where a transform changes the grid, which keeps its extent.
+    """
     chain = transforms.chain(config.data.preprocess, allow_random=False)
     dtype = jnp.promote_types(config.model.dtype, jnp.float32)
 
@@ -34,7 +37,7 @@ def make_preprocess(config: Run) -> Callable[[dict[str, Array]], dict[str, Array
         scale = batch["scale"].astype(dtype).reshape(-1, 2, *(1,) * (batch["image"].ndim - 1))
         real = batch | {"image": batch["image"].astype(dtype) * scale[:, 0] + scale[:, 1]}
         seen = transformed(chain, real)
-        if "spacing" in batch:  # a transform that changes the grid keeps its extent
+        if "spacing" in batch:
             grids = (np.array(x["image"].shape[1:-1], np.float32) for x in (batch, seen))
             seen["spacing"] = batch["spacing"] * np.divide(*grids)
         return seen
@@ -43,6 +46,6 @@ def make_preprocess(config: Run) -> Callable[[dict[str, Array]], dict[str, Array
 
 
 def preprocessed_shape(config: Run, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[*spatial, channel] of an image of that shape once it is preprocessed."""
+    """[*spatial, channel] that an image of this shape has after preprocessing."""
     chain = transforms.chain(config.data.preprocess, allow_random=False)
     return jax.eval_shape(chain, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).shape[1:]

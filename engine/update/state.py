@@ -14,8 +14,8 @@ class TrainState:
       step: updates made so far.
       params: the model's parameters.
       batch_stats: running statistics of normalisation layers.
-      opt_state: of the optax chain.
-      method: what the method carries (:meth:`equipoise.engine.methods.base.Method.init`); mostly nothing.
+      opt_state: the state of the optax chain.
+      method: the method's part (:meth:`equipoise.engine.methods.base.Method.init`); mostly nothing.
     """
 
     step: Int[Array, ""]

@@ -17,13 +17,22 @@ from equipoise.engine.update.preprocess import make_preprocess, transformed
 class Sweep:
     """Passes over the global batch, microbatch by microbatch.
 
-    Microbatch j of A holds the examples i with i mod A = j: their places in the global batch, and so all sums, do not
-    depend on how the batch is split over devices. The microbatches are unrolled because convolutions inside a compiled
-    loop are an order of magnitude slower on a CPU.
+    Microbatch j of A holds the examples i with i mod A = j. So their places in the global batch, and all sums, do not depend
+    on how the batch is split over devices. The microbatches are unrolled, because convolutions inside a compiled loop are an
+    order of magnitude slower on a CPU.
+
+    Attributes:
+      parts: A, how many microbatches a batch has.
     """
 
     def __init__(self, config: Run, model: nn.Module, axis_name: str | None = None):
-        """Of a run; ``axis_name`` is the mapped axis that holds the parts of a batch, under ``pmap``."""
+        """Prepares passes for a run.
+
+        Args:
+          config: the run.
+          model: the network.
+          axis_name: the mapped axis that holds the parts of a batch, under ``pmap``.
+        """
         self.parts = config.optimizer.accumulate
         self._seed, self._model, self._axis_name = config.seed, model, axis_name
         self._preprocess, self._augment = make_preprocess(config), transforms.chain(config.data.augment)
@@ -38,13 +47,20 @@ class Sweep:
         return rng.example_keys(rng.key(self._seed, name, step), micro["position"])
 
     def seen(self, micro: dict[str, Array], step: Int[Array, ""]) -> dict[str, Array]:
-        """A microbatch as the model sees it in training: preprocessed and augmented, masks with their images."""
+        """A microbatch as the model sees it in training: preprocessed and augmented; masks move with their images."""
         return transformed(self._augment, self._preprocess(micro), self._keys("augment", micro, step))
 
     def forward(
         self, params: Any, batch_stats: Any, seen: dict[str, Array], step: Int[Array, ""]
     ) -> tuple[Array, dict[str, Array], Any]:
-        """Output, features and new running statistics of the model in training, of what :meth:`seen` gives."""
+        """(output, features, new running statistics) of the model in training.
+
+        Args:
+          params: the model's parameters.
+          batch_stats: running statistics before.
+          seen: a microbatch from :meth:`seen`.
+          step: updates made so far.
+        """
         variables = {"params": params, "batch_stats": batch_stats}
         (output, features), updated = self._model.apply(
             variables,
@@ -61,7 +77,16 @@ class Sweep:
         batch_stats: Any,
         batch: dict[str, Array],
     ) -> tuple[Any, Any]:
-        """Global sums of ``(sums, new statistics) = part(microbatch, statistics)``, and the last statistics."""
+        """Adds up the sums of every microbatch over the global batch.
+
+        Args:
+          part: (microbatch, statistics) -> (its sums, new statistics).
+          batch_stats: running statistics before.
+          batch: this device's part of the batch.
+
+        Returns:
+          (global sums, last statistics).
+        """
         sums = None
         for number in range(self.parts):
             micro = jax.tree.map(
@@ -81,14 +106,14 @@ class Sweep:
         batch: dict[str, Array],
         freeze: str = "",
     ) -> tuple[Array, Any, Any, Any]:
-        """Value and gradient in ``variables`` of a sum over the global batch.
+        """Value, and gradient in ``variables``, of a sum over the global batch.
 
         Args:
           loss: (variables, statistics, microbatch) -> (its summand, (other sums, new statistics)).
-          variables: to differentiate in.
+          variables: what to differentiate in.
           batch_stats: running statistics before.
-          batch: this device's part of it.
-          freeze: a pattern of paths whose gradient is not computed, and zero.
+          batch: this device's part of the batch.
+          freeze: a pattern of paths whose gradient is not computed, but zero.
 
         Returns:
           (value, other sums, gradient, last statistics).

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from equipoise.engine.report.page.page import Cell, Context, Grid, Section, number, text_cell
+from equipoise.engine.report.page import Cell, ReportTable, Section, number, text_cell
+from equipoise.engine.report.single.context import Context
 
 
 def difficulty(metadata: Mapping[str, Any]) -> Section | None:
@@ -20,7 +21,7 @@ def difficulty(metadata: Mapping[str, Any]) -> Section | None:
     text = (
         "The images are drawn. The races differ in the contrast and blur of the edges and in the size of the cup, and in nothing else.",
     )
-    return Section("How hard each group was made", text, (), (Grid(("group", *names), rows),))
+    return Section("How hard each group was made", text, (), (ReportTable(("group", *names), rows),))
 
 
 def sections(context: Context) -> list[Section]:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data
-from equipoise.engine.methods import catalogue as methods
+from equipoise.engine import data, methods
 from equipoise.engine.training import choosing
 from equipoise.engine.training.machine import Machine
 from equipoise.engine.update.preprocess import make_preprocess
@@ -72,7 +71,7 @@ def measure(workdir: pathlib.Path, data_dir: pathlib.Path, group: str, num_batch
 
         def norms(task) -> jax.Array:
             def loss(logits: jax.Array) -> jax.Array:
-                whole = task.measure(jax.lax.stop_gradient(logits), seen)
+                whole = task.batch_sums(jax.lax.stop_gradient(logits), seen)
                 return task.loss(logits, seen, whole).mean()
 
             slope = jnp.square(jax.grad(loss)(logits)).sum(tuple(range(1, logits.ndim)))

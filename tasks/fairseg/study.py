@@ -1,13 +1,22 @@
 """FairSeg: who is outlined worse, and what scaling the loss by group does about it."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from equipoise.data_builders.fundus_phantom.config import SETTINGS, make_config
-from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
+from equipoise.tasks.kit import options as kit_options
+from equipoise.tasks.kit.plan import (
+    Job,
+    Plan,
+    Stage,
+    over_seeds,
+    page_stage,
+    prepare_words,
+    report_stage,
+    rhythm,
+    train_and_score,
+)
 
 SIZES = {
     "demo": "6 methods by 3 seeds of a small U-Net on drawn images of 64 pixels; about 12 minutes on 2 CPU cores",
@@ -22,42 +31,23 @@ _MODELS = {"demo": ("phantom",), "paper": ("unet", "samed", "transunet")}
 _WEIGHTS = {"samed": "sam", "transunet": "vit"}  # run -> the option that names its published weights
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """Options with their defaults: the study's own, and those of the cohort."""
-
-    group: str
-    seeds: int
-    steps: int | None
-    cohort: Mapping[str, Any]
+def _read(size: str, given: Mapping[str, Any]) -> tuple[str, int, int | None, dict[str, Any]]:
+    """(group, seeds, steps, settings of the cohort and files of weights)."""
+    own = {"group": "race", "seeds": kit_options.Count(3), "steps": kit_options.Count(None)}
+    others = {f.name for f in SETTINGS} if size == "demo" else {"source_dir", *_WEIGHTS.values()}
+    values, settings = kit_options.read(f"fairseg at size {size}", given, own, others, OPTIONS)
+    return *values.values(), settings
 
 
-def _read(size: str, options: Mapping[str, Any]) -> _Asked:
-    usual = {"group": "race", "seeds": 3, "steps": None}
-    own = {f.name for f in SETTINGS} if size == "demo" else {"source_dir", *_WEIGHTS.values()}
-    known = {*usual, *own}
-    for name in options:
-        if name not in known:
-            raise UserError(
-                f"--options: fairseg has no {name!r} at size {size}.{did_you_mean(name, known)} It has: {OPTIONS}"
-            )
-    asked = usual | {k: v for k, v in options.items() if k in usual}
-    for name in ("seeds", "steps"):
-        if asked[name] is not None and not (type(asked[name]) is int and asked[name] > 0):
-            raise UserError(f"--options: {name}={asked[name]} must be a whole number above 0")
-    return _Asked(**asked, cohort={k: v for k, v in options.items() if k in own})
-
-
-def _cohort(size: str, asked: _Asked) -> tuple[str, tuple[str, ...]]:
+def _cohort(size: str, settings: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Name of the cohort, and the command that prepares it."""
     if size == "paper":
-        source = asked.cohort.get("source_dir")
+        source = settings.get("source_dir")
         more = (f"--source_dir={source}",) if source else ()
-        return "harvard_fairseg/slo", ("prepare", "--cohort=harvard_fairseg/slo", *more)
-    settings = {"subjects": 2000} | dict(asked.cohort)
-    options = ",".join(f"{k}={v}" for k, v in settings.items())
+        return "harvard_fairseg/slo", prepare_words("harvard_fairseg/slo", {}, *more)
+    settings = {"subjects": 2000} | dict(settings)
     name = f"fundus_phantom/{make_config('demo', **settings).name}"
-    return name, ("prepare", "--cohort=fundus_phantom/demo", f"--options={options}")
+    return name, prepare_words("fundus_phantom/demo", settings)
 
 
 def _method_words(method: str, group: str, steps: int) -> tuple[str, ...]:
@@ -83,40 +73,34 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
     """
     from equipoise.tasks.fairseg import runs
 
-    asked = _read(size, options)
-    cohort, prepare = _cohort(size, asked)
+    group, num_seeds, fixed_steps, settings = _read(size, options)
+    cohort, prepare = _cohort(size, settings)
 
-    def train(model: str, method: str) -> list[Chain]:
+    def train(model: str, method: str) -> list[Job]:
         name = f"{model}-{method}"
-        steps = asked.steps or runs.get_config(model).num_steps
-        every = max(steps // 6, 1)
+        steps = fixed_steps or runs.get_config(model).num_steps
         words = [f"--config=fairseg:{model}", f"--config.data.cohort={cohort}"]
-        if asked.steps:
-            rhythm = (f"--config.{what}.every_steps={every}" for what in ("evaluation", "checkpoint"))
-            words += [f"--config.num_steps={steps}", f"--config.optimizer.decay_steps={steps}", *rhythm]
-        weights = asked.cohort.get(_WEIGHTS.get(model, ""))
+        if fixed_steps:
+            words += [f"--config.num_steps={steps}", f"--config.optimizer.decay_steps={steps}"]
+            words += rhythm("steps", max(steps // 6, 1))
+        weights = settings.get(_WEIGHTS.get(model, ""))
         words += [f"--config.model.weights={weights}"] if weights else []
-        words += _method_words(method, asked.group, steps)
+        words += _method_words(method, group, steps)
 
         def stages(place: pathlib.Path, first: pathlib.Path | None, seeds: str) -> tuple[Stage, ...]:
-            where = f"--workdir={place}"
-            judged = (f"--cohort={cohort}", "--split=test", "--step=last")
-            found = [
-                Stage(f"train {name}", train_words(*words, seeds, where)),
-                Stage(f"score {name}", ("evaluate", where, *judged)),
-            ]
+            work = train_and_score(name, words, place, seeds, [cohort], "last")
             if first and method == "erm":
-                found.append(
-                    Stage(f"report the first seed of {name}", ("report", f"--workdir={first}", *judged))
-                )
-            return tuple(found)
+                work.append(report_stage(name, first, cohort, "last"))
+            return tuple(work)
 
-        return over_seeds(name, folder / "runs" / name, asked.seeds, size == "demo", stages)
+        return over_seeds(name, folder / "runs" / name, num_seeds, size == "demo", stages)
 
-    trained = [chain for model in _MODELS[size] for method in METHODS for chain in train(model, method)]
-    page = ("study", "--study=fairseg", f"--workdir={folder}", "--report_only")
-    last = Stage("put everything on one page", page, is_repeated=True)
-    return [[Chain("prepare", (Stage(f"prepare {cohort}", prepare),))], trained, [Chain("report", (last,))]]
+    trained = [job for model in _MODELS[size] for method in METHODS for job in train(model, method)]
+    return [
+        [Job("prepare", (Stage(f"prepare {cohort}", prepare),))],
+        trained,
+        [Job("report", (page_stage("fairseg", folder),))],
+    ]
 
 
 def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:

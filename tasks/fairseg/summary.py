@@ -8,28 +8,30 @@ from typing import Any
 import pandas as pd
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, rundir
+from equipoise.engine import data
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
-from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
+from equipoise.engine.metrics.comparing.methods import Contrast, Method
 from equipoise.engine.metrics.estimates import comparisons
 from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Table, read_table
 from equipoise.engine.report.figures import dots
-from equipoise.engine.report.page import files, page
-from equipoise.engine.report.page.page import (
+from equipoise.engine.report.page import (
     Cell,
-    Grid,
-    KeyNumber,
+    ReportTable,
     Section,
+    files,
     interval,
     number,
+    page,
     probability,
     text_cell,
 )
+from equipoise.engine.rundir import RunFolder
 from equipoise.tasks.fairseg import analysis, gradients
 from equipoise.tasks.fairseg.gradients import Kept
-from equipoise.tasks.kit.plan import run_folders
+from equipoise.tasks.kit import gather as kit_gather
+from equipoise.tasks.kit import pages
 
 _ERM = "erm"
 _NAMES = {
@@ -44,18 +46,19 @@ _CAPTION = "Mean over seeds, 95 % interval over seeds and subjects"
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
+class ScoredRun:
     """One run on the test split of its cohort."""
 
     model: str
     method: str
     seed: int
     workdir: pathlib.Path
+    group: str
     table: Table
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Network:
     """Every method of one network.
 
     Attributes:
@@ -70,24 +73,20 @@ class Model:
     name: str
     group: str
     structures: Sequence[str]
-    methods: Mapping[str, Mapping[str, MethodScores]]
+    methods: Mapping[str, Mapping[str, Method]]
     contrasts: Mapping[str, Sequence[Contrast]]
     erm: pathlib.Path
 
 
-def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> Scored:
+def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> ScoredRun:
     config = run_config.load(workdir)
-    tables = rundir.table_path(workdir, config.data.cohort, "test", 0).parent
-    steps = sorted(int(p.stem) for p in tables.glob("*.parquet") if p.stem.isdigit())
-    if not steps:
-        raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
-    model = workdir.relative_to(folder / "runs").parts[0].partition("-")[0]
-    return Scored(
-        model, config.method.name, config.seed, workdir, read_table(tables / f"{steps[-1]:08d}.parquet")
-    )
+    newest = RunFolder(workdir).newest(config.data.cohort, "test")
+    network = kit_gather.name_of_runs(workdir, folder).partition("-")[0]
+    table = read_table(newest.path)
+    return ScoredRun(network, config.method.name, config.seed, workdir, config.method.group, table)
 
 
-def _compare(name: str, found: Sequence[Scored], group: str) -> Model:
+def _compare(name: str, found: Sequence[ScoredRun], group: str) -> Network:
     dice = [c for c in found[0].table.schema.scores if c.startswith("dice_")]
     methods, contrasts = {}, {}
     for column in dice:
@@ -110,43 +109,38 @@ def _compare(name: str, found: Sequence[Scored], group: str) -> Model:
             for c in runs.contrasts({other: one} | usual)
         ]  # fmt: skip
     erm = next((one.workdir for one in found if one.method == _ERM), found[0].workdir)
-    return Model(name, group, list(methods), methods, contrasts, erm)
+    return Network(name, group, list(methods), methods, contrasts, erm)
 
 
-def gather(folder: pathlib.Path) -> tuple[list[Model], list[tuple[str, str]]]:
+def gather(folder: pathlib.Path) -> tuple[list[Network], list[tuple[str, str]]]:
     """Every network's methods, and what could not be read with the reason.
 
     Raises:
       UserError: where there is nothing to read.
     """
-    found: dict[str, list[Scored]] = {}
-    left_out, groups = [], set()
-    for workdir in run_folders(folder):
-        try:
-            one = _scored(workdir, folder)
-            found.setdefault(one.model, []).append(one)
-            groups.add(run_config.load(workdir).method.group)
-        except UserError as error:
-            left_out.append(
-                (str(workdir.relative_to(folder / "runs")), str(error).replace(str(folder), "..."))
-            )
-    if not found:
-        raise UserError(f"no evaluated run in {folder / 'runs'}: `equipoise study` makes them")
-    named = sorted(groups - {""})
+    scored, left_out = kit_gather.read_each(
+        kit_gather.run_folders(folder), folder, lambda run: _scored(run, folder)
+    )
+    if not scored:
+        raise kit_gather.nothing_evaluated(folder)
+    by_model: dict[str, list[ScoredRun]] = {}
+    for run in scored:
+        by_model.setdefault(run.model, []).append(run)
+    named = sorted({run.group for run in scored} - {""})
     if not named:
         raise UserError(
             f"no run in {folder / 'runs'} has --config.method.group, which says whose groups are compared: wait for one that has"
         )
     if len(named) > 1:
         raise UserError(f"the runs in {folder / 'runs'} are of several attributes: {', '.join(named)}")
-    return [_compare(name, each, named[0]) for name, each in found.items()], left_out
+    return [_compare(name, runs, named[0]) for name, runs in by_model.items()], left_out
 
 
 def _title(method: str) -> str:
     return _NAMES.get(method, method.replace("_", " "))
 
 
-def _served(model: Model, structure: str) -> Grid:
+def _served(model: Network, structure: str) -> ReportTable:
     """A structure: everyone, every group, the range between groups, equity-scaled Dice."""
     methods = model.methods[structure]
     levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), model.group)
@@ -168,10 +162,10 @@ def _served(model: Model, structure: str) -> Grid:
     counts = [next(iter(first.runs.values())).groups[model.group][level]["mean"].n for level in levels]
     named = (f"{level} (n = {n})" for level, n in zip(levels, counts, strict=True))
     header = ("method", "everyone", *named, "largest − smallest", "equity-scaled (sum)")
-    return Grid(header, rows, f"Dice of the {structure}. {_CAPTION}")
+    return ReportTable(header, rows, f"Dice of the {structure}. {_CAPTION}")
 
 
-def _changes(model: Model) -> Grid:
+def _changes(model: Network) -> ReportTable:
     """Differences from ERM: everyone, worst group, and the gap of every group."""
     rows = []
     for structure in model.structures:
@@ -188,10 +182,10 @@ def _changes(model: Model) -> Grid:
             )
             rows.append((text_cell(structure), text_cell(_title(one.first)), text_cell(what), *cells))
     header = ("structure", "method", "of", "Dice − ERM, 95 % interval", "p, adjusted")
-    return Grid(header, rows, "Differences from ERM, paired by seed and by subject", True)
+    return ReportTable(header, rows, "Differences from ERM, paired by seed and by subject", True)
 
 
-def _figure(model: Model) -> page.Figure:
+def _figure(model: Network) -> page.Figure:
     panels = []
     for structure in model.structures:
         methods = model.methods[structure]
@@ -205,7 +199,7 @@ def _figure(model: Model) -> page.Figure:
     )  # fmt: skip
 
 
-def served(model: Model) -> Section:
+def served(model: Network) -> Section:
     """How well each method outlines each group."""
     tables = [*(_served(model, structure) for structure in model.structures), _changes(model)]
     return Section(
@@ -220,7 +214,7 @@ def served(model: Model) -> Section:
     )  # fmt: skip
 
 
-def _headline(model: Model) -> str | None:
+def _headline(model: Network) -> str | None:
     """The range between groups under ERM, and what each form of FEBS does to the worst group."""
     structure = model.structures[0]
     gap = model.methods[structure].get(_ERM)
@@ -237,7 +231,7 @@ def _headline(model: Model) -> str | None:
     return f"{text} {'; '.join(said)}." if said else text
 
 
-def scaling(model: Model, kept: Sequence[Kept]) -> Section:
+def scaling(model: Network, kept: Sequence[Kept]) -> Section:
     """What FEBS does to the gradient of each group."""
     rows = [
         (text_cell(_title(k.form)), text_cell(k.group), Cell(number(k.loss)), Cell(number(k.ratio), note=f"SD of log {number(k.sd, 2)}"),
@@ -257,17 +251,21 @@ def scaling(model: Model, kept: Sequence[Kept]) -> Section:
     )  # fmt: skip
     header = ("form", model.group, "Dice loss", "gradient kept", "batches")
     return Section(
-        f"What FEBS does to gradients: {model.name}", text, (), (Grid(header, rows),), headline=headline
+        f"What FEBS does to gradients: {model.name}",
+        text,
+        (),
+        (ReportTable(header, rows),),
+        headline=headline,
     )
 
 
-def _metadata(model: Model, data_dir: pathlib.Path) -> Mapping[str, Any]:
+def _metadata(model: Network, data_dir: pathlib.Path) -> Mapping[str, Any]:
     """The metadata of the cohort that a network was trained on."""
     config = run_config.load(model.erm)
     return data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
 
 
-def _csv(models: Sequence[Model]) -> str:
+def _csv(models: Sequence[Network]) -> str:
     rows = []
     for model in models:
         for structure, methods in model.methods.items():
@@ -302,17 +300,8 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
             one = model.methods[structure].get(_ERM)
             if one:
                 mean = one.overall["mean"].estimate
-                keys.append(
-                    KeyNumber(
-                        f"Dice of the {structure}, {model.name}, ERM",
-                        number(mean.value),
-                        interval(*mean.limits(frame.CONFIDENCE)),
-                    )
-                )
+                keys.append(pages.key_number(f"Dice of the {structure}, {model.name}, ERM", mean))
     found += [difficulty] if difficulty else []
-    if left_out:
-        rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
-        found.append(Section("Left out", tables=[Grid(("run", "because"), rows)]))
-    headlines = [s.headline for s in found if s.headline]
-    text = page.render("FairSeg: who is outlined worse, and what helps", headlines, keys, found)
-    return files.write_all(folder / "report", {"report.html": text, "dice.csv": _csv(models)}, found)
+    found += pages.left_out(left_out)
+    title = "FairSeg: who is outlined worse, and what helps"
+    return pages.write(folder, title, found, keys, {"dice.csv": _csv(models)})

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Array, Float
 
 from equipoise.engine import data
-from equipoise.engine.config import Run
+from equipoise.engine.config import Data, Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.table import thresholds
@@ -30,7 +30,7 @@ class Classification:
     label: str
     classes: tuple[str, ...]
     positive: str | None
-    measures: ClassVar[bool] = False
+    needs_batch_sums: ClassVar[bool] = False
 
     @property
     def num_outputs(self) -> int:
@@ -42,12 +42,12 @@ class Classification:
         """Columns of the prediction table."""
         return ("score",) if self.positive else tuple(f"score_{i}" for i in range(len(self.classes)))
 
-    def measure(self, output: Float[Array, "b k"], batch: dict[str, Array]) -> tuple[()]:
+    def batch_sums(self, output: Float[Array, "b k"], batch: dict[str, Array]) -> tuple[()]:
         """Nothing: every example has a loss of its own."""
         return ()
 
     def loss(
-        self, output: Float[Array, "b k"], batch: dict[str, Array], whole: Any = None
+        self, output: Float[Array, "b k"], batch: dict[str, Array], sums: Any = None
     ) -> Float[Array, " b"]:
         """Cross-entropy of each example."""
         return losses.softmax_cross_entropy(output, batch["target"])
@@ -63,6 +63,13 @@ class Classification:
         """One column, or one for each class, in float64."""
         score = scores["score"].astype(np.float64)
         return pd.DataFrame(score.reshape(len(score), -1), columns=list(self.score_columns))
+
+    def target(self, split: data.Split) -> np.ndarray:
+        """[n] the class index of every image."""
+        return split.target(self.label)
+
+    def warn(self, split: data.Split, settings: Data) -> None:
+        """Says nothing: every image is learnt and scored."""
 
     def schema(self, split: data.Split) -> Schema:
         """Of the task, with the attributes of the split."""

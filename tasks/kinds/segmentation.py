@@ -19,9 +19,9 @@ import pandas as pd
 from jaxtyping import Array, Float, Integer
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data
+from equipoise.engine import cropping, data
 from equipoise.engine import predicted_masks as segments
-from equipoise.engine.config import Run
+from equipoise.engine.config import Data, Run
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.formulas.segmentation import Ratio
@@ -59,7 +59,7 @@ class Segmentation:
         return len(self.classes)
 
     @property
-    def measures(self) -> bool:
+    def needs_batch_sums(self) -> bool:
         """Whether Dice is that of the whole batch."""
         return self.dice is not None or (self.settings.dice_over == "batch" and self.settings.dice_weight > 0)
 
@@ -86,9 +86,9 @@ class Segmentation:
             return _on_grid(output, mask.shape[1:]), mask.astype(jnp.int32)
         return output, spatial.nearest_by_corners(mask, output.shape[1:-1]).astype(jnp.int32)
 
-    def measure(self, output: Float[Array, "b *spatial k"], batch: dict[str, Array]) -> dict[str, Array]:
+    def batch_sums(self, output: Float[Array, "b *spatial k"], batch: dict[str, Array]) -> dict[str, Array]:
         """Sums that Dice of a batch is made of; nothing where it is of each image."""
-        if not self.measures:
+        if not self.needs_batch_sums:
             return {}
         logits, labels = self._on_loss_grid(output, batch["mask"])
         sums = self._sums(logits, labels, batch)
@@ -96,14 +96,14 @@ class Segmentation:
         return {"sums": jnp.tensordot(weight, sums, 1), "count": weight.sum()}
 
     def loss(
-        self, output: Float[Array, "b *spatial k"], batch: dict[str, Array], whole: Any = None
+        self, output: Float[Array, "b *spatial k"], batch: dict[str, Array], sums: Any = None
     ) -> Float[Array, " b"]:
         """``(1 - w)`` mean cross-entropy + ``w`` soft Dice of each example; in evaluation Dice is of each image."""
         logits, labels = self._on_loss_grid(output, batch["mask"])
         crossed = losses.softmax_cross_entropy(logits, labels)
-        if whole:
-            sums, function = self._sums(logits, labels, batch), self.dice or losses.squared_dice
-            dice = losses.contributions(function, sums, whole["sums"], whole["count"])
+        if sums:
+            of_images, function = self._sums(logits, labels, batch), self.dice or losses.squared_dice
+            dice = losses.contributions(function, of_images, sums["sums"], sums["count"])
         else:
             dice = losses.squared_dice(losses.dice_sums(jax.nn.softmax(logits), labels))
         weight = self.settings.dice_weight
@@ -150,6 +150,14 @@ class Segmentation:
             task="values", label="segmentation", classes=(), positive=None, attributes=attributes, scores=scored,
             models={column: (column,) for column in scored},
         )  # fmt: skip
+
+    def target(self, split: data.Split) -> None:
+        """None: a mask is no column; the values of its structures are."""
+        return None
+
+    def warn(self, split: data.Split, settings: Data) -> None:
+        """Says in how many images a centre crop cuts foreground away."""
+        cropping.warn_of_cut(split, settings)
 
     def schema(self, split: data.Split) -> Schema:
         """A task of values: each column is one value of one structure."""

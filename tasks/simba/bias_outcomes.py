@@ -6,7 +6,6 @@ feature moves decisions. *Gap* is of different subjects, the group with the bias
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -15,14 +14,14 @@ import pandas as pd
 
 from equipoise.engine import config as run_config
 from equipoise.engine.errors import UserError
-from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import intervals, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.table import table
 from equipoise.engine.report.page import files
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training import choosing
-from equipoise.tasks.kit.plan import run_folders
+from equipoise.tasks.kit import gather as kit_gather
 from equipoise.tasks.simba import renderings
 
 SCORES = ("accuracy", "change_tpr", "change_fpr", "shift", "gap_tpr", "gap_fpr")
@@ -100,22 +99,23 @@ def score(
     return scores
 
 
-def _tables(workdir: pathlib.Path, step: int) -> dict[str, tuple[pd.DataFrame, int]]:
+def _tables(run: RunFolder, step: int) -> dict[str, tuple[pd.DataFrame, int]]:
     """Scored cohort -> (its test table, class index of the disease)."""
-    found = {}
-    for path in sorted((workdir / "evaluations").glob(f"*/test/{step:08d}.parquet")):
-        read = table.read_table(path)
-        cohort = str(read.frame["cohort"].iloc[0])
-        found[cohort] = read.frame, read.schema.classes.index(read.schema.positive)
-    return found
+    tables = {}
+    for evaluation in run.evaluations(split="test", step=step):
+        scored = table.read_table(evaluation.path)
+        cohort = str(scored.frame["cohort"].iloc[0])
+        tables[cohort] = scored.frame, scored.schema.classes.index(scored.schema.positive)
+    return tables
 
 
 def _encoded(workdir: pathlib.Path, cohort: str, step: int) -> dict[str, dict[str, float]]:
-    path = probes.path(workdir, cohort, "test", step)
-    found: dict[str, dict[str, float]] = {}
-    for one in json.loads(path.read_text())["probes"] if path.exists() else ():
-        found.setdefault(one["block"], {})[one["label"]] = one["accuracy"]["value"]
-    return found
+    """Block -> label -> accuracy of its probe."""
+    rows = kit_gather.probe_rows(workdir, cohort, "test", step)
+    return {
+        block: {label: row["accuracy"]["value"] for label, row in labels.items()}
+        for block, labels in rows.items()
+    }
 
 
 def _scenario(cohort: str) -> str:
@@ -129,12 +129,12 @@ def of_run(workdir: pathlib.Path) -> list[Outcome]:
     Raises:
       UserError: for a run without an evaluation on its test split.
     """
-    config = run_config.load(workdir)
-    steps = {int(p.stem) for p in (workdir / "evaluations").glob("*/test/*.parquet") if p.stem.isdigit()}
+    config, run = run_config.load(workdir), RunFolder(workdir)
+    steps = {evaluation.step for evaluation in run.evaluations(split="test")}
     if not steps:
-        raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
+        raise UserError(run.unscored())
     step = choosing.best_step(workdir, config, sorted(steps))
-    tables = _tables(workdir, step)
+    tables = _tables(run, step)
     found = []
     for cohort, (frame, positive) in tables.items():
         if renderings.flipped(cohort, renderings.BIASES):
@@ -180,22 +180,17 @@ class Outcomes:
 
 def over(runs: Sequence[Outcome], name: str) -> OverSeeds | None:
     """A score over the seeds of a row; None where a run lacks it."""
-    if not all(name in o.scores for o in runs):
-        return None
-    bounds = (0.0, 1.0) if name == "accuracy" else (-1.0, 1.0)
-    return seeds.over_seeds([o.scores[name] for o in runs], bounds)
+    return kit_gather.over(runs, name, (0.0, 1.0) if name == "accuracy" else (-1.0, 1.0))
 
 
 def against(runs: Sequence[Outcome], others: Sequence[Outcome], name: str) -> OverSeeds | None:
-    """First minus second over the seeds that both have, paired by seed and by subject; None without one."""
-    second = {o.seed: o for o in others}
-    pairs = [(o.scores[name], second[o.seed].scores[name]) for o in runs if o.seed in second]
-    return seeds.over_seeds([seeds.combination(p, (1, -1)) for p in pairs]) if pairs else None
+    """First minus second over the seeds that both have, paired by seed and by subject; None without such a seed."""
+    return kit_gather.against(runs, others, name)
 
 
 def is_across_sites(workdir: pathlib.Path, folder: pathlib.Path) -> bool:
     """Whether a run of a study is on many sites."""
-    return workdir.relative_to(folder / "runs").parts[0].startswith("sites-")
+    return kit_gather.name_of_runs(workdir, folder).startswith("sites-")
 
 
 def gather(folder: pathlib.Path) -> Outcomes:
@@ -204,17 +199,11 @@ def gather(folder: pathlib.Path) -> Outcomes:
     Raises:
       UserError: where there is none to read.
     """
-    found, left_out = [], []
-    for workdir in run_folders(folder):
-        if is_across_sites(workdir, folder):
-            continue
-        try:
-            found += of_run(workdir)
-        except UserError as error:
-            left_out.append((str(workdir.relative_to(folder)), str(error).replace(str(folder), "...")))
-    if not found:
-        raise UserError(f"no evaluated run in {folder / 'runs'}: `equipoise study` makes them")
-    return Outcomes(found, left_out)
+    runs = [run for run in kit_gather.run_folders(folder) if not is_across_sites(run, folder)]
+    outcomes, left_out = kit_gather.read_each(runs, folder, of_run)
+    if not outcomes:
+        raise kit_gather.nothing_evaluated(folder)
+    return Outcomes([outcome for of_one_run in outcomes for outcome in of_one_run], left_out)
 
 
 def to_csv(found: Outcomes) -> str:

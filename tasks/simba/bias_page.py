@@ -11,33 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
-from equipoise.engine.metrics.estimates.intervals import Estimate
-from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page import files, page
-from equipoise.engine.report.page.page import (
-    Cell,
-    Figure,
-    Grid,
-    KeyNumber,
-    Section,
-    interval,
-    number,
-    text_cell,
-)
-from equipoise.tasks.simba import (
-    bias_outcomes as outcomes,
-)
-from equipoise.tasks.simba import (
-    schedule_outcomes as schedules,
-)
-from equipoise.tasks.simba import (
-    schedule_page as across_sites,
-)
-from equipoise.tasks.simba import (
-    theory,
-)
+from equipoise.engine.report.page import Cell, Figure, ReportTable, Section, number, text_cell
+from equipoise.tasks.kit import pages
+from equipoise.tasks.simba import bias_outcomes as outcomes
+from equipoise.tasks.simba import schedule_outcomes as schedules
+from equipoise.tasks.simba import schedule_page as across_sites
+from equipoise.tasks.simba import theory
 from equipoise.tasks.simba.bias_outcomes import ERM, SCORES, Outcome, Outcomes, against, over
 
 _TITLES = {
@@ -122,7 +103,9 @@ def scenarios(study: Outcomes) -> Section:
         "decision. The model trained on “none” never saw a bias go with the disease: what it shows on the other cohorts is the floor that "
         "comes of regions lying side by side. Limits: closed form for the shares of the first row.",
     )  # fmt: skip
-    return Section("What the bias does", text, drawn, (Grid(header, rows, _CAPTION),), _stronger(chosen))
+    return Section(
+        "What the bias does", text, drawn, (ReportTable(header, rows, _CAPTION),), _stronger(chosen)
+    )
 
 
 def _stronger(chosen: Mapping[tuple[str, str, str, str], Sequence[Outcome]]) -> tuple[str, ...]:
@@ -132,7 +115,7 @@ def _stronger(chosen: Mapping[tuple[str, str, str, str], Sequence[Outcome]]) -> 
     if apart is None:
         return ()
     return (
-        f"Under “multi” intensity moves decisions by {_points(apart.estimate)} more than morphology, paired by seed and subject.",
+        f"Under “multi” intensity moves decisions by {pages.points(apart.estimate)} more than morphology, paired by seed and subject.",
     )
 
 
@@ -190,14 +173,9 @@ def methods(study: Outcomes) -> Section | None:
         "What mitigation does",
         text,
         (drawn,),
-        (Grid(header, lines, _CAPTION),),
+        (ReportTable(header, lines, _CAPTION),),
         headline=_least(chosen, shifts),
     )
-
-
-def _points(found: Estimate) -> str:
-    low, high = (100 * x for x in found.limits(CONFIDENCE))
-    return f"{number(100 * found.value, 1, True)} points ({interval(low, high, 1, True)})"
 
 
 def _least(chosen: Mapping[str, Sequence[Outcome]], shifts: Mapping[str, float]) -> str | None:
@@ -206,11 +184,11 @@ def _least(chosen: Mapping[str, Sequence[Outcome]], shifts: Mapping[str, float])
         return None
     best, *others = sorted(shifts, key=lambda name: shifts[name])
     found = over(chosen[best], "shift")
-    text = f"Least moved by the bias: {best}, by {_points(found.estimate)}."
+    text = f"Least moved by the bias: {best}, by {pages.points(found.estimate)}."
     apart = against(chosen[best], chosen[others[0]], "shift") if others else None
     if apart is None:
         return text
-    return f"{text} The next is {others[0]}: the difference is {_points(apart.estimate)}."
+    return f"{text} The next is {others[0]}: the difference is {pages.points(apart.estimate)}."
 
 
 def _last_block(outcome: Outcome) -> str:
@@ -265,11 +243,10 @@ def encoding(study: Outcomes) -> Section | None:
     for runs in rows.values():
         first = runs[0]
         for block in first.encoded:
-            told = []
-            for label in ("disease", first.bias):
-                values = np.array([o.encoded[block].get(label, np.nan) for o in runs])
-                sd = f"± {number(values.std(ddof=1))}" if len(runs) > 1 else ""
-                told.append(Cell(number(values.mean()), note=sd))
+            told = [
+                pages.mean_and_sd([o.encoded[block].get(label, np.nan) for o in runs])
+                for label in ("disease", first.bias)
+            ]
             lines.append(
                 (text_cell(first.trained), text_cell(first.method.replace("_", " ")), text_cell(first.tested + _of_bias(runs)), text_cell(block), *told)
             )  # fmt: skip
@@ -289,7 +266,7 @@ def encoding(study: Outcomes) -> Section | None:
             text.append(
                 f"Spearman's rank correlation of encoding and use over {which} ({len(kept)} points): {number(rho, 2, True)}."
             )
-    grid = Grid(header, lines, "Accuracy of the probes, mean and ± SD between seeds", True)
+    grid = ReportTable(header, lines, "Accuracy of the probes, mean and ± SD between seeds", True)
     return Section("Is what is encoded also used?", text, (_scatter(points),), (grid,))
 
 
@@ -311,25 +288,12 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
         encoding(study),
         across_sites.section(apart) if apart else None,
     ]
-    found = [s for s in found if s]
-    left_out = [*study.left_out, *(apart.left_out if apart else ())]
-    if left_out:
-        rows = [(text_cell(a), text_cell(b)) for a, b in left_out]
-        found.append(Section("Left out", tables=[Grid(("run", "because"), rows)]))
+    sections = [section for section in found if section]
+    sections += pages.left_out([*study.left_out, *(apart.left_out if apart else ())])
     keys = []
     for (trained, method, tested, _), runs in study.rows().items():
         shift = over(runs, "shift")
         if method == ERM and trained == tested and shift:
-            low, high = shift.estimate.limits(CONFIDENCE)
-            keys.append(
-                KeyNumber(
-                    f"shift under “{_name(runs)}”",
-                    number(shift.estimate.value, 3, True),
-                    interval(low, high, 3, True),
-                )
-            )
-    headlines = [s.headline for s in found if s.headline]
-    text = page.render("SimBA: a planted bias, whom it harms, and what helps", headlines, keys, found)
-    return files.write_all(
-        folder / "report", {"report.html": text, "outcomes.csv": outcomes.to_csv(study)}, found
-    )
+            keys.append(pages.key_number(f"shift under “{_name(runs)}”", shift.estimate, is_signed=True))
+    title = "SimBA: a planted bias, whom it harms, and what helps"
+    return pages.write(folder, title, sections, keys, {"outcomes.csv": outcomes.to_csv(study)})

@@ -8,21 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from equipoise.engine.errors import UserError
-from equipoise.engine.metrics.estimates import intervals
-from equipoise.engine.metrics.estimates.intervals import PairedChange
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Grid,
-    KeyNumber,
-    Section,
-    interval,
-    number,
-    sentence,
-    text_cell,
-)
+from equipoise.engine.report.page import KeyNumber, ReportTable, Section, interval, number, sentence
+from equipoise.engine.report.single.context import Context
+from equipoise.tasks.kit import pairs
+from equipoise.tasks.kit.pairs import PairedEffect
 
 WITH, WITHOUT = "with", "without"
 BIASES = ("bias", "intensity_bias")
@@ -72,7 +62,7 @@ def rendering(cohort: str, flips: Collection[str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class RenderingPair:
     """Two ways to render a subject.
 
     Attributes:
@@ -93,17 +83,17 @@ class Contrast:
         return frozenset(self.first)
 
 
-def contrasts(attributes: Sequence[str]) -> list[Contrast]:
+def contrasts(attributes: Sequence[str]) -> list[RenderingPair]:
     """With against without each bias; of two, also both against neither, and the second instead of the first."""
     named = words(attributes)
     what = {a: "the bias" if word == "bias" else f"the {word} bias" for a, word in named.items()}
-    found = [Contrast(named[a], what[a], {a: WITHOUT}, {a: WITH}) for a in attributes]
+    found = [RenderingPair(named[a], what[a], {a: WITHOUT}, {a: WITH}) for a in attributes]
     if len(attributes) == 2:
         first, second = attributes
         neither, both = (dict.fromkeys(attributes, level) for level in (WITHOUT, WITH))
         found += [
-            Contrast("both − neither", "both biases", neither, both),
-            Contrast(
+            RenderingPair("both − neither", "both biases", neither, both),
+            RenderingPair(
                 f"{named[second]} − {named[first]}",
                 f"{what[second]} instead of {what[first]}",
                 neither | {first: WITH},
@@ -113,27 +103,11 @@ def contrasts(attributes: Sequence[str]) -> list[Contrast]:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class PairedEffect:
-    """What a contrast does to decisions about the same subjects (second minus first)."""
-
-    sensitivity: PairedChange
-    fpr: PairedChange
-
-    @property
-    def changes(self) -> dict[str, PairedChange]:
-        """Rate, in words -> its change."""
-        return {
-            "sensitivity, diseased subjects": self.sensitivity,
-            "false-positive rate, healthy subjects": self.fpr,
-        }
-
-
-def both_ways(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: Contrast) -> pd.DataFrame:
+def both_ways(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: RenderingPair) -> pd.DataFrame:
     """The decision about both renderings of every subject that was rendered both ways.
 
     Args:
-      pairs: prediction tables of the same subjects that differ in the contrast's attributes and in no other bias. A
+      tables: pairs of prediction tables of the same subjects that differ in the contrast's attributes and in no other bias. A
         subject is taken from the first pair that shows it both ways.
       contrast: which two renderings are asked for.
 
@@ -143,72 +117,40 @@ def both_ways(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: Cont
     Raises:
       UserError: when two tables do not hold the same subjects once each, with one disease status and both renderings.
     """
-    found = pd.concat([_both_ways(side_by_side(*pair, contrast.flips), contrast) for pair in pairs])
+    found = pd.concat([_both_ways(side_by_side(*pair, contrast.flips), contrast) for pair in tables])
     return found.drop_duplicates("subject_id", ignore_index=True)
 
 
 def paired_effect(
-    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: Contrast, positive: int = 1
+    tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: RenderingPair, positive: int = 1
 ) -> PairedEffect:
     """What a contrast does to the decisions of :func:`both_ways`.
 
     Args:
-      pairs: as there.
+      tables: as there.
       contrast: of which the change is asked.
       positive: class index of the disease.
     """
-    found = both_ways(pairs, contrast)
+    found = both_ways(tables, contrast)
     diseased = (found["target"] == positive).to_numpy()
-    first, second = (found[end].to_numpy(bool) for end in ("first", "second"))
-    change = lambda rows: intervals.paired_change(first[rows], second[rows])  # noqa: E731
-    return PairedEffect(change(diseased), change(~diseased))
+    return pairs.effect(found["first"].to_numpy(bool), found["second"].to_numpy(bool), diseased)
 
 
 def side_by_side(a: pd.DataFrame, b: pd.DataFrame, flips: Collection[str]) -> pd.DataFrame:
-    """Two tables side by side, one row for each subject, once they are found to be two renderings of the same ones.
+    """Puts two renderings of the same subjects side by side (:func:`equipoise.tasks.kit.pairs.side_by_side`).
 
     Raises:
       UserError: where they are not, or differ in another bias than ``flips``, or not in these.
     """
-    names = tuple(", ".join(map(str, table["cohort"].unique())) for table in (a, b))
     biases = [name for name in BIASES if name in a or name in b or name in flips]
-    for name, table in zip(names, (a, b), strict=True):
-        for column in biases:
-            if column not in table:
-                raise UserError(
-                    f"{name} has no column {column!r}: it is no rendering of the other's subjects"
-                )
-        twice = int(table["subject_id"].duplicated().sum())
-        if twice:
-            raise UserError(
-                f"{name}: column 'subject_id' repeats in {twice} rows; the paired effect needs one image per subject"
-            )
-    pair = a.merge(b, on="subject_id", suffixes=("_a", "_b"), validate="one_to_one")
-    where = f"between {names[0]} and {names[1]}"
-    if not len(pair) == len(a) == len(b):
-        raise UserError(
-            f"only {len(pair)} subjects are in both {names[0]} ({len(a)}) and {names[1]} ({len(b)}): "
-            "evaluate the counterfactual of the same cohort and split"
-        )
-    differ = pair["target_a"] != pair["target_b"]
-    if differ.any():
-        raise UserError(f"column 'target' differs {where} for {int(differ.sum())} subjects")
-    for column in biases:
-        before, after = pair[f"{column}_a"], pair[f"{column}_b"]
-        if column in flips:
-            wrong, problem = ~(before + "/" + after).isin([f"{WITH}/{WITHOUT}", f"{WITHOUT}/{WITH}"]), "is not flipped"  # fmt: skip
-        else:
-            wrong, problem = before != after, "differs"
-        if wrong.any():
-            raise UserError(f"column {column!r} {problem} {where} for {int(wrong.sum())} subjects")
-    return pair
+    return pairs.side_by_side(a, b, attributes=biases, flips=flips, levels=(WITH, WITHOUT))
 
 
-def _both_ways(pair: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
+def _both_ways(pair: pd.DataFrame, contrast: RenderingPair) -> pd.DataFrame:
     """The subjects whose two renderings are the contrast's: subject, target, and the decision about each rendering."""
     matches = lambda levels: np.all([pair[f"{a}_a"] == level for a, level in levels.items()], axis=0)  # noqa: E731
     forward, backward = matches(contrast.first), matches(contrast.second)
-    a, b = ((pair[f"score_{end}"] >= pair[f"threshold_{end}"]).to_numpy() for end in "ab")
+    a, b = pairs.decisions(pair)
     found = pd.DataFrame(
         {
             "subject_id": pair["subject_id"],
@@ -220,7 +162,7 @@ def _both_ways(pair: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
     return found[forward | backward]
 
 
-def _effects(context: Context, attributes: Sequence[str]) -> list[tuple[Contrast, PairedEffect]]:
+def _effects(context: Context, attributes: Sequence[str]) -> list[tuple[RenderingPair, PairedEffect]]:
     """Every contrast that the scored renderings show.
 
     A contrast of one bias leaves the other as the reported cohort has it. One of both says all about either end, so that
@@ -234,10 +176,10 @@ def _effects(context: Context, attributes: Sequence[str]) -> list[tuple[Contrast
     }
     for contrast in contrasts(attributes):
         starts = [own] if len(contrast.flips) == 1 else [own, own ^ {attributes[0]}]
-        pairs = [(tables[start], tables[start ^ contrast.flips]) for start in starts]
-        pairs = [pair for pair in pairs if all(table is not None for table in pair)]
-        if pairs:
-            found.append((contrast, paired_effect(pairs, contrast, positive)))
+        scored = [(tables[start], tables[start ^ contrast.flips]) for start in starts]
+        scored = [pair for pair in scored if all(table is not None for table in pair)]
+        if scored:
+            found.append((contrast, paired_effect(scored, contrast, positive)))
     return found
 
 
@@ -247,29 +189,18 @@ def _every(attributes: Sequence[str]) -> list[frozenset[str]]:
     return [frozenset(s) for size in sizes for s in itertools.combinations(attributes, size)]
 
 
-def cells(rate: str, change: PairedChange) -> list[Cell]:
-    """One rate before and after: subjects, both values, the change with its interval, who changed."""
-    moved = Cell(number(change.value, 3, True), note=interval(change.low, change.high, 3, True))
-    counts = (Cell(str(change.gained)), Cell(str(change.lost)))
-    return [text_cell(rate), Cell(str(change.n)), Cell(number(change.first)), Cell(number(change.second)), moved, *counts]  # fmt: skip
-
-
-def _points(change: PairedChange) -> str:
-    return f"{number(100 * change.value, 1, True)} points (95\u00a0% interval\u00a0{interval(100 * change.low, 100 * change.high, 1, True)})"
-
-
-def _sentence(contrast: Contrast, effect: PairedEffect) -> str:
-    moves = any(_direction(change) for change in effect.changes.values())
+def _sentence(contrast: RenderingPair, effect: PairedEffect) -> str:
+    moves = any(pairs.direction(change) for change in effect.changes.values())
     verb = "changes" if moves else "changed neither rate beyond chance:"
     return (
-        f"Rendering {contrast.what} into the very same subjects {verb} sensitivity by {_points(effect.sensitivity)} "
-        f"and the false-positive rate by {_points(effect.fpr)}."
+        f"Rendering {contrast.what} into the very same subjects {verb} sensitivity by {pairs.points(effect.sensitivity)} "
+        f"and the false-positive rate by {pairs.points(effect.fpr)}."
     )
 
 
 def _verdict(effect: PairedEffect, attributes: Sequence[str]) -> str:
     """Which of two biases decides, from what the second does instead of the first."""
-    directions = {_direction(change) for change in effect.changes.values()} - {0}
+    directions = {pairs.direction(change) for change in effect.changes.values()} - {0}
     first, second = (f"the {word} bias" for word in words(attributes).values())
     if not directions:
         return "Neither bias outweighs the other beyond chance."
@@ -278,23 +209,11 @@ def _verdict(effect: PairedEffect, attributes: Sequence[str]) -> str:
     return sentence(f"{second} outweighs {first}." if directions == {1} else f"{first} outweighs {second}.")
 
 
-def _direction(change: PairedChange) -> int:
-    """1 or −1 where the interval leaves 0 out, else 0."""
-    return int(change.low > 0) - int(change.high < 0)
-
-
-def _grid(contrast: Contrast, effect: PairedEffect, is_one: bool) -> Grid:
+def _grid(contrast: RenderingPair, effect: PairedEffect, is_one: bool) -> ReportTable:
     ends = [combination(levels) + (" bias" if is_one else "") for levels in (contrast.first, contrast.second)]
-    header = (
-        "rate",
-        "subjects",
-        *ends,
-        "change, 95 % interval",
-        "negative → positive",
-        "positive → negative",
-    )
-    rows = [cells(rate, change) for rate, change in effect.changes.items()]
-    return Grid(header, rows, "" if is_one else sentence(contrast.what))
+    header = pairs.header("rate", "subjects", ends)
+    rows = [pairs.cells(rate, change) for rate, change in effect.changes.items()]
+    return ReportTable(header, rows, "" if is_one else sentence(contrast.what))
 
 
 def section(context: Context) -> Section:

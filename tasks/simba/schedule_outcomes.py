@@ -5,7 +5,6 @@ scored on the same patients, so that differences are paired by seed and by patie
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -13,20 +12,19 @@ import numpy as np
 from jaxtyping import Float
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, rundir
+from equipoise.engine import data
 from equipoise.engine.config import Method
-from equipoise.engine.errors import UserError
-from equipoise.engine.explain import probes
-from equipoise.engine.metrics.estimates import comparisons, intervals, seeds
+from equipoise.engine.metrics.estimates import intervals, seeds
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.table import groupings
 from equipoise.engine.metrics.table.table import Table, read_table
+from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.writers import read_rows
 from equipoise.engine.vocabulary import UNKNOWN
-from equipoise.tasks.kit.plan import run_folders
+from equipoise.tasks.kit import gather as kit_gather
+from equipoise.tasks.kit.sites import DRAWS, SITE, SiteSpread, spread_over_runs
 from equipoise.tasks.simba import bias_outcomes as outcomes
-from equipoise.tasks.simba.sites import SITE, Measure, Spread, measured
 
 CENTRAL = "central"
 ORDER = (
@@ -35,7 +33,6 @@ ORDER = (
 BANDS = {"1 to 4": (1, 4), "5 to 19": (5, 19), "20 to 49": (20, 49), "50 or more": (50, 10**9)}
 COSTS = ("cycles", "transfers", "network_bytes", "optimizer_bytes")
 MIN_SCANS = 10  # of a site's test scans, where sites are compared one by one
-DRAWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +95,8 @@ def of_run(workdir: pathlib.Path, sizes: Mapping[str, int]) -> Learned:
       UserError: for a run without an evaluation on its test split.
     """
     config = run_config.load(workdir)
-    folder = rundir.table_path(workdir, config.data.cohort, "test", 0).parent
-    steps = sorted(int(p.stem) for p in folder.glob("*.parquet") if p.stem.isdigit())
-    if not steps:
-        raise UserError(f"{workdir} has not been evaluated: run `equipoise evaluate --workdir={workdir}`")
-    step = steps[-1]
-    read = read_table(folder / f"{step:08d}.parquet")
+    newest = RunFolder(workdir).newest(config.data.cohort, "test")
+    read = read_table(newest.path)
     frame = read.frame.sort_values("subject_id", ignore_index=True)
     columns = Table(frame, read.schema).columns()
     patient = intervals.subject_codes(frame["subject_id"])[0]
@@ -116,14 +109,10 @@ def of_run(workdir: pathlib.Path, sizes: Mapping[str, int]) -> Learned:
     def in_band(ends: tuple[int, int]) -> np.ndarray:
         return (size >= ends[0]) & (size <= ends[1])
 
-    rows = [r for r in read_rows(workdir / "metrics.jsonl") if r["split"] == "validation"]
+    rows = [r for r in read_rows(RunFolder(workdir).metrics) if r["split"] == "validation"]
     passes = config.data.batch_size / sum(sizes.values())
-    (reached,) = (r for r in rows if r["step"] == step)
-    probed = probes.path(workdir, config.data.cohort, "test", step)
-    told: dict[str, dict[str, dict[str, float]]] = {}
-    for one in json.loads(probed.read_text())["probes"] if probed.exists() else ():
-        found = {"accuracy": one["accuracy"]["value"], "chance": one["chance"]}
-        told.setdefault(one["block"], {})[one["label"]] = found
+    (reached,) = (r for r in rows if r["step"] == newest.step)
+    probes = kit_gather.probe_rows(workdir, config.data.cohort, "test", newest.step)
     levels = groupings.levels_of(frame, read.schema, SITE)
     return Learned(
         schedule=schedule_name(config.method),
@@ -138,7 +127,10 @@ def of_run(workdir: pathlib.Path, sizes: Mapping[str, int]) -> Learned:
         site=frame[SITE].to_numpy(),
         cost={k: int(reached[k]) for k in COSTS if k in reached},
         curve={r.get("cycles", r["step"] * passes): r["auroc"] for r in rows},
-        told=told,
+        told={
+            block: {label: {"accuracy": row["accuracy"]["value"], "chance": row["chance"]} for label, row in labels.items()}
+            for block, labels in probes.items()
+        },
     )  # fmt: skip
 
 
@@ -164,30 +156,25 @@ def gather(folder: pathlib.Path, data_dir: pathlib.Path) -> Schedules | None:
       folder: of the study.
       data_dir: where the cohort of the runs is prepared.
     """
-    found: list[Learned] = []
-    left_out, sizes = [], {}
-    for workdir in run_folders(folder):
-        if not outcomes.is_across_sites(workdir, folder):
-            continue
-        try:
-            sizes = sizes or _site_sizes(workdir, data_dir)
-            found.append(of_run(workdir, sizes))
-        except UserError as error:
-            left_out.append(
-                (str(workdir.relative_to(folder / "runs")), str(error).replace(str(folder), "..."))
-            )
-    if not found and not left_out:
+    runs = [run for run in kit_gather.run_folders(folder) if outcomes.is_across_sites(run, folder)]
+    if not runs:
         return None
-    ordered = sorted(found, key=lambda run: (ORDER.index(run.schedule), run.seed))
-    runs: dict[str, list[Learned]] = {}
-    for run in ordered:
-        runs.setdefault(run.schedule, []).append(run)
-    return Schedules(runs, sizes, left_out)
+    sizes: dict[str, int] = {}
+
+    def read(run: pathlib.Path) -> Learned:
+        sizes.update(sizes or _site_sizes(run, data_dir))
+        return of_run(run, sizes)
+
+    learned, left_out = kit_gather.read_each(runs, folder, read)
+    by_schedule: dict[str, list[Learned]] = {}
+    for run in sorted(learned, key=lambda run: (ORDER.index(run.schedule), run.seed)):
+        by_schedule.setdefault(run.schedule, []).append(run)
+    return Schedules(by_schedule, sizes, left_out)
 
 
 def over(runs: Sequence[Learned], what: str) -> OverSeeds:
     """Accuracy or AUROC (``auroc``) over the seeds of a schedule."""
-    return seeds.over_seeds([run.scores[what] for run in runs], (0.0, 1.0))
+    return kit_gather.over(runs, what)
 
 
 def error_over(runs: Sequence[Learned], kind: str, name: str) -> OverSeeds:
@@ -196,10 +183,8 @@ def error_over(runs: Sequence[Learned], kind: str, name: str) -> OverSeeds:
 
 
 def against(runs: Sequence[Learned], others: Sequence[Learned], what: str) -> OverSeeds | None:
-    """First minus second over the seeds that both have, paired by seed and by patient; None without one."""
-    second = {run.seed: run for run in others}
-    pairs = [(run.scores[what], second[run.seed].scores[what]) for run in runs if run.seed in second]
-    return seeds.over_seeds([seeds.combination(p, (1, -1)) for p in pairs]) if pairs else None
+    """First minus second over the seeds that both have, paired by seed and by patient; None without such a seed."""
+    return kit_gather.against(runs, others, what)
 
 
 def told_against(
@@ -216,38 +201,7 @@ def told_against(
 
 def spread(
     runs: Sequence[Learned], min_scans: int = MIN_SCANS, *, draws: int = DRAWS, seed: int = 0
-) -> Spread:
-    """How sites are served differently, with what chance alone gives; the SD has no limits.
-
-    Every site's rate is its mean over the runs; limits of the range by :func:`equipoise.engine.metrics.estimates.seeds.largest_difference`. Chance
-    deals whole patients, with what every seed's model did to them, to the sites' places.
-
-    Args:
-      runs: of one schedule.
-      min_scans: fewest test scans of a site that counts.
-      draws: of the deal.
-      seed: of the deal.
-    """
-    names, code, scans = np.unique(runs[0].site, return_inverse=True, return_counts=True)
-    kept = [k for k, name in enumerate(names) if scans[k] >= min_scans and name != UNKNOWN]
-    rows = np.isin(code, kept)
-    place = np.searchsorted(kept, code[rows])
-    member = np.eye(len(kept))[place] / np.bincount(place)[place][:, None]
-    wrong = np.mean([run.wrong[rows] for run in runs], axis=0)
-    generator = np.random.default_rng(seed)
-    rates = wrong @ member
-    if len(kept) < 2:
-        nothing = Measure(*[np.nan] * 7)
-        return Spread(
-            min_scans, len(kept), int(rows.sum()), *[rates[0] if kept else np.nan] * 2, nothing, nothing
-        )
-    dealt = np.stack([generator.permutation(wrong) for _ in range(draws)]) @ member
-    levels = [[run.sites[names[k]] for run in runs] for k in kept]
-    limits = (
-        seeds.largest_difference(levels) if len(runs) > 1 else comparisons.max_min([e for (e,) in levels])
-    )
-    return Spread(
-        min_scans, len(kept), int(rows.sum()), float(rates.min()), float(rates.max()),
-        measured(float(np.ptp(rates)), (limits[1], min(limits[2], 1.0)), np.ptp(dealt, axis=1)),
-        measured(float(rates.std()), (np.nan, np.nan), dealt.std(axis=1)),
-    )  # fmt: skip
+) -> SiteSpread:
+    """How the sites are served differently by the runs of one schedule (:func:`equipoise.tasks.kit.sites.spread_over_runs`)."""
+    wrong, errors = [run.wrong for run in runs], [run.sites for run in runs]
+    return spread_over_runs(runs[0].site, wrong, errors, min_scans, draws=draws, seed=seed)

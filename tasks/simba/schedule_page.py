@@ -7,16 +7,15 @@ from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import dots
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
+from equipoise.engine.report.page import (
     Cell,
     Figure,
-    Grid,
+    ReportTable,
     Section,
-    interval,
     number,
-    probability,
     text_cell,
 )
+from equipoise.tasks.kit import pages, sites_page
 from equipoise.tasks.simba import schedule_outcomes as schedules
 from equipoise.tasks.simba.schedule_outcomes import BANDS, CENTRAL, MIN_SCANS, Schedules
 
@@ -26,7 +25,7 @@ _NEAR = 0.03  # AUROC: as far as the published travelling model and central trai
 _MEGABYTE = 1e6
 
 
-def _served(study: Schedules) -> Grid:
+def _served(study: Schedules) -> ReportTable:
     """Everyone, and central training beside it."""
     central = study.runs.get(CENTRAL)
     rows = []
@@ -42,10 +41,10 @@ def _served(study: Schedules) -> Grid:
             )
         )  # fmt: skip
     header = ("schedule", "seeds", "accuracy", "AUROC", "accuracy − central", "AUROC − central")
-    return Grid(header, rows, "Everyone: mean over seeds, 95 % interval over seeds and patients")
+    return ReportTable(header, rows, "Everyone: mean over seeds, 95 % interval over seeds and patients")
 
 
-def _bands(study: Schedules) -> Grid:
+def _bands(study: Schedules) -> ReportTable:
     """Errors by the size of the site."""
     found = [b for b in BANDS if all(b in run.bands for runs in study.runs.values() for run in runs)]
     rows = [
@@ -54,34 +53,23 @@ def _bands(study: Schedules) -> Grid:
     ]
     first = next(iter(study.runs.values()))[0]
     header = ("schedule", *(f"{band} scans (n = {first.bands[band].n})" for band in found))
-    return Grid(header, rows, "Misclassification by how many training scans the patient's site has")
+    return ReportTable(header, rows, "Misclassification by how many training scans the patient's site has")
 
 
-def _spreads(study: Schedules) -> Grid:
+def _spreads(study: Schedules) -> ReportTable:
     """How errors differ among sites, beside chance."""
     rows = []
     for name, runs in study.runs.items():
-        found = schedules.spread(runs)
-        cells = []
-        for one in (found.max_min, found.sd):
-            band = (
-                f"{number(one.null_low, 2)} to {number(one.null_high, 2)}"
-                if np.isfinite(one.null_low)
-                else ""
-            )
-            cells += [
-                Cell(number(one.value), note=interval(one.low, one.high)),
-                Cell(number(one.null_mean), note=band),
-                Cell(probability(one.p)),
-            ]
-        rows.append((text_cell(name), Cell(str(found.num_sites)), *cells))
+        spread = schedules.spread(runs)
+        cells = (*sites_page.spread_cells(spread.max_min), *sites_page.spread_cells(spread.sd))
+        rows.append((text_cell(name), Cell(str(spread.num_sites)), *cells))
     header = (
         "schedule", "sites", "largest − smallest", "by chance, 90 % of deals", "p", "SD over sites", "by chance, 90 % of deals", "p",
     )  # fmt: skip
-    return Grid(header, rows, f"Disparity: errors among the sites with {MIN_SCANS} test scans or more")
+    return ReportTable(header, rows, f"Disparity: errors among the sites with {MIN_SCANS} test scans or more")
 
 
-def _every_site(study: Schedules) -> Grid:
+def _every_site(study: Schedules) -> ReportTable:
     """Errors of every site under every schedule."""
     some = next(iter(study.runs.values()))[0]
     ordered = sorted(some.sites, key=lambda site: -study.sizes.get(site, 0))
@@ -92,10 +80,10 @@ def _every_site(study: Schedules) -> Grid:
             (text_cell(site), Cell(str(study.sizes.get(site, 0))), Cell(str(some.sites[site].n)), *errors)
         )
     header = ("site", "training scans", "test scans", *study.runs)
-    return Grid(header, rows, "Misclassification at every site", True)
+    return ReportTable(header, rows, "Misclassification at every site", True)
 
 
-def _sent(study: Schedules) -> Grid:
+def _sent(study: Schedules) -> ReportTable:
     """What the network of sites carries."""
     rows = []
     for name, runs in study.runs.items():
@@ -105,7 +93,7 @@ def _sent(study: Schedules) -> Grid:
             sizes = [Cell(number(cost[k] / _MEGABYTE, 1)) for k in ("network_bytes", "optimizer_bytes")]
             rows.append((text_cell(name), *counts, *sizes))
     header = ("schedule", "cycles", "models sent", "networks, MB", "optimizers, MB")
-    return Grid(header, rows, "Communication of one run")
+    return ReportTable(header, rows, "Communication of one run")
 
 
 def _curves(study: Schedules) -> Figure:
@@ -152,17 +140,15 @@ def _dots(study: Schedules) -> Figure:
     )  # fmt: skip
 
 
-def _told(study: Schedules) -> Grid | None:
+def _told(study: Schedules) -> ReportTable | None:
     """Probes of every block."""
     rows, labels = [], ()
     for name, runs in study.runs.items():
         for block in runs[0].told if all(run.told for run in runs) else ():
             labels = labels or tuple(runs[0].told[block])
-            cells = []
-            for label in labels:
-                values = [run.told[block][label]["accuracy"] for run in runs]
-                sd = f"± {number(np.std(values, ddof=1))}" if len(values) > 1 else ""
-                cells.append(Cell(number(np.mean(values)), note=sd))
+            cells = [
+                pages.mean_and_sd([run.told[block][label]["accuracy"] for run in runs]) for label in labels
+            ]
             rows.append((text_cell(name), text_cell(block), *cells))
     if not rows:
         return None
@@ -173,7 +159,7 @@ def _told(study: Schedules) -> Grid | None:
         "block",
         *(f"{label} (commonest: {number(chance[label]['chance'])})" for label in labels),
     )
-    return Grid(header, rows, "Accuracy of the probes, mean and ± SD between seeds", True)
+    return ReportTable(header, rows, "Accuracy of the probes, mean and ± SD between seeds", True)
 
 
 def _verdict(found: OverSeeds, low: float, high: float) -> str:
@@ -186,7 +172,7 @@ def _verdict(found: OverSeeds, low: float, high: float) -> str:
     return "does not hold" if b <= low or a >= high else "not settled"
 
 
-def _claims(study: Schedules) -> tuple[Grid, str] | None:
+def _claims(study: Schedules) -> tuple[ReportTable, str] | None:
     """The published orderings beside ours, and the sentence for the top of the page."""
     runs, rows, said = study.runs, [], []
 
@@ -219,7 +205,7 @@ def _claims(study: Schedules) -> tuple[Grid, str] | None:
         return None
     header = ("published ordering", "published", "difference here, 95 % interval", "")
     text = f"Across sites: {'; '.join(said)}."
-    return Grid(header, rows, "Do the published orderings hold?"), text
+    return ReportTable(header, rows, "Do the published orderings hold?"), text
 
 
 def section(study: Schedules) -> Section | None:
@@ -239,7 +225,7 @@ def section(study: Schedules) -> Section | None:
         "pairs together (Bonferroni) and carries the seeds. Chance deals whole patients, with what every seed did to them, to the sites; p is the "
         "share of deals that spread at least as far (null: errors fall regardless of site). Differences of probes carry the seeds alone.",
     ]  # fmt: skip
-    tables: list[Grid] = [
+    tables: list[ReportTable] = [
         *([claims[0]] if claims else []),
         _served(study),
         _bands(study),

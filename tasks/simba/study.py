@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.data_builders.simba.config import SETTINGS, foreign, make_config
-from equipoise.engine.errors import UserError, did_you_mean
-from equipoise.tasks.kit.plan import Chain, Plan, Stage, over_seeds, train_words
+from equipoise.tasks.kit import options as kit_options
+from equipoise.tasks.kit.plan import (
+    Job,
+    Plan,
+    Stage,
+    over_seeds,
+    page_stage,
+    prepare_words,
+    report_stage,
+    rhythm,
+    train_and_score,
+)
 
 SIZES = {
     "demo": "5 scenarios, 6 methods and 8 schedules across 83 sites by 5 seeds at 8 mm; half an hour to an hour on 2 CPU cores",
@@ -96,12 +106,7 @@ class _Cohorts:
             scenario=scenario, resolution=self._resolution, counterfactual=counterfactual, **settings
         )
         plain = f"simba/{scenario}_{self._resolution}mm{'_counterfactual' if flip else ''}"
-        options = ",".join(f"{k}={v}" for k, v in settings.items())
-        self.made[f"simba/{config.name}"] = (
-            "prepare",
-            f"--cohort={plain}",
-            *([f"--options={options}"] if options else []),
-        )
+        self.made[f"simba/{config.name}"] = prepare_words(plain, settings)
         return f"simba/{config.name}"
 
     def pairs(self, scenario: str) -> list[str]:
@@ -111,38 +116,25 @@ class _Cohorts:
         )
         return [self.name(scenario), *(self.name(scenario, flip) for flip in flips)]
 
-    def prepare(self) -> list[Chain]:
-        """A chain for each cohort that was named."""
+    def prepare(self) -> list[Job]:
+        """One job for each cohort that was named."""
         return [
-            Chain(f"prepare-{name.removeprefix('simba/')}", (Stage(f"render {name}", words),))
+            Job(f"prepare-{name.removeprefix('simba/')}", (Stage(f"render {name}", words),))
             for name, words in self.made.items()
         ]
 
 
-def _settings(options: Mapping[str, Any]) -> tuple[int, int | None, int | None, dict[str, Any]]:
+def _read(given: Mapping[str, Any]) -> tuple[int, int | None, int | None, dict[str, Any]]:
     """(seeds, steps, cycles, settings of the cohorts)."""
-    known = {"seeds", "steps", "cycles", *(f.name for f in SETTINGS)} - {
-        "scenario",
-        "resolution",
-        "counterfactual",
-        "flip",
+    fewest_cycles = 5  # for HarmonyTM's three parts
+    own = {
+        "seeds": kit_options.Count(5),
+        "steps": kit_options.Count(None),
+        "cycles": kit_options.Count(None, fewest_cycles),
     }
-    for name in options:
-        if name not in known:
-            raise UserError(f"--options: simba has no {name!r}.{did_you_mean(name, known)} It has: {OPTIONS}")
-    counts = {}
-    fewest = {"cycles": 5}  # for HarmonyTM's three parts
-    for name, usual in (("seeds", 5), ("steps", None), ("cycles", None)):
-        counts[name] = options.get(name, usual)
-        least = fewest.get(name, 1)
-        if counts[name] is not None and not (type(counts[name]) is int and counts[name] >= least):
-            raise UserError(f"--options: {name}={counts[name]} must be a whole number above {least - 1}")
-    return *counts.values(), {k: v for k, v in options.items() if k not in counts}
-
-
-def _rhythm(every: str, count: int) -> tuple[str, ...]:
-    """When a run is judged and saved, "steps" or "cycles" apart."""
-    return tuple(f"--config.{what}.every_{every}={count}" for what in ("evaluation", "checkpoint"))
+    planned = {"scenario", "resolution", "counterfactual", "flip"}  # what the study itself sets
+    values, settings = kit_options.read("simba", given, own, {f.name for f in SETTINGS} - planned, OPTIONS)
+    return *values.values(), settings
 
 
 def _schedule_words(schedule: str, cycles: int) -> tuple[str, ...]:
@@ -163,7 +155,7 @@ def _schedule_words(schedule: str, cycles: int) -> tuple[str, ...]:
         "warmup_steps": 0,
     }
     words += [f"--config.optimizer.{name}={value}" for name, value in rates.items()]
-    return *words, *_rhythm("cycles", 1)
+    return *words, *rhythm("cycles", 1)
 
 
 def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
@@ -178,47 +170,44 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
       UserError: for an option that does not exist or has another kind of value.
     """
     asked = _SIZES[size]
-    num_seeds, steps, cycles, settings = _settings(options)
+    num_seeds, steps, cycles, settings = _read(options)
     cohorts = _Cohorts(asked.resolution, settings)
     length = (
-        f"--config.num_steps={steps}", *_rhythm("steps", max(steps // 6, 1)),
+        f"--config.num_steps={steps}", *rhythm("steps", max(steps // 6, 1)),
         f"--config.optimizer.decay_steps={steps}", f"--config.optimizer.warmup_steps={min(20, steps // 2)}",
     ) if steps else ()  # fmt: skip
     steps, cycles = steps or asked.steps, cycles or asked.cycles
 
-    def chains(
+    def jobs(
         name: str,
         words: tuple[str, ...],
         scored: Sequence[str],
         probed: Mapping[str, str],
         step: str,
         is_shown: bool,
-    ) -> list[Chain]:
+    ) -> list[Job]:
         """Training of every seed, then scores and probes (cohort -> labels) of one step's model; of the first seed a report."""
-        root, judged = folder / "runs" / name, ("--split=test", f"--step={step}")
 
         def stages(place: pathlib.Path, first: pathlib.Path | None, seeds: str) -> tuple[Stage, ...]:
-            where = f"--workdir={place}"
-            found = [
-                Stage(f"train {name}", train_words(*words, seeds, where)),
-                Stage(f"score {name}", ("evaluate", where, f"--cohort={','.join(scored)}", *judged)),
-            ]
-            found += [
-                Stage(f"probe the layers of {name} on {cohort.removeprefix('simba/')}", ("probe", where, f"--cohort={cohort}",
+            work = train_and_score(name, words, place, seeds, scored, step)
+            judged = ("--split=test", f"--step={step}")
+            work += [
+                Stage(f"probe the layers of {name} on {cohort.removeprefix('simba/')}", ("probe", f"--workdir={place}", f"--cohort={cohort}",
                       *judged, f"--labels={labels}", "--control=3"))
                 for cohort, labels in probed.items()
             ]  # fmt: skip
             if first and is_shown:
-                where, shown = f"--workdir={first}", f"--cohort={next(iter(probed))}"
-                found += [
-                    Stage(f"map where {name} looks", ("evaluate", where, shown, *judged, "--saliency")),
-                    Stage(f"report the first seed of {name}", ("report", where, shown, *judged)),
+                shown = next(iter(probed))
+                map_words = ("evaluate", f"--workdir={first}", f"--cohort={shown}", *judged, "--saliency")
+                work += [
+                    Stage(f"map where {name} looks", map_words),
+                    report_stage(name, first, shown, step),
                 ]
-            return tuple(found)
+            return tuple(work)
 
-        return over_seeds(name, root, num_seeds, asked.is_population, stages)
+        return over_seeds(name, folder / "runs" / name, num_seeds, asked.is_population, stages)
 
-    def run(scenario: str, method: str) -> list[Chain]:
+    def run(scenario: str, method: str) -> list[Job]:
         own = cohorts.name(scenario)
         words = (
             f"--config=simba:{scenario}{asked.run}",
@@ -234,31 +223,30 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
             for t in tested
             if t != "none"
         }
-        probed = {cohorts.name(t): found for t, found in labels.items()} if method == "erm" else {}
-        return chains(f"{scenario}-{method}", words, scored, probed, "best", method == "erm")
+        probed = {cohorts.name(t): names for t, names in labels.items()} if method == "erm" else {}
+        return jobs(f"{scenario}-{method}", words, scored, probed, "best", method == "erm")
 
-    def across(schedule: str) -> list[Chain]:
+    def across(schedule: str) -> list[Job]:
         """Judged after the last cycle: separate hospitals have no common validation split to choose a step by."""
         own = cohorts.name("sites")
         words = (f"--config=simba:sites{asked.run}", f"--config.data.cohort={own}")
         words += length if schedule == "central" else _schedule_words(schedule, cycles)
         probed = {own: "disease,scanner,site,sex"} if schedule in _PROBED else {}
         shown = schedule in ("central", "travelling")
-        return chains(f"sites-{schedule}", words, cohorts.pairs("sites"), probed, "last", shown)
+        return jobs(f"sites-{schedule}", words, cohorts.pairs("sites"), probed, "last", shown)
 
-    runs = [chain for scenario in _SCENARIOS for chain in run(scenario, "erm")]
-    runs += [chain for method in _METHODS for chain in run("near", method)]
-    runs += [chain for schedule in _SCHEDULES for chain in across(schedule)]
+    runs = [job for scenario in _SCENARIOS for job in run(scenario, "erm")]
+    runs += [job for method in _METHODS for job in run("near", method)]
+    runs += [job for schedule in _SCHEDULES for job in across(schedule)]
     compare = (
         "report", f"--runs={folder / 'runs'}/near-*/member_*", f"--cohort={cohorts.name('near')}", "--by=method.name",
         f"--out={folder / 'report' / 'methods'}",
     )  # fmt: skip
-    page = ("study", "--study=simba", f"--workdir={folder}", "--report_only")
     last = (
         Stage("compare the methods over seeds", compare, is_repeated=True),
-        Stage("put everything on one page", page, is_repeated=True),
+        page_stage("simba", folder),
     )
-    return [cohorts.prepare(), runs, [Chain("report", last)]]
+    return [cohorts.prepare(), runs, [Job("report", last)]]
 
 
 def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:

@@ -19,17 +19,9 @@ from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.groupings import JOIN
 from equipoise.engine.metrics.table.table import Table
-from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Grid,
-    Section,
-    interval,
-    number,
-    pointer,
-    text_cell,
-)
+from equipoise.engine.report.figures import forests
+from equipoise.engine.report.page import Cell, ReportTable, Section, interval, number, pointer, text_cell
+from equipoise.engine.report.single.context import Context
 from equipoise.tasks.simba import renderings
 from equipoise.tasks.simba.renderings import WITH, WITHOUT
 
@@ -201,10 +193,10 @@ def section(context: Context) -> Section:
     measured = _measured(context.frame.overall["accuracy"], pointer("overall", "accuracy"))
     lines.append(("accuracy, everyone", measured, [Cell(number(u.accuracy)) for u in users.values()]))
     header = ("", "measured, 95 % interval", *users)
-    grids = [Grid(header, [(text_cell(name), cell, *cells) for name, cell, cells in lines])]
+    grids = [ReportTable(header, [(text_cell(name), cell, *cells) for name, cell, cells in lines])]
     if not is_one:
         grids.append(_joint(context, users, header))
-    figure = figures.gaps(
+    figure = forests.gaps(
         rows, "gaps_and_theory",
         "Gaps between bias groups beside theory. A model near a marker leans on the bias as much as that ideal classifier would; beyond "
         "all of them, it trusts the bias more than the bias deserves.",
@@ -233,7 +225,7 @@ def _text(shares: Mapping[str, tuple[float, float]], source: str, is_rendered: b
     return f"{start} ({source}), and {harm}. A classifier that sees the disease effect alone treats all alike; {end}"
 
 
-def _joint(context: Context, users: Mapping[str, Expectation], header: Sequence[str]) -> Grid:
+def _joint(context: Context, users: Mapping[str, Expectation], header: Sequence[str]) -> ReportTable:
     """Error rates of the four groups that two biases make."""
     attributes = next(iter(users.values())).attributes
     name = JOIN.join(attributes)
@@ -249,4 +241,4 @@ def _joint(context: Context, users: Mapping[str, Expectation], header: Sequence[
             )
             who = renderings.combination(dict(zip(attributes, group, strict=True)))
             lines.append((text_cell(f"{short}, {who}"), cell, *(Cell(number(u.rates[m][group])) for u in users.values())))  # fmt: skip
-    return Grid(header, lines, "The four groups that the two biases make")
+    return ReportTable(header, lines, "The four groups that the two biases make")

@@ -4,13 +4,13 @@ import importlib
 
 import pytest
 
+from equipoise import tasks
 from equipoise.engine import config as run_config
 from equipoise.engine import validation
-from equipoise.launch import program
 
 
 def every_run():
-    for study in program.shipped_studies():
+    for study in tasks.studies("runs"):
         runs = importlib.import_module(f"equipoise.tasks.{study}.runs")
         for name in runs.names():
             yield pytest.param(runs, name, id=f"{study}:{name}")
@@ -73,7 +73,7 @@ def shrunken_data_dir(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("shrunken")
     small = {"folder": folder}
-    for study in program.shipped_studies():
+    for study in tasks.studies("runs"):
         runs = importlib.import_module(f"equipoise.tasks.{study}.runs")
         for name in runs.names():
             full = runs.get_config(name).data.cohort

@@ -179,7 +179,7 @@ def test_a_threshold_comes_from_other_rows_than_it_is_judged_on(audited):
     settings = document(audited / "other rows")["settings"]
     assert settings["threshold_split"] == "val" and settings["num_images"] == 120
     assert (
-        "chosen on the val data, not on those reported"
+        "chosen on the val data, not on the reported data"
         in (audited / "other rows" / "report.html").read_text()
     )
 
@@ -231,7 +231,7 @@ def test_a_shared_report_shows_no_small_cell(audited):
 def test_nothing_of_the_training_engine_is_imported_and_no_gpu_is_taken(tmp_path):
     people().to_csv(tmp_path / "t.csv", index=False)
     code = (
-        "import os, sys\nfrom launch import audit, program\n"
+        "import os, sys\nfrom equipoise.launch import audit, program\n"
         "try:\n    program.run(audit.main, ['equipoise audit', *sys.argv[1:]])\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "heavy = ('flax', 'orbax', 'grain', 'tensorflow_datasets', 'tensorflow', 'optax', 'array_record')\n"

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from absl import flags
 
-from equipoise import launch
 from equipoise.engine import rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import registry
 from equipoise.engine.metrics.table import table
 from equipoise.engine.report.figures import dots
-from equipoise.engine.report.page import latex, page
+from equipoise.engine.report.page import latex, page, words
+from equipoise.launch import report as command
 from tests.engine.report import fake_runs
 from tests.launch.outline import Outline
 
@@ -30,7 +30,7 @@ def report(pattern, *words):
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["report", f"--runs={pattern}", "--resamples=100", *map(str, words)])
     try:
-        launch.report.main()
+        command.main()
     finally:
         flags.FLAGS.unparse_flags()
         for name in NAMES:
@@ -107,7 +107,7 @@ def test_values_are_those_of_each_run_computed_alone(many):
     found, lines = read(many), pd.read_csv(many[1] / "runs.csv")
     values = []
     for seed in range(4):
-        one = table.read_table(rundir.table_path(many[0] / f"cnn_{seed}", "clinic", "test", 50))
+        one = table.read_table(rundir.RunFolder(many[0] / f"cnn_{seed}").evaluation("clinic", "test", 50))
         values.append(registry.compute("auroc", one.columns()))
         line = lines.query(f"run == 'cnn_{seed}' and part == 'overall' and score == 'auroc'").iloc[0]
         assert line["value"] == pytest.approx(values[-1]) and line["seed"] == f"seed {seed}"
@@ -181,7 +181,7 @@ def test_files_fit_their_schema_and_the_page(many):
     for key, shown in outline.numbers:
         value = value_at(found, key)
         signed = key.startswith("/contrasts") or "/difference:" in key
-        assert shown == page.number(value, 3, signed), key
+        assert shown == words.number(value, 3, signed), key
     for path in (p for p in many[1].iterdir() if p.is_file()):
         written = path.read_text()
         assert "person-" not in written and "scan-0" not in written and str(many[0]) not in written
@@ -291,7 +291,7 @@ def test_the_order_of_attributes_and_numbers_that_form_no_group_do_not_matter(tm
     frame = fake_runs.images(30)
     fake_runs.make(tmp_path / "r" / "a", frame, 0)
     fake_runs.make(tmp_path / "r" / "b", frame.assign(age=frame["age"] + 1e-3), 1)
-    path = rundir.table_path(tmp_path / "r" / "b", "clinic", "test", 50)
+    path = rundir.RunFolder(tmp_path / "r" / "b").evaluation("clinic", "test", 50)
     read = table.read_table(path)
     turned = dataclasses.replace(read.schema, attributes=dict(reversed(read.schema.attributes.items())))
     table.write_table(path, read.frame.sample(frac=1, random_state=0), turned)

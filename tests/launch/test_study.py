@@ -14,7 +14,7 @@ def run(folder, *more):
 
 def commands(size, **options):
     plan = study.plan(size, pathlib.Path("/study"), options)
-    return [stage.command for phase in plan for chain in phase for stage in chain.stages]
+    return [stage.command for phase in plan for job in phase for stage in job.stages]
 
 
 def test_the_list_says_what_each_size_costs(tmp_path):
@@ -85,7 +85,7 @@ def test_schedules_differ_from_each_other_in_the_method_alone():
 def test_at_paper_size_each_seed_is_a_job_of_its_own():
     plan = study.plan("paper", pathlib.Path("/study"), {"seeds": 3})
     assert len(plan[1]) == (10 + 8) * 3
-    assert {chain.name for chain in plan[1]} >= {
+    assert {job.name for job in plan[1]} >= {
         "near-erm-0",
         "near-erm-2",
         "near-unlearning-1",

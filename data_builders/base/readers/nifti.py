@@ -10,7 +10,7 @@ from equipoise.data_builders.base.readers.pixels import Pixels, UnreadableScan
 
 
 def _is_cut_short(path: pathlib.Path) -> bool:
-    """Whether a gzip file lacks its end: cut within its first kilobyte, nibabel takes it for no image at all."""
+    """Whether a gzip file lacks its end. nibabel does not recognise an image that is cut within its first kilobyte."""
     try:
         with gzip.open(path) as stream:
             while stream.read(1 << 20):

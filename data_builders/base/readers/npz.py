@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise.data_builders.base.readers.pixels import UnreadableScan
 
-# All that pickles of NumPy's arrays and scalars name; whatever else one names is refused before it is looked up.
+# All names that pickles of NumPy's arrays and scalars hold; a pickle with any other name is refused before it is looked up.
 _PLAIN = {
     (module, name)
     for module in ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -21,10 +21,10 @@ _PLAIN = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds arrays, numbers, text and containers of them, and calls nothing else."""
+    """An unpickler that builds arrays, numbers, text and containers of them, and calls nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # how the oldest protocols write bytes
+        if (module, name) == ("_codecs", "encode"):  # the oldest protocols write bytes with it
             return lambda text, _: text.encode("latin1")
         if (module, name) not in _PLAIN:
             raise UnreadableScan(
@@ -34,7 +34,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _read_npy(stream: BinaryIO) -> np.ndarray:
-    """One array of the NPY format; pickled objects must be plain values, and come out as an array of them."""
+    """Reads one array of the NPY format; pickled objects must be plain values, and become an array of them."""
     version = np.lib.format.read_magic(stream)
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in headers:
@@ -52,29 +52,30 @@ def _read_npy(stream: BinaryIO) -> np.ndarray:
 
 
 def read_npz(path: pathlib.Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Reads arrays of an NPZ file, running nothing that the file says: pickles of plain values alone are taken.
+    """Reads arrays of an NPZ file without running code from it: only pickles of plain values are read.
 
     Args:
       path: of the file.
-      names: of the arrays that are wanted; others are never opened.
+      names: of the arrays to read; others are never opened.
 
     Returns:
-      Name -> array, of those wanted that are there; objects such as pickled numbers come out as what they are.
+      Name -> array, for those names that the file has; pickled numbers and texts become arrays of them.
 
     Raises:
-      UnreadableScan: for a missing, truncated or foreign file, and a pickle that holds more than plain values.
+      UnreadableScan: for a file that is missing, truncated or no NPZ file, and for a pickle that holds more than plain
+        values.
     """
     if not pathlib.Path(path).exists():
         raise UnreadableScan("file is missing")
     try:
         with zipfile.ZipFile(path) as archive:
-            there = {member.removesuffix(".npy"): member for member in archive.namelist()}
-            found = {}
+            members = {member.removesuffix(".npy"): member for member in archive.namelist()}
+            arrays = {}
             for name in names:
-                if name in there:
-                    with archive.open(there[name]) as stream:
-                        found[name] = _read_npy(stream)
-            return found
+                if name in members:
+                    with archive.open(members[name]) as stream:
+                        arrays[name] = _read_npy(stream)
+            return arrays
     except UnreadableScan:
         raise
     except Exception as error:

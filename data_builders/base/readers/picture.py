@@ -8,10 +8,10 @@ from equipoise.data_builders.base.readers.pixels import Pixels, UnreadableScan
 
 
 def read_picture(path: pathlib.Path) -> Pixels:
-    """Reads a PNG or JPEG: 8-bit grey or colour, or 16-bit grey. Spacing is 1 (pictures carry none).
+    """Reads a PNG or JPEG: 8-bit grey or colour, or 16-bit grey. The spacing is 1, because pictures do not hold one.
 
     Raises:
-      UnreadableScan: for a missing, truncated or foreign file.
+      UnreadableScan: for a file that is missing, truncated or no picture.
     """
     from PIL import Image
 

@@ -12,7 +12,13 @@ from equipoise.data_builders.base.readers.pixels import Pixels
 def resampled_shape(
     shape: Sequence[int], old: Sequence[float], new: Sequence[float] | None
 ) -> tuple[int, ...]:
-    """[*spatial] of a grid of voxel size ``old`` once its voxel size is ``new``; None keeps it."""
+    """Computes the shape of a grid after its voxel size changes.
+
+    Args:
+      shape: [*spatial].
+      old: voxel size along each axis, mm.
+      new: voxel size after the change, mm; None keeps the shape.
+    """
     if new is None:
         return tuple(shape)
     return tuple(max(round(n * a / b), 1) for n, a, b in zip(shape, old, new, strict=True))

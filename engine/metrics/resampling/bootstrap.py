@@ -2,10 +2,10 @@
 
 A replicate draws whole patients with replacement and counts how often each was drawn (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993; patients as the unit: Field and Welsh, J R Stat Soc B 2007;69:369). Metrics made of
-sums need, per replicate, one product of those counts with the patients' sums; patients who add the same to every sum
-are drawn together as one cell, which is the same distribution at a fraction of the work. Metrics made of ranks are
-sorted once; a replicate then only weighs the sorted rows. Extremes (worst group, range, ...) and the named scores made of them
-are refused.
+sums need, for each replicate, one product of those counts with the patients' sums. Patients who add the same to every sum have
+one profile and are drawn together, which gives the same distribution at a fraction of the work. Metrics made of ranks are
+sorted once; a replicate then only weighs the sorted rows. Extremes (worst group, range, ...) and the named scores made of
+extremes are refused.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from jaxtyping import Float64, Int, UInt8
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.formulas import fairness, multiclass, registry
 from equipoise.engine.metrics.formulas.metric import Columns, Metric
-from equipoise.engine.metrics.resampling.weighing import LANES, Areas, Part, Sets, Sums, Weighted
+from equipoise.engine.metrics.resampling.weighing import LANES, Areas, Part, Sets, SetSums, Weighted
 
-_DRAWS, _CELLS = 0, 1  # streams of random numbers
+_DRAWS, _PROFILES = 0, 1  # streams of random numbers
 
 Key = tuple[str, str]  # (model, metric)
 
@@ -35,15 +35,15 @@ _EXTREMES = {
 
 
 def require_smooth(name: str, classes: Sequence[str] = (), averaged: Sequence[str] | None = None) -> Metric:
-    """The registry's entry of a metric that a bootstrap interval covers.
+    """The entry of a metric that a bootstrap interval covers.
 
     Args:
-      name: of a metric (``auroc``), or of a quantity over groups (``worst_group:auroc``), which is always refused.
-      classes: as of :func:`equipoise.engine.metrics.formulas.registry.get`.
-      averaged: likewise.
+      name: name of a metric (``auroc``), or of a quantity over groups (``worst_group:auroc``), which is always refused.
+      classes: as for :func:`equipoise.engine.metrics.formulas.registry.get`.
+      averaged: as for the same function.
 
     Raises:
-      UserError: for an extreme of groups, naming the construction that covers; for an unknown metric.
+      UserError: for an extreme of groups, with the construction that covers; for an unknown metric.
     """
     kind = name.partition(":")[0]
     if kind not in _EXTREMES:
@@ -51,24 +51,24 @@ def require_smooth(name: str, classes: Sequence[str] = (), averaged: Sequence[st
         if metric.smooth:
             return metric
     raise UserError(
-        f"no bootstrap interval for {name!r}: of a minimum, range or other extreme it covers 0 to 30 % where it says 95 %; "
+        f"no bootstrap interval for {name!r}: for a minimum, a range or another extreme it covers 0 to 30 % where it says 95 %; "
         f"use {_EXTREMES.get(kind, 'the limits of the groups that it is made of')}"
     )
 
 
 def draw(patients: int, first: int, count: int, seed: int) -> UInt8[np.ndarray, "i+1 count"]:
-    """How often each patient is drawn in replicates ``first`` to ``first + count - 1``.
+    """Draws patients: how often each is drawn in replicates ``first`` to ``first + count - 1``.
 
-    Each replicate has a generator of its own, so that it is the same however many are drawn at a time.
+    Each replicate has its own generator, so that it is the same however many are drawn at a time.
 
     Args:
-      patients: to draw from, and drawn.
+      patients: number of patients, of whom as many are drawn.
       first: number of the first replicate.
-      count: of replicates.
-      seed: of all replicates.
+      count: number of replicates.
+      seed: seed of all replicates.
 
     Returns:
-      Counts, replicates side by side; the last row is 0: a patient to pad with.
+      Counts, with replicates side by side; the last row is 0, for rows that pad.
     """
     counts = np.zeros((count, patients + 1), np.uint8)
     for row, number in zip(counts, range(first, first + count), strict=True):
@@ -80,13 +80,13 @@ def draw(patients: int, first: int, count: int, seed: int) -> UInt8[np.ndarray, 
 
 
 class Bootstrap:
-    """Every metric in every set of rows, at the sample and in replicates that share their draws.
+    """Every metric in every set of rows, in the sample and in replicates that share their draws.
 
     The sets are the levels of the groupings, numbered through: first all levels of the first grouping, and so on. Metrics
-    whose components are whole numbers may share a table of cells; their draws are then their own, shared by all sets and models.
+    whose components are whole numbers may be drawn by profiles; all sets and models then share those draws.
 
     Attributes:
-      values: (model, metric) -> [sets] at the sample itself; NaN where undefined.
+      values: (model, metric) -> [sets] in the sample itself; NaN where undefined.
       replicates: (model, metric) -> [sets, resamples]; NaN where a replicate leaves the metric undefined in a set.
     """
 
@@ -106,16 +106,16 @@ class Bootstrap:
         """Draws the replicates.
 
         Args:
-          columns: model -> its columns, with the components of metrics made of sums.
-          metrics: names of the registry, smooth ones.
+          columns: model -> its columns, with what each image adds to sums.
+          metrics: names of smooth metrics.
           code: patient of each row, from :func:`equipoise.engine.metrics.estimates.intervals.subject_codes`.
-          patients: how many.
+          patients: number of patients.
           groupings: (level of each row, or -1 for none; number of levels).
-          resamples: how many replicates.
+          resamples: number of replicates.
           seed: equal seeds give equal replicates.
-          classes: names of the classes or labels of a table of several.
-          averaged: those of macro-averages; by default all.
-          may_join: whether equal patients may be drawn together as a cell. Without, the replicates of every table of the same
+          classes: names of the classes or labels, where there are several.
+          averaged: classes that macro-averages are taken over; by default all.
+          may_join: whether patients of one profile may be drawn together. If not, the replicates of all tables of the same
             patients see the same draws.
 
         Raises:
@@ -127,43 +127,44 @@ class Bootstrap:
         entries = [require_smooth(name, classes, averaged) for name in metrics]
         sets = Sets(*zip(*groupings, strict=True))
         self._patients, self._models = patients, list(columns)
-        self._tables: list[tuple[list[Metric], Sums]] = []
+        self._sums: list[tuple[list[Metric], SetSums]] = []
         self._ranked: dict[tuple, Areas | Weighted] = {}
         self._views: dict[Key, list[tuple]] = {}
         for whole in (True, False):
             chosen = [m for m in entries if m.of_sums and _is_whole(m, columns) == whole]
             parts = {
-                (model, name): own[name]
-                for model, own in columns.items()
+                (model, name): by_name[name]
+                for model, by_name in columns.items()
                 for m in chosen
                 for name in m.components
             }
             if parts:
-                self._tables.append((chosen, Sums(parts, sets, code, patients, may_join)))
+                self._sums.append((chosen, SetSums(parts, sets, code, patients, may_join)))
         for metric in entries:
-            for model, own in columns.items():
+            for model, by_name in columns.items():
                 if not metric.of_sums:
-                    seen = _views(metric, classes, classes if averaged is None else averaged)
+                    views = _views(metric, classes, classes if averaged is None else averaged)
                     self._views[model, metric.name] = [
-                        (model, metric.base or metric.name, view) for view in seen
+                        (model, metric.base or metric.name, view) for view in views
                     ]
                     for key in self._views[model, metric.name]:
                         if key not in self._ranked:
-                            self._ranked[key] = _ranked(key[1], own, key[2], sets, code, patients)
+                            self._ranked[key] = _ranked(key[1], by_name, key[2], sets, code, patients)
         self._left_out: dict[Key, np.ndarray] = {}
         everyone = np.ones((patients + 1, 1), np.uint8)
         everyone[-1] = 0
         self.values = {key: value[:, 0] for key, value in self._by_patient(everyone)}
-        for chosen, table in self._tables:
-            if table.cells is not None:
-                self.values |= {k: v[:, 0] for k, v in self._of_sums(chosen, table.at(table.cells[:, None]))}
+        for chosen, sums in self._sums:
+            if sums.profiles is not None:
+                self.values |= {k: v[:, 0] for k, v in self._of_sums(chosen, sums.at(sums.profiles[:, None]))}
         self.replicates = {key: np.empty((len(value), resamples)) for key, value in self.values.items()}
         self._draw_patients(resamples, seed)
-        self._draw_cells(resamples, seed)
+        self._draw_profiles(resamples, seed)
 
     def _of_sums(
         self, metrics: Sequence[Metric], totals: Mapping[Part, np.ndarray]
     ) -> Iterator[tuple[Key, np.ndarray]]:
+        """(key, value) of metrics made of sums, from totals of their components."""
         for model in self._models:
             for metric in metrics:
                 yield (
@@ -172,73 +173,75 @@ class Bootstrap:
                 )
 
     def _by_patient(self, weights: UInt8[np.ndarray, "i+1 b"]) -> Iterator[tuple[Key, np.ndarray]]:
-        """(key, [sets, b]) of every metric that is not drawn by cells."""
-        for chosen, table in self._tables:
-            if table.cells is None:
-                yield from self._of_sums(chosen, table.at(weights[:-1]))
-        found = {key: ranked.at(weights) for key, ranked in self._ranked.items()}
+        """(key, [sets, b]) of every metric that is not drawn by profiles."""
+        for chosen, sums in self._sums:
+            if sums.profiles is None:
+                yield from self._of_sums(chosen, sums.at(weights[:-1]))
+        values = {key: ranked.at(weights) for key, ranked in self._ranked.items()}
         for key, views in self._views.items():
-            yield key, _mean([found[view] for view in views])
+            yield key, _mean([values[view] for view in views])
 
     def _draw_patients(self, resamples: int, seed: int) -> None:
-        if all(table.cells is not None for _, table in self._tables) and not self._ranked:
+        """Fills the replicates of metrics that are drawn patient by patient."""
+        if all(sums.profiles is not None for _, sums in self._sums) and not self._ranked:
             return
         for start in range(0, resamples, LANES):
             lanes = slice(start, min(start + LANES, resamples))
             for key, values in self._by_patient(draw(self._patients, start, lanes.stop - start, seed)):
                 self.replicates[key][:, lanes] = values
 
-    def _draw_cells(self, resamples: int, seed: int) -> None:
-        for number, (chosen, table) in enumerate(self._tables):
-            if table.cells is None:
+    def _draw_profiles(self, resamples: int, seed: int) -> None:
+        """Fills the replicates of metrics that are drawn by profiles."""
+        for number, (chosen, sums) in enumerate(self._sums):
+            if sums.profiles is None:
                 continue
             generator = np.random.Generator(
-                np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_CELLS, number)))
+                np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_PROFILES, number)))
             )
             for start in range(0, resamples, LANES):
                 lanes = slice(start, min(start + LANES, resamples))
                 counts = generator.multinomial(
-                    self._patients, table.cells / self._patients, lanes.stop - start
+                    self._patients, sums.profiles / self._patients, lanes.stop - start
                 )
-                for key, values in self._of_sums(chosen, table.at(counts.T)):
+                for key, values in self._of_sums(chosen, sums.at(counts.T)):
                     self.replicates[key][:, lanes] = values
 
     def leave_one_out(
         self, key: Key, chosen: int
-    ) -> tuple[Float64[np.ndarray, " cells"], Int[np.ndarray, " cells"]]:
-        """A metric in one set without each patient in turn.
+    ) -> tuple[Float64[np.ndarray, " profiles"], Int[np.ndarray, " profiles"]]:
+        """A metric in one set of rows, with each patient left out in turn.
 
         Args:
           key: (model, metric).
           chosen: number of the set.
 
         Returns:
-          (values, patients that each value stands for); aligned over the sets and models of one metric.
+          (values, number of patients that each value stands for), in the same order for all sets and models of one metric.
         """
-        for metrics, table in self._tables:
+        for metrics, sums in self._sums:
             metric = next((m for m in metrics if m.name == key[1]), None)
             if metric is not None:
-                count = np.ones(self._patients, np.int64) if table.cells is None else table.cells
-                parts = {name: table.of_patients((key[0], name), chosen) for name in metric.components}
+                count = np.ones(self._patients, np.int64) if sums.profiles is None else sums.profiles
+                parts = {name: sums.of_patients((key[0], name), chosen) for name in metric.components}
                 return np.asarray(
                     metric.of_sums({name: part @ count - part for name, part in parts.items()})
                 ), count
         if key not in self._left_out:
-            found = []
+            values = []
             for start in range(0, self._patients, LANES):
                 weights = np.ones((self._patients + 1, min(LANES, self._patients - start)), np.uint8)
                 weights[-1] = 0
                 weights[start + np.arange(weights.shape[1]), np.arange(weights.shape[1])] = 0
-                found.append(_mean([self._ranked[view].at(weights) for view in self._views[key]]))
-            self._left_out[key] = np.concatenate(found, axis=1)
+                values.append(_mean([self._ranked[view].at(weights) for view in self._views[key]]))
+            self._left_out[key] = np.concatenate(values, axis=1)
         return self._left_out[key][chosen], np.ones(self._patients, np.int64)
 
 
-_ITSELF, _PAIRS = "itself", "pairs"  # views that are no class
+_ITSELF, _PAIRS = "itself", "pairs"  # views beside those of a class
 
 
 def _views(metric: Metric, classes: Sequence[str], averaged: Sequence[str]) -> list[str | int]:
-    """As what a metric of ranks sees its columns: themselves, one class against the rest, all (image, class) pairs, or an average."""
+    """The views of the columns that a metric of ranks is the mean of: the columns themselves, classes against the rest, or all pairs."""
     part = metric.name.partition(":")[2]
     if metric.base is None:
         return [_ITSELF]
@@ -252,10 +255,13 @@ def _views(metric: Metric, classes: Sequence[str], averaged: Sequence[str]) -> l
 def _ranked(
     base: str, columns: Columns, view: str | int, sets: Sets, code: np.ndarray, patients: int
 ) -> Areas | Weighted:
+    """A metric of ranks in one view, prepared for any weights."""
     if view == _PAIRS:
         width = columns["scores"].shape[1]
-        each = [multiclass.one_against_rest(columns, number) for number in range(width)]
-        columns = {name: np.stack([own[name] for own in each], axis=1).ravel() for name in each[0]}
+        by_class = [multiclass.one_against_rest(columns, number) for number in range(width)]
+        columns = {
+            name: np.stack([binary[name] for binary in by_class], axis=1).ravel() for name in by_class[0]
+        }
         sets, code = sets.repeat(width), code.repeat(width)
     elif view != _ITSELF:
         columns = multiclass.one_against_rest(columns, view)
@@ -269,14 +275,14 @@ def weigher(
     metric: Metric, columns: Columns, sets: Sets, code: Int[np.ndarray, " n"], patients: int, classes: Sequence[str] = (),
     averaged: Sequence[str] | None = None,
 ) -> Callable[[UInt8[np.ndarray, "i+1 b"]], Float64[np.ndarray, "s b"]]:  # fmt: skip
-    """A metric of ranks as a function of the patients' weights (last row 0); averages over classes are the classes' mean."""
+    """Makes a metric of ranks a function of the patients' weights, whose last row is 0; an average over classes is their mean."""
     views = _views(metric, classes, classes if averaged is None else averaged)
     ranked = [_ranked(metric.base or metric.name, columns, view, sets, code, patients) for view in views]
-    return lambda weights: _mean([one.at(weights) for one in ranked])
+    return lambda weights: _mean([view.at(weights) for view in ranked])
 
 
 def _mean(values: Sequence[Float64[np.ndarray, "s b"]]) -> Float64[np.ndarray, "s b"]:
-    """Over classes in which the metric exists; NaN where it exists in none."""
+    """The mean over the classes in which the metric exists; NaN where it exists in none."""
     if len(values) == 1:
         return values[0]
     known = np.isfinite(values)
@@ -287,5 +293,7 @@ def _mean(values: Sequence[Float64[np.ndarray, "s b"]]) -> Float64[np.ndarray, "
 def _is_whole(metric: Metric, columns: Mapping[str, Columns]) -> bool:
     """Whether each image adds whole numbers to the metric's sums."""
     return all(
-        (own[name] == np.rint(own[name])).all() for own in columns.values() for name in metric.components
+        (by_name[name] == np.rint(by_name[name])).all()
+        for by_name in columns.values()
+        for name in metric.components
     )

@@ -1,13 +1,13 @@
 """Studentised permutation tests of differences between groups: whole patients change groups, images never part.
 
-The statistic is difference / SE with the SE, clustered by patient, computed anew in every permutation. A raw difference would
+The statistic is difference / SE. The SE is clustered by patient and computed anew in every permutation. A raw difference would
 test that the groups are alike in everything: its level is wrong as soon as prevalence or spread differ. The studentised one is
-exact where groups are alike and, for equal scores of unlike groups, right in large samples (Janssen, Stat Probab Lett
+exact where groups are alike and, where unlike groups have equal scores, right in large samples (Janssen, Stat Probab Lett
 1997;36:9; Chung and Romano, Ann Stat 2013;41:484).
 
-A patient's images of one level are a unit. Patients of a single level have one unit, and exchange levels among each other. A patient
-with images in several levels (views, sites) has a unit for each, keeps all of them, and deals the patient's own levels out among
-them: of two levels that is the paired test, which swaps both or not. The SE counts the covariance through such patients.
+A patient's images of one level are a unit. Patients of a single level have one unit, and exchange levels among each other. A
+patient with images in several levels (views, sites) has a unit for each of them and exchanges levels among these units alone: with
+two levels that is the paired test, which swaps both or not. The SE counts the covariance through such patients.
 
 Where one group has few events and its permutations have many, tails differ in shape too. So AUROCs are compared on the logit scale, as
 their limits are, and every statistic is brought from Student's t to a normal score by Welch's degrees of freedom, anew in every
@@ -29,19 +29,19 @@ from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.resampling.weighing import LANES, Sets
 
 _DEALS = 2  # stream of random numbers, beside those of the bootstrap
-_GROUPS = 20  # of patients, left out in turn
-_ELEMENTS = 1 << 22  # of one intermediate array
+_GROUPS = 20  # groups of patients that a jackknife leaves out in turn
+_ELEMENTS = 1 << 22  # elements of an intermediate array
 _Z = float(special.ndtri(0.975))
 
 
 class Units:
-    """Patients' images of one level each, those of patients with a single unit first.
+    """Units: the images of one patient in one level, those of patients with a single unit first.
 
     Attributes:
       row: [n] unit of each row.
       level: [units] observed level of each unit.
-      alone: how many patients have a single unit.
-      patients: how many patients there are: the first ``alone`` units, then those with several.
+      alone: number of patients with a single unit.
+      patients: number of patients: those of the first ``alone`` units, then those with several units.
     """
 
     def __init__(self, code: Int[np.ndarray, " n"], level: Int[np.ndarray, " n"]):
@@ -59,23 +59,23 @@ class Units:
         self._merge = sparse.csr_array(entries, shape=(self.patients - self.alone, len(shared)))
 
     def deal(self, first: int, count: int, seed: int) -> Int[np.ndarray, "units count"]:
-        """Levels of the units in permutations ``first`` to ``first + count - 1``, each from a generator of its own."""
-        found = np.empty((count, len(self.level)), self.level.dtype)
+        """Deals out levels: those of the units in permutations ``first`` to ``first + count - 1``, each with its own generator."""
+        dealt = np.empty((count, len(self.level)), self.level.dtype)
         single, several = self.level[: self.alone], self.level[self.alone :]
-        for levels, number in zip(found, range(first, first + count), strict=True):
+        for levels, number in zip(dealt, range(first, first + count), strict=True):
             stream = np.random.SeedSequence(seed, spawn_key=(_DEALS, number))
             generator = np.random.Generator(np.random.PCG64(stream))
             levels[: self.alone] = generator.permutation(single)
             levels[self.alone :] = several[np.argsort(self._shared + generator.random(len(several)))]
-        return np.ascontiguousarray(found.T)
+        return np.ascontiguousarray(dealt.T)
 
     def sums(self, value: Float[np.ndarray, " n"], rows: Int[np.ndarray, " k"]) -> sparse.csr_array:
-        """[units, k] what each of some rows adds to its unit."""
+        """[units, k]: what each of k rows adds to its unit."""
         entries = value, (self.row[rows], np.arange(len(rows)))
         return sparse.csr_array(entries, shape=(len(self.level), len(rows)))
 
     def of_patients(self, value: Float[np.ndarray, "units b"]) -> Float[np.ndarray, "patients b"]:
-        """Sums of the units of each patient."""
+        """Sums over the units of each patient."""
         if self.alone == self.patients:
             return value
         return np.concatenate([value[: self.alone], self._merge @ value[self.alone :]])
@@ -83,13 +83,13 @@ class Units:
     def count(
         self, has: Bool[np.ndarray, " units"], inside: Bool[np.ndarray, "units b"]
     ) -> Float[np.ndarray, " b"]:
-        """Patients of whom a unit that has something is inside."""
-        found = has[: self.alone].astype(np.float32) @ inside[: self.alone].astype(np.float32)
+        """The number of patients with a unit inside that has what is asked."""
+        number = has[: self.alone].astype(np.float32) @ inside[: self.alone].astype(np.float32)
         if self.alone < self.patients:
-            found = found + (
+            number = number + (
                 (self._merge @ (inside & has[:, None])[self.alone :].astype(np.float64)) > 0
             ).sum(axis=0)
-        return found.astype(np.float64)
+        return number.astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +97,10 @@ class Scores:
     """A score of one set of units under each permutation.
 
     Attributes:
-      value: NaN where undefined.
-      se: clustered.
+      value: the score; NaN where undefined.
+      se: standard error, clustered by patient.
       size: root of the summed squares of what each patient adds to the error.
-      shared: what each patient with several units adds.
+      shared: what each patient with several units adds to the error.
       freedom: degrees of freedom of the SE.
     """
 
@@ -117,21 +117,21 @@ class Scores:
         correlated = np.divide(common, product, out=np.zeros_like(common), where=product > 0)
         square = self.se**2 + other.se**2 - 2 * correlated * self.se * other.se
         gap = self.value - other.value
-        # Rounding leaves a trace where two scores vary as one.
+        # Rounding leaves a trace where two scores vary together.
         se = np.sqrt(np.where(square > 1e-12 * (self.se**2 + other.se**2), square, 0))
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.where((gap == 0) & (se == 0), 0.0, gap / se)
-            parts = [(one.se**2, one.se**4 / np.maximum(one.freedom, 1)) for one in (self, other)]
+            ratio = np.where((gap == 0) & (se == 0), 0.0, gap / se)
+            parts = [(s.se**2, s.se**4 / np.maximum(s.freedom, 1)) for s in (self, other)]
             freedom = (parts[0][0] + parts[1][0]) ** 2 / (parts[0][1] + parts[1][1])
         freedom = np.where(np.isfinite(freedom), freedom, np.inf)  # nothing varies
-        return -np.sign(found) * special.ndtri(special.stdtr(freedom, -np.abs(found)))
+        return -np.sign(ratio) * special.ndtri(special.stdtr(freedom, -np.abs(ratio)))
 
 
 Scored = Callable[[Bool[np.ndarray, "units b"]], Scores]
 
 
 def _share(metric: Metric, columns: Columns, units: Units) -> Scored:
-    """A share of images, with the SE of :func:`intervals.proportion`."""
+    """A proportion of images, with the SE of :func:`intervals.proportion`."""
     success = per_image(metric, columns)
     rows = np.flatnonzero(np.isfinite(success))
     x, m = (units.sums(v, rows).sum(axis=1) for v in (success[rows], np.ones(len(rows))))
@@ -162,18 +162,18 @@ def _share(metric: Metric, columns: Columns, units: Units) -> Scored:
 def _sums(metric: Metric, columns: Columns, units: Units) -> Scored:
     """A function of sums, with the SE of its linear part (the delta method), summed by patient."""
     rows = np.arange(len(units.row))
-    each = np.stack([units.sums(columns[name], rows).sum(axis=1) for name in metric.components])
+    parts = np.stack([units.sums(columns[name], rows).sum(axis=1) for name in metric.components])
     anyone = np.ones(len(units.level), bool)
     of_sums = lambda sums: metric.of_sums(dict(zip(metric.components, sums, strict=True)))  # noqa: E731
     slopes = jax.jit(jax.grad(lambda sums: jnp.sum(of_sums(sums))))
 
     def of(inside: Bool[np.ndarray, "units b"]) -> Scores:
         weight = inside.astype(np.float64)
-        sums, patients = each @ weight, units.count(anyone, inside)
+        sums, patients = parts @ weight, units.count(anyone, inside)
         value = np.asarray(of_sums(sums))
         with jax.enable_x64(True):
             slope = np.asarray(slopes(sums))
-        influence = units.of_patients(weight * (each.T @ slope))
+        influence = units.of_patients(weight * (parts.T @ slope))
         square = np.einsum("ib,ib->b", influence, influence)
         se = np.sqrt(np.where(patients > 1, patients / np.maximum(patients - 1, 1), np.nan) * square)
         return Scores(value, se, np.sqrt(square), influence[units.alone :], patients - 1)
@@ -182,16 +182,16 @@ def _sums(metric: Metric, columns: Columns, units: Units) -> Scored:
 
 
 def _area(columns: Columns, units: Units) -> Scored:
-    """Logit of the AUROC with Obuchowski's variance (:func:`intervals.area_covariance`); rows are sorted once for all permutations."""
+    """The logit of the AUROC with Obuchowski's variance (:func:`intervals.area_covariance`); rows are sorted once for all permutations."""
     truth, score = np.asarray(columns["truth"], bool), np.asarray(columns["score"], np.float64)
     rows = [
         chosen[np.argsort(score[chosen], kind="stable")] for chosen in map(np.flatnonzero, (truth, ~truth))
     ]
     sides = []
-    for own, other in (rows, rows[::-1]):
-        ends = [np.searchsorted(score[other], score[own], side) for side in ("left", "right")]
-        merge = units.sums(np.ones(len(own)), own)
-        sides.append((units.row[own], ends, merge, merge.sum(axis=1)))
+    for this, other in (rows, rows[::-1]):
+        ends = [np.searchsorted(score[other], score[this], side) for side in ("left", "right")]
+        merge = units.sums(np.ones(len(this)), this)
+        sides.append((units.row[this], ends, merge, merge.sum(axis=1)))
     anyone = np.ones(len(units.level), bool)
     grow = lambda i: i / np.where(i > 1, i - 1, np.nan)  # noqa: E731
 
@@ -208,10 +208,10 @@ def _area(columns: Columns, units: Units) -> Scored:
             twice = below[1 - number][low] + below[1 - number][high]
             sums.append(merge @ (twice * here[number]).astype(np.float64) / (2 * total[1 - number]))
         value = sums[0].sum(axis=0) / total[0]
-        images = [own[:, None] * weight for *_, own in sides]
+        images = [number[:, None] * weight for *_, number in sides]
         a = units.of_patients(sums[0] - value * images[0]) / total[0]
         b = units.of_patients((1 - value) * images[1] - sums[1]) / total[1]
-        i10, i01 = (units.count(own > 0, inside) for *_, own in sides)
+        i10, i01 = (units.count(number > 0, inside) for *_, number in sides)
         aa, bb, ab = (np.einsum("ib,ib->b", x, y) for x, y in ((a, a), (b, b), (a, b)))
         variance = grow(i10) * aa + grow(i01) * bb + 2 * grow(units.count(anyone, inside)) * ab
         se, size = (np.sqrt(np.maximum(x, 0)) for x in (variance, aa + bb + 2 * ab))
@@ -248,6 +248,7 @@ def _by_jackknife(
 def _scored(
     name: str, columns: Columns, units: Units, code: np.ndarray, classes: Sequence[str], averaged: Sequence[str] | None
 ) -> Scored:  # fmt: skip
+    """A metric as a function of which units are inside, with the SE that suits it."""
     metric = resample.require_smooth(name, classes, averaged)
     part = name.partition(":")[2]
     if metric.kind == "proportion":
@@ -264,8 +265,8 @@ class Permuted:
     """Statistics of several differences, as observed and in the same permutations.
 
     Attributes:
-      observed: normal score of difference / SE, of each.
-      permuted: of each, permutations side by side; NaN where a permutation leaves a score undefined.
+      observed: normal score of difference / SE of each difference.
+      permuted: the same in every permutation, side by side; NaN where a permutation leaves a score undefined.
     """
 
     observed: Float[np.ndarray, " m"]
@@ -284,21 +285,21 @@ def permute(
     classes: Sequence[str] = (),
     averaged: Sequence[str] | None = None,
 ) -> Permuted:
-    """Studentised differences of every metric between every pair of sets of levels, observed and permuted.
+    """Computes studentised differences of every metric between every pair of sets of levels, observed and permuted.
 
     Args:
-      columns: of any task, with what each image adds to sums (:func:`equipoise.engine.metrics.formulas.registry.components`).
-      metrics: smooth names of the registry.
+      columns: columns of any task, with what each image adds to sums (:func:`equipoise.engine.metrics.formulas.registry.components`).
+      metrics: names of smooth metrics.
       code: patient of each row, from :func:`equipoise.engine.metrics.estimates.intervals.subject_codes`.
       level: level of each row, from 0; rows below 0 take no part.
       pairs: (levels of one side, levels of the other), without a level in common.
-      permutations: how many.
+      permutations: number of permutations.
       seed: equal seeds give equal permutations.
-      classes: as of :func:`equipoise.engine.metrics.formulas.registry.get`.
-      averaged: likewise.
+      classes: as for :func:`equipoise.engine.metrics.formulas.registry.get`.
+      averaged: as for the same function.
 
     Returns:
-      Metric by metric, pair by pair within.
+      The differences, metric by metric and within each pair by pair.
 
     Raises:
       UserError: for a metric that is an extreme, is moved by chance alone, or is unknown.
@@ -311,11 +312,11 @@ def permute(
 
     def statistics(levels: Int[np.ndarray, "units b"]) -> Float[np.ndarray, "m b"]:
         inside = [np.isin(levels, side) for side in sides]
-        found = []
+        differences = []
         for of in scored:
             scores = dict(zip(sides, map(of, inside), strict=True))
-            found += [scores[tuple(a)].studentised(scores[tuple(b)]) for a, b in pairs]
-        return np.stack(found)
+            differences += [scores[tuple(a)].studentised(scores[tuple(b)]) for a, b in pairs]
+        return np.stack(differences)
 
     width = int(np.clip(_ELEMENTS // len(code), 1, LANES))
     drawn = [

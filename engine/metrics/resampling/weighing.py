@@ -1,6 +1,7 @@
 """Sums, AUROCs and other metrics of many sets of rows at once, for any weights of the patients.
 
-What a bootstrap (:mod:`equipoise.engine.metrics.resampling.bootstrap`) does for each replicate; everything that no weight changes is done once before.
+A bootstrap (:mod:`equipoise.engine.metrics.resampling.bootstrap`) does this for each replicate. Whatever no weight changes is done
+once before.
 """
 
 import copy
@@ -17,20 +18,20 @@ from equipoise.engine.metrics.formulas.metric import Columns, Metric
 
 LANES = 128  # replicates drawn together
 _DEPTH, _TILES = 128, 64  # rows of a tile and tiles of a call: shapes that never change compile once
-_CELL_GAIN = 8  # cells are drawn where they are this many times fewer than patients
-_ELEMENTS, _CACHED = 1 << 22, 1 << 20  # of one intermediate array; of one that is passed over many times
-_BINS = 512  # of neighbouring scores that rows of large sets are put into
+_PROFILE_GAIN = 8  # profiles are drawn where they are this many times fewer than patients
+_ELEMENTS, _CACHED = 1 << 22, 1 << 20  # elements of an intermediate array; of one that is read many times
+_BINS = 512  # bins of neighbouring scores that the rows of large sets are put into
 _LARGE = 4 * _BINS
 
 Part = tuple[str, str]  # (model, column)
 
 
 class Sets:
-    """Sets of rows (the levels of several groupings), and the atoms that they are unions of.
+    """Sets of rows (the levels of several groupings), and the atoms whose unions they are.
 
     Attributes:
-      rows: of each set, ascending.
-      atom: of each row: rows in the same sets share one.
+      rows: rows of each set, ascending.
+      atom: atom of each row; rows that are in the same sets share one.
       member: [sets, atoms] 1 where the atom is part of the set.
     """
 
@@ -52,19 +53,20 @@ class Sets:
         self.member = sparse.csr_array((np.ones(len(at)), (at, atoms)), shape=(sum(sizes), len(first)))
 
     def repeat(self, times: int) -> "Sets":
-        """The same sets where each row stands ``times`` in a row."""
-        found = copy.copy(self)
-        found.rows = [(rows[:, None] * times + np.arange(times)).ravel() for rows in self.rows]
-        found.atom = self.atom.repeat(times)
-        return found
+        """The same sets where each row is repeated ``times``, one after the other."""
+        repeated = copy.copy(self)
+        repeated.rows = [(rows[:, None] * times + np.arange(times)).ravel() for rows in self.rows]
+        repeated.atom = self.atom.repeat(times)
+        return repeated
 
 
-class Sums:
+class SetSums:
     """Sums of per-image columns over sets of rows, for any weights of the patients.
 
     Attributes:
-      matrix: [columns · atoms, cells] what one patient of a cell adds; a cell is a patient where that saves little.
-      cells: patients of each cell, or None where each patient is one.
+      matrix: [columns · atoms, profiles] what one patient of a profile adds; each patient has a profile of his or her own where
+        joining them would save little.
+      profiles: number of patients of each profile, or None where each patient has one.
     """
 
     def __init__(
@@ -83,20 +85,20 @@ class Sums:
         values, place, who = (np.concatenate(x) for x in zip(*entries, strict=True))
         shape = (len(parts) * sets.member.shape[1], patients)
         self.matrix = sparse.csr_array((values.astype(np.float64), (place, who)), shape=shape)
-        self.cells = None
+        self.profiles = None
         if may_join and (values == np.rint(values)).all():
             # Patients with equal columns have equal hashes; unequal ones collide with probability patients² / 2⁶⁵.
             multipliers = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, shape[0])
             hashes = self.matrix.T.astype(np.int64) @ multipliers
             _, chosen, count = np.unique(hashes, return_index=True, return_counts=True)
-            if len(chosen) * _CELL_GAIN <= patients:
+            if len(chosen) * _PROFILE_GAIN <= patients:
                 order = np.argsort(
                     chosen
-                )  # by each cell's first patient: no rescaling of the columns changes a draw
-                self.matrix, self.cells = self.matrix[:, chosen[order]], count[order]
+                )  # sorted by their first patient, so that no rescaling of the columns changes a draw
+                self.matrix, self.profiles = self.matrix[:, chosen[order]], count[order]
 
-    def at(self, weights: Int[np.ndarray, "cells b"]) -> dict[Part, Float64[np.ndarray, "s b"]]:
-        """Column -> its sum over each set, under each weighting."""
+    def at(self, weights: Int[np.ndarray, "profiles b"]) -> dict[Part, Float64[np.ndarray, "s b"]]:
+        """Computes column -> its sum over each set under each weighting."""
         width = max(32, _ELEMENTS // len(weights))
         slices = (
             weights[:, start : start + width].astype(np.float64)
@@ -106,15 +108,15 @@ class Sums:
         totals = totals.reshape(len(self._names), -1, weights.shape[1])
         return {name: self._member @ total for name, total in zip(self._names, totals, strict=True)}
 
-    def of_patients(self, name: Part, chosen: int) -> Float64[np.ndarray, " cells"]:
-        """What one patient of each cell adds to a column's sum over one set."""
+    def of_patients(self, name: Part, chosen: int) -> Float64[np.ndarray, " profiles"]:
+        """What one patient of each profile adds to the sum of a column over one set."""
         atoms = self._member.shape[1]
         start = self._names.index(name) * atoms
         return (self._member[[chosen]] @ self.matrix[start : start + atoms]).toarray()[0]
 
 
 def _all_lanes(weights: np.ndarray) -> np.ndarray:
-    """Weightings filled up to whole chunks, so that every chunk has one shape."""
+    """Fills weightings up to whole chunks, so that every chunk has the same shape."""
     return np.pad(weights, ((0, 0), (0, -weights.shape[1] % LANES)))
 
 
@@ -136,10 +138,10 @@ def _tile_areas(
 
 
 class Areas:
-    """AUROC of sets of rows, for any whole weights of the patients, sorted once (Hanley and McNeil 1982).
+    """The AUROC of sets of rows for any whole weights of the patients; rows are sorted once (Hanley and McNeil 1982).
 
-    Sorted rows are cut into tiles; pairs within a tile are counted by a running sum, pairs across tiles from the tiles' sums.
-    Where scores of both classes tie, the mean of both orders counts a tie as half a win.
+    Sorted rows are cut into tiles: pairs within a tile are counted by a running sum, pairs across tiles from the sums of the tiles.
+    Where scores of both classes tie, the mean of the two orders counts a tie as half a win.
     """
 
     def __init__(self, truth: np.ndarray, score: np.ndarray, sets: Sets, code: np.ndarray, patients: int):
@@ -161,7 +163,7 @@ class Areas:
         self._starts, self._count = np.array(starts), count
 
     def at(self, weights: UInt8[np.ndarray, "i+1 b"]) -> Float64[np.ndarray, "s b"]:
-        """AUROC of each set under each weighting; NaN without both classes."""
+        """Computes the AUROC of each set under each weighting; NaN without both classes."""
         count, weights, tiles = weights.shape[1], _all_lanes(weights), []
         for start in range(0, self._who.shape[1], _TILES):
             block = slice(start, start + _TILES)
@@ -182,12 +184,12 @@ class Areas:
 
 @functools.lru_cache(maxsize=64)
 def _over_lanes(weighted: Callable) -> Callable:
-    """A weighted metric for many weightings at once, compiled once per shape."""
+    """A weighted metric for many weightings at once, compiled once for each shape."""
     return jax.jit(jax.vmap(weighted, in_axes=(None, 1)))
 
 
 def _padded(n: int) -> int:
-    """The next 2ᵏ or 3·2ᵏ at or above ``n``: few shapes to compile, at most half of it wasted."""
+    """The next 2ᵏ or 3·2ᵏ at or above ``n``: few shapes are compiled, and at most half of one is wasted."""
     power = 1 << max(n - 1, 63).bit_length()
     return power * 3 // 4 if n <= power * 3 // 4 else power
 
@@ -195,8 +197,8 @@ def _padded(n: int) -> int:
 class Weighted:
     """A metric that needs its rows, in sets of rows, for any weights of the patients; prepared once for all sets.
 
-    In a large set rows of neighbouring scores are put into bins where its entry says that they may be (``may_bin``): a replicate then
-    weighs bins. What binning changes in the sample itself is added back, so that only deviations are of bins.
+    In a large set, rows of neighbouring scores are put into bins where the entry of the metric allows it (``may_bin``); a
+    replicate then weighs bins. What binning changes in the sample itself is added back, so that it touches deviations alone.
     """
 
     def __init__(self, metric: Metric, columns: Columns, sets: Sets, code: np.ndarray, patients: int):
@@ -210,25 +212,25 @@ class Weighted:
         for rows in sets.rows:
             if metric.may_bin and len(rows) > _LARGE:
                 place = np.sort(rank[rows])
-                own = {k: v[place] if v.shape[:1] == (n,) else v for k, v in prepared.items()}
-                exact = float(metric.weighted(own, np.ones(len(rows))))
+                cut = {k: v[place] if v.shape[:1] == (n,) else v for k, v in prepared.items()}
+                exact = float(metric.weighted(cut, np.ones(len(rows))))
                 self._sets.append(_in_bins(metric, columns, rows, code, patients, exact))
                 continue
             place = np.sort(rank[rows])
             extra = _padded(len(place)) - len(place)
             who = np.pad(code[order][place], (0, extra), constant_values=patients)
             taken = np.pad(place, (0, extra), constant_values=place[-1] if len(place) else 0)
-            own = {k: v[taken] if v.shape[:1] == (n,) else v for k, v in prepared.items()}
-            self._sets.append((who, own, 0.0))
+            cut = {k: v[taken] if v.shape[:1] == (n,) else v for k, v in prepared.items()}
+            self._sets.append((who, cut, 0.0))
 
     def at(self, weights: UInt8[np.ndarray, "i+1 b"]) -> Float64[np.ndarray, "s b"]:
-        """The metric of each set under each weighting; NaN where it is undefined."""
+        """Computes the metric of each set under each weighting; NaN where it is undefined."""
         count, weights = weights.shape[1], _all_lanes(weights)
-        found = np.empty((len(self._sets), weights.shape[1]))
+        result = np.empty((len(self._sets), weights.shape[1]))
         binned = any(not isinstance(who, np.ndarray) for who, _, _ in self._sets)
         floats = weights.astype(np.float64) if binned else None
         with jax.enable_x64(True):
-            for values, (who, columns, offset) in zip(found, self._sets, strict=True):
+            for values, (who, columns, offset) in zip(result, self._sets, strict=True):
                 width = min(LANES, 1 << max(_CACHED // who.shape[0], 1).bit_length() - 1)
                 for start in range(0, weights.shape[1], width):
                     lanes = slice(start, start + width)
@@ -238,16 +240,16 @@ class Weighted:
                         weight = who @ floats[:, lanes]
                     values[lanes] = self._compute(columns, weight)
                 values += offset
-        return found[:, :count]
+        return result[:, :count]
 
 
 def _in_bins(
     metric: Metric, columns: Columns, rows: np.ndarray, code: np.ndarray, patients: int, exact: float
 ) -> tuple[sparse.csr_array, dict[str, np.ndarray], float]:
-    """Rows of one set as bins of neighbouring scores, each class apart, in the metric's prepared form.
+    """The rows of one set as bins of neighbouring scores, each class apart, prepared for the metric.
 
     Returns:
-      ([2 · bins, patients + 1] rows that a patient adds to each, their prepared columns, exact − binned value of the sample).
+      ([2 · bins, patients + 1] rows that a patient adds to each bin, prepared columns of the bins, exact − binned value of the sample).
     """
     truth, score = np.asarray(columns["truth"], bool)[rows], np.asarray(columns["score"], np.float64)[rows]
     number, middle = _neighbours(score, _focus(metric, truth, score, code[rows]))
@@ -268,11 +270,11 @@ def _in_bins(
 def _neighbours(
     score: Float64[np.ndarray, " n"], focus: tuple[float, float] | None
 ) -> tuple[Int[np.ndarray, " n"], Float64[np.ndarray, " bins"]]:
-    """(bin of each row, a score of each bin): scores that are equal share a bin, and few different ones have one each.
+    """(bin of each row, a score of each bin): equal scores share a bin, and where they are few each has a bin of its own.
 
     Args:
-      score: of each row.
-      focus: (score, number of rows on either side of it) where half of the bins are to be; None: bins of equal numbers of rows.
+      score: score of each row.
+      focus: (score, number of rows on either side of it) where half of the bins are placed; None: bins of equal numbers of rows.
     """
     values, number, count = np.unique(score, return_inverse=True, return_counts=True)
     if len(values) > _BINS:
@@ -296,7 +298,7 @@ def _focus(
     score: Float64[np.ndarray, " n"],
     code: Int[np.ndarray, " n"],
 ) -> tuple[float, float] | None:
-    """Where a metric at a fixed rate has its threshold, and how many rows a replicate may move it: six standard errors."""
+    """(threshold of a metric at a fixed rate, number of rows that a replicate may move it by: six standard errors), or None."""
     if metric.focus is None:
         return None
     counted, share = metric.focus(truth)

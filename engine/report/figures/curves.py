@@ -1,4 +1,4 @@
-"""Curves by group: ROC, precision-recall, calibration, decision curves, score distributions; bands resample patients."""
+"""Curves by group: ROC, precision-recall, calibration, decision curves and score distributions; bands resample patients."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Figure
 
-MOST_GROUPS = 5  # curves in one panel that the eye can follow
+MOST_GROUPS = 5  # curves that the eye can follow in one panel
 _GRID = np.linspace(0, 1, 101)
-_STEPS = 512  # scores are cut into at most so many, so that a curve of a million images stays a small file
+_STEPS = 512  # most points of a curve, so that a curve of a million images stays a small file
 _REPLICATES = 200
 _BINS = 10
-_TRADES = np.linspace(0.01, 0.99, 99)
+_THRESHOLDS = np.linspace(0.01, 0.99, 99)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Group:
     """The images of one level.
 
     Attributes:
-      truth: whether each is positive.
+      truth: whether each image is positive.
       score: probability of the positive class.
-      subject: patient of each, as a number.
-      threshold: of the group.
-      min_cell: fewest positive and fewest negative images between two points of a curve, so that a shared one shows nobody.
+      subject: patient of each image, as a number.
+      threshold: threshold of the group.
+      min_cell: fewest positive and fewest negative images between two points of a curve, so that a shared curve shows no person.
     """
 
     truth: Bool[np.ndarray, " n"]
@@ -42,9 +42,9 @@ class Group:
     min_cell: int = 1
 
     def edges(self, most: int = _STEPS) -> Float[np.ndarray, " k"]:
-        """Increasing lower edges of the bins between which its curves have a point.
+        """Lower edges, increasing, of the bins of scores; the curves have a point at each edge.
 
-        Of a shared report they are the group's own, so that no other group's curve can be subtracted from this one.
+        In a shared report each group has its own edges, so that nobody can subtract one group's curve from another's.
         """
         if self.min_cell == 1:
             return _edges(self.score, max(2, min(most, len(self.score))))
@@ -56,17 +56,17 @@ class Group:
             if (counted >= self.min_cell).all():
                 starts.append(len(distinct) - 1 - number)
                 counted[:] = 0
-        starts[-1:] = [0]  # what is left at the low end joins the last bin
+        starts[-1:] = [0]  # the images left at the low end join the last bin
         return distinct[starts[::-1][:: -(-len(starts) // most)]]
 
     @property
     def has_both(self) -> bool:
-        """Whether positive and negative images are there."""
+        """Whether the group has positive and negative images."""
         return bool(self.truth.any() and not self.truth.all())
 
 
 def _edges(score: Float[np.ndarray, " n"], most: int) -> Float[np.ndarray, " k"]:
-    """Increasing lower edges of bins that hold about equally many scores; equal scores stay together."""
+    """Lower edges, increasing, of bins that hold about equally many scores; equal scores stay together."""
     distinct = np.unique(score)
     if len(distinct) <= most:
         return distinct
@@ -74,7 +74,7 @@ def _edges(score: Float[np.ndarray, " n"], most: int) -> Float[np.ndarray, " k"]
 
 
 def _counts(group: Group, seed: int) -> Float[np.ndarray, "b 2 k"]:
-    """Negatives and positives at or above each edge, from the highest edge down: all images, then resampled patients."""
+    """Counts of negatives and positives at or above each edge, from the highest edge down: first of all images, then of resamples of the patients."""
     edges = group.edges()
     place = len(edges) - np.searchsorted(edges, group.score, side="right")
     patient = np.unique(group.subject, return_inverse=True)[1]
@@ -89,15 +89,15 @@ def _counts(group: Group, seed: int) -> Float[np.ndarray, "b 2 k"]:
     drawn += [
         np.bincount(generator.integers(0, patients, patients), minlength=patients) for _ in range(replicates)
     ]
-    found = np.stack([sums.T @ weight for weight in drawn]).reshape(len(drawn), 2, len(edges))
-    return np.concatenate([np.zeros((len(drawn), 2, 1)), found.cumsum(axis=2)], axis=2)
+    counts = np.stack([sums.T @ weight for weight in drawn]).reshape(len(drawn), 2, len(edges))
+    return np.concatenate([np.zeros((len(drawn), 2, 1)), counts.cumsum(axis=2)], axis=2)
 
 
 def _coarse(groups: Mapping[str, Group]) -> str:
-    """What a reader of a shared figure must know."""
+    """The note below a shared figure, whose curves are coarse; empty for any other figure."""
     fewest = max(g.min_cell for g in groups.values())
     return (
-        f" Coarse on purpose: at least {fewest} positives and {fewest} negatives a step."
+        f" The steps are coarse on purpose: each has at least {fewest} positives and {fewest} negatives."
         if fewest > 1
         else ""
     )
@@ -108,7 +108,7 @@ def _band(replicates: Float[np.ndarray, "b k"]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _rates(counts: Float[np.ndarray, "b 2 k"]) -> tuple[np.ndarray, np.ndarray]:
-    """(false-positive rate, sensitivity) of every replicate that holds both classes."""
+    """False-positive rates and sensitivities of every replicate that holds both classes."""
     total = counts[:, :, -1:]
     kept = counts[(total > 0).all(axis=(1, 2))]
     share = kept / kept[:, :, -1:]
@@ -116,10 +116,10 @@ def _rates(counts: Float[np.ndarray, "b 2 k"]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def roc_points(group: Group, seed: int = 0) -> dict[str, np.ndarray]:
-    """ROC curve and its pointwise 95 % band.
+    """Computes an ROC curve and its pointwise 95 % band.
 
     Returns:
-      ``x``, ``y`` of the curve; ``grid`` false-positive rates with ``low`` and ``high`` sensitivities.
+      ``x`` and ``y`` of the curve; false-positive rates ``grid`` with the sensitivities ``low`` and ``high`` of the band.
     """
     x, y = _rates(_counts(group, seed))
     at = np.stack([np.interp(_GRID, a, b) for a, b in zip(x[1:], y[1:], strict=True)])
@@ -128,22 +128,22 @@ def roc_points(group: Group, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def precision_points(group: Group, seed: int = 0) -> dict[str, np.ndarray]:
-    """Precision-recall curve and its pointwise 95 % band.
+    """Computes a precision-recall curve and its pointwise 95 % band.
 
     Returns:
-      ``x`` recalls and ``y`` precisions of the curve; ``grid`` recalls with ``low`` and ``high`` precisions.
+      Recalls ``x`` and precisions ``y`` of the curve; recalls ``grid`` with the precisions ``low`` and ``high`` of the band.
     """
     counts = _counts(group, seed)[:, :, 1:]
     counts = counts[(counts[:, :, -1] > 0).all(axis=1)]
     precision = counts[:, 1] / np.maximum(counts.sum(axis=1), 1)
     recall = counts[:, 1] / counts[:, 1, -1:]
     grid = _GRID[1:]
-    first = [
-        np.searchsorted(r, grid - 1e-12) for r in recall[1:]
-    ]  # lowest number of calls that reaches a recall
+    first = [np.searchsorted(r, grid - 1e-12) for r in recall[1:]]  # fewest calls that reach each recall
     at = np.stack([p[np.minimum(i, len(p) - 1)] for p, i in zip(precision[1:], first, strict=True)])
     low, high = _band(at)
-    x, reached = np.unique(recall[0], return_index=True)  # of equal recalls the one with fewest calls
+    x, reached = np.unique(
+        recall[0], return_index=True
+    )  # among equal recalls, the point with the fewest calls
     y, x = precision[0][reached][x > 0], x[x > 0]
     return {"x": x, "y": y, "grid": grid, "low": low, "high": high}
 
@@ -152,10 +152,10 @@ def _overlay(groups: Mapping[str, Group], attribute: str, points, axes: Axes, dr
     for place, (level, group) in enumerate(groups.items()):
         if not group.has_both:
             continue
-        colour, found = figures.COLOURS[place % len(figures.COLOURS)], points(group)
-        axes.fill_between(found["grid"], found["low"], found["high"], color=colour, alpha=0.15, lw=0)
+        colour, curve = figures.COLOURS[place % len(figures.COLOURS)], points(group)
+        axes.fill_between(curve["grid"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
         axes.plot(
-            found["x"], found["y"], color=colour, lw=1.7, ls=figures.DASHES[place % len(figures.DASHES)],
+            curve["x"], curve["y"], color=colour, lw=1.7, ls=figures.DASHES[place % len(figures.DASHES)],
             drawstyle=drawstyle if group.min_cell == 1 else "default",
             label=figures.label(f"{attribute}: {level}", 40),
         )  # fmt: skip
@@ -168,11 +168,11 @@ def _square(axes: Axes, x: str, y: str) -> None:
 
 
 def roc(groups: Mapping[str, Group], attribute: str) -> Figure:
-    """ROC curve of each group with its band, the operating point marked.
+    """Draws the ROC curve of each group with its band, and marks the operating point.
 
     Args:
-      groups: level -> its images; groups without both classes are left out.
-      attribute: its name.
+      groups: level -> its images; a group without both classes is left out.
+      attribute: name of the attribute.
     """
     with figures.style():
         canvas = Canvas(figsize=(figures.WIDTH, 4.9), layout="constrained")
@@ -191,17 +191,17 @@ def roc(groups: Mapping[str, Group], attribute: str) -> Figure:
             axes.legend(loc="lower right")
         return figures.finish(
             canvas, f"roc_by_{figures.file_name(attribute)}", f"ROC curves by {attribute}, with 95 % bands.",
-            f"ROC curve by {attribute}; bands are pointwise 95 % over resampled patients. Markers show where the threshold puts each "
-            f"group: one threshold, different error rates.{_coarse(groups)}",
+            f"ROC curves by {attribute}, with pointwise 95 % bands over resampled patients. Markers show where the threshold puts each "
+            f"group: one threshold gives different error rates.{_coarse(groups)}",
         )  # fmt: skip
 
 
 def precision_recall(groups: Mapping[str, Group], attribute: str) -> Figure:
-    """Precision-recall curve of each group with its band and its share of positives.
+    """Draws the precision-recall curve of each group with its band and its share of positives.
 
     Args:
-      groups: level -> its images; groups without both classes are left out.
-      attribute: its name.
+      groups: level -> its images; a group without both classes is left out.
+      attribute: name of the attribute.
     """
     with figures.style():
         canvas = Canvas(figsize=(figures.WIDTH, 4.9), layout="constrained")
@@ -216,26 +216,26 @@ def precision_recall(groups: Mapping[str, Group], attribute: str) -> Figure:
             axes.legend(loc="best")
         return figures.finish(
             canvas, f"precision_recall_by_{figures.file_name(attribute)}", f"Precision-recall curves by {attribute}, with 95 % bands.",
-            f"Precision against recall by {attribute}, with pointwise 95 % bands. Dotted: the group's share of positives, which a guess "
-            f"would reach; groups with different shares cannot be compared by height.{_coarse(groups)}",
+            f"Precision against recall by {attribute}, with pointwise 95 % bands. The dotted line is the group's share of positives, which a "
+            f"guess would reach; the heights of groups with different shares cannot be compared.{_coarse(groups)}",
         )  # fmt: skip
 
 
 def calibration_points(
     group: Group, edges: Float[np.ndarray, " k"]
 ) -> list[tuple[float, float, float, float]]:
-    """(mean score, observed share, low, high) of each bin; limits clustered by patient."""
+    """Computes (mean score, observed share, low, high) of each bin; the limits are clustered by patient."""
     place = np.searchsorted(edges, group.score, side="right")
-    found = []
+    points = []
     for number in np.unique(place):
         rows = place == number
         share = intervals.proportion(group.truth[rows], group.subject[rows])
-        found.append((float(group.score[rows].mean()), share.value, *share.limits(CONFIDENCE)))
-    return found
+        points.append((float(group.score[rows].mean()), share.value, *share.limits(CONFIDENCE)))
+    return points
 
 
 def _panels(groups: Mapping[str, Group], attribute: str, height: float) -> tuple[Canvas, list[Axes]]:
-    """One panel for each group, two in a row."""
+    """A canvas with a panel for each group, two in a row."""
     lines = -(-len(groups) // 2)
     canvas = Canvas(figsize=(figures.WIDTH, height * lines + 0.35), layout="constrained")
     panels = canvas.subplots(lines, 2, squeeze=False, sharex=True, sharey=True).ravel()
@@ -251,11 +251,11 @@ def _panels(groups: Mapping[str, Group], attribute: str, height: float) -> tuple
 
 
 def calibration(groups: Mapping[str, Group], attribute: str) -> Figure:
-    """Observed share of positives against the mean score, one panel a group.
+    """Draws the observed share of positives against the mean score; each group has a panel.
 
     Args:
-      groups: level -> its images; in pooled equal-mass bins, of a shared report in bins of each group's own.
-      attribute: its name.
+      groups: level -> its images. Bins hold equally many images of all groups; in a shared report each group has bins of its own.
+      attribute: name of the attribute.
     """
     pooled = _edges(np.concatenate([g.score for g in groups.values()]), _BINS)
     with figures.style():
@@ -272,31 +272,32 @@ def calibration(groups: Mapping[str, Group], attribute: str) -> Figure:
         canvas.supxlabel("mean score", fontsize=10)
         canvas.supylabel("observed share of positives", fontsize=10)
         return figures.finish(
-            canvas, f"calibration_by_{figures.file_name(attribute)}", f"Calibration curves by {attribute}, one panel a group.",
-            f"Calibration by {attribute}: a point above the dashed line means that the score is too low there. Bins of equal mass over "
+            canvas, f"calibration_by_{figures.file_name(attribute)}", f"Calibration curves by {attribute}, one panel for each group.",
+            f"Calibration by {attribute}: a point above the dashed line means that the score is too low there. Bins have equal mass over "
             f"everyone; vertical lines are 95 % intervals.{_coarse(groups)}",
         )  # fmt: skip
 
 
 def decision_points(group: Group, seed: int = 0) -> dict[str, np.ndarray]:
-    """Net benefit of the model, with its 95 % band, and of treating everyone.
+    """Computes the net benefit of the model, with its 95 % band, and of treating everyone.
 
     Returns:
-      ``x`` threshold probabilities; ``y`` net benefit with ``low`` and ``high``; ``everyone`` net benefit of treating all.
+      Threshold probabilities ``x``; net benefit ``y`` of the model, with the limits ``low`` and ``high``; net benefit ``everyone`` of
+      treating everyone.
     """
     counts, edges = np.diff(_counts(group, seed)), group.edges()[::-1]
     truth, score = np.repeat([False, True], len(edges)), np.tile(edges, 2)
-    drawn = [net_benefit.curve(truth, score, _TRADES, weight.ravel()) for weight in counts]
-    low, high = _band(np.stack([one.model for one in drawn[1:]]))
-    return {"x": _TRADES, "y": drawn[0].model, "low": low, "high": high, "everyone": drawn[0].everyone}
+    drawn = [net_benefit.curve(truth, score, _THRESHOLDS, weight.ravel()) for weight in counts]
+    low, high = _band(np.stack([curve.model for curve in drawn[1:]]))
+    return {"x": _THRESHOLDS, "y": drawn[0].model, "low": low, "high": high, "everyone": drawn[0].everyone}
 
 
 def decision(groups: Mapping[str, Group], attribute: str) -> Figure:
-    """Decision curve of each group with its band, one panel a group.
+    """Draws the decision curve of each group with its band; each group has a panel.
 
     Args:
-      groups: level -> its images; those without both classes stay empty.
-      attribute: its name.
+      groups: level -> its images; the panel of a group without both classes stays empty.
+      attribute: name of the attribute.
     """
     with figures.style():
         canvas, panels = _panels(groups, attribute, 2.0)
@@ -305,34 +306,34 @@ def decision(groups: Mapping[str, Group], attribute: str) -> Figure:
             axes.axhline(0, color=figures.SOFT, lw=0.9)
             axes.axvline(group.threshold, color=figures.INK, lw=0.9, ls=(0, (2, 2)))
             if group.has_both:
-                colour, found = figures.COLOURS[place % len(figures.COLOURS)], decision_points(group)
-                axes.fill_between(found["x"], found["low"], found["high"], color=colour, alpha=0.15, lw=0)
+                colour, curve = figures.COLOURS[place % len(figures.COLOURS)], decision_points(group)
+                axes.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
                 axes.plot(
-                    found["x"],
-                    found["everyone"],
+                    curve["x"],
+                    curve["everyone"],
                     color=figures.SOFT,
                     lw=1.1,
                     ls=(0, (4, 2)),
                     label="treat everyone",
                 )
-                axes.plot(found["x"], found["y"], color=colour, lw=1.7, label="use the model")
+                axes.plot(curve["x"], curve["y"], color=colour, lw=1.7, label="use the model")
             axes.set(xlim=(0, 1), ylim=(-0.25 * top, top), xticks=[0, 0.5, 1])
         canvas.supxlabel("threshold probability", fontsize=10)
         canvas.supylabel("net benefit", fontsize=10)
         return figures.finish(
-            canvas, f"decision_by_{figures.file_name(attribute)}", f"Decision curves by {attribute}, with 95 % bands, one panel a group.",
-            f"Net benefit by {attribute}: true positives less false positives at the threshold's odds, for each case. Coloured: using the "
-            "model; dashed grey: treating everyone; 0: treating nobody. Dashed upright: the threshold in use. Heights depend on the share of "
-            f"positives.{_coarse(groups)}",
+            canvas, f"decision_by_{figures.file_name(attribute)}", f"Decision curves by {attribute}, with 95 % bands, one panel for each group.",
+            f"Net benefit by {attribute}: true positives minus false positives times the odds of the threshold, per case. The "
+            "coloured line is using the model, the dashed grey one treating everyone, and 0 treating nobody. The dashed vertical line is the "
+            f"threshold in use. Heights depend on the share of positives.{_coarse(groups)}",
         )  # fmt: skip
 
 
 def distribution(groups: Mapping[str, Group], attribute: str) -> Figure:
-    """Scores of positives and of negatives, one panel a group.
+    """Draws the scores of positives and of negatives; each group has a panel.
 
     Args:
-      groups: level -> its images; of a shared report in bins of each group's own.
-      attribute: its name.
+      groups: level -> its images; in a shared report each group has bins of its own.
+      attribute: name of the attribute.
     """
     is_shared = any(g.min_cell > 1 for g in groups.values())
     with figures.style():
@@ -356,5 +357,5 @@ def distribution(groups: Mapping[str, Group], attribute: str) -> Figure:
         canvas.supylabel("density within the class" if is_shared else "share of the class", fontsize=10)
         return figures.finish(
             canvas, f"distribution_by_{figures.file_name(attribute)}", f"Score distributions by {attribute}, positives and negatives.",
-            f"Scores of positives and of negatives by {attribute}. Dashed: the threshold.{_coarse(groups)}",
+            f"Scores of positives and of negatives by {attribute}. The dashed line is the threshold.{_coarse(groups)}",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Means over runs, drawn as dots with intervals at the column width of a paper, or as cells."""
+"""Means over runs: drawn as dots with intervals, at the column width of a paper, or written as cells of a table."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as Canvas
 from equipoise.engine.metrics.estimates.seeds import OverSeeds
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Cell, Figure, interval, number
+from equipoise.engine.report.page.page import Cell, Figure
+from equipoise.engine.report.page.words import interval, number
 
 COLUMN = 3.5  # inches, one column of most journals
 _PAPER = {
@@ -25,17 +26,17 @@ _PAPER = {
 
 
 class Row(NamedTuple):
-    """A line of a panel.
+    """A row of a panel.
 
     Attributes:
-      label: left of it.
-      value: large dot.
-      low: end of the interval; NaN where there is none.
-      high: end of the interval.
-      runs: small dots, one for each run.
-      text: right of it.
-      low_sample: end of a thin interval of patients alone; NaN where it is not shown.
-      high_sample: end of the thin interval.
+      label: text left of the row.
+      value: mean over runs, the large dot.
+      low: lower limit of the interval; NaN where there is none.
+      high: upper limit of the interval.
+      runs: value of each run, the small dots.
+      text: text right of the row.
+      low_sample: lower limit of the thin interval, which carries patients alone; NaN where it is not shown.
+      high_sample: upper limit of the thin interval.
     """
 
     label: str
@@ -51,15 +52,15 @@ class Row(NamedTuple):
 def draw(
     panels: Sequence[tuple[str, Sequence[Row]]], name: str, alt: str, caption: str, xlabel: str, *, zero: bool = False
 ) -> Figure:  # fmt: skip
-    """One panel below the other on one axis, rows with a mean, its interval and the runs.
+    """Draws panels below each other on one axis; each row shows a mean, its interval and the runs.
 
     Args:
-      panels: (title, rows).
-      name: of the figure.
-      alt: what it shows.
-      caption: of the figure.
-      xlabel: of the common axis.
-      zero: whether a line marks 0, and rows have no colours of their own.
+      panels: (title, rows) of each panel.
+      name: name of the figure.
+      alt: description for readers who cannot see the figure.
+      caption: caption of the figure.
+      xlabel: label of the common axis.
+      zero: whether a line marks 0, as for differences; all rows then have one colour.
     """
     heights = [len(rows) + 0.9 for _, rows in panels]
     with figures.style(), matplotlib.rc_context(_PAPER):
@@ -106,19 +107,22 @@ def _panel(axes: Axes, title: str, rows: Sequence[Row], zero: bool) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def row(name: str, found: OverSeeds, signed: bool = False) -> Row:
-    """A mean over runs: its limits carry seeds and patients; of one run, those of patients alone."""
-    value, (low, high) = found.estimate.value, found.estimate.limits(CONFIDENCE)
-    alone = found.sample.limits(CONFIDENCE) if np.isnan(low) else (np.nan, np.nan)
-    sd = f" ± {number(found.seed_sd)}" if np.isfinite(found.seed_sd) else ""
-    return Row(name, value, low, high, found.values, number(value, 3, signed) + sd, *alone)
+def row(name: str, mean: OverSeeds, signed: bool = False) -> Row:
+    """Makes a row of a mean over runs.
+
+    The limits carry seeds and patients; where there is one run, they carry patients alone.
+    """
+    value, (low, high) = mean.estimate.value, mean.estimate.limits(CONFIDENCE)
+    alone = mean.sample.limits(CONFIDENCE) if np.isnan(low) else (np.nan, np.nan)
+    sd = f" ± {number(mean.seed_sd)}" if np.isfinite(mean.seed_sd) else ""
+    return Row(name, value, low, high, mean.values, number(value, 3, signed) + sd, *alone)
 
 
-def cell(found: OverSeeds | None, signed: bool = True) -> Cell:
-    """The same as a cell of a table; a dash for None."""
-    if found is None:
+def cell(mean: OverSeeds | None, signed: bool = True) -> Cell:
+    """Makes a cell of a mean over runs, with limits as in :func:`row`; a dash for None."""
+    if mean is None:
         return Cell("–")
-    low, high = found.estimate.limits(CONFIDENCE)
+    low, high = mean.estimate.limits(CONFIDENCE)
     if np.isnan(low):
-        low, high = found.sample.limits(CONFIDENCE)
-    return Cell(number(found.estimate.value, 3, signed), note=interval(low, high, 3, signed))
+        low, high = mean.sample.limits(CONFIDENCE)
+    return Cell(number(mean.estimate.value, 3, signed), note=interval(low, high, 3, signed))

@@ -1,4 +1,4 @@
-"""Saliency over anatomy: slices through a region, with the outlines of the regions that matter."""
+"""Saliency over anatomy: slices of the mean image with a map over it and the outlines of regions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from equipoise.engine.report.figures import style as figures
 from equipoise.engine.report.page.page import Figure
 
-# Arrays run to the right, anterior, superior: (axis cut, name, names of the panel's left and right ends).
+# Arrays run to the right, to the front and up: (axis that is cut, name, letters at the panel's left and right ends).
 _PLANES = ((2, "axial", "L", "R"), (1, "coronal", "L", "R"), (0, "sagittal", "P", "A"))
 _OUTLINES = (
     ("#56D4FF", "solid"),
@@ -22,12 +22,12 @@ _PANEL = 1.55  # inches
 
 
 def _cut(volume: np.ndarray, axis: int | None, place: int) -> np.ndarray:
-    """One slice with the first remaining axis to the right and the second upwards; a picture as it is."""
+    """A slice with the first remaining axis to the right and the second upwards; a picture stays as it is."""
     return volume if axis is None else np.take(volume, place, axis).T
 
 
 def _place(axis: int, masks: Sequence[np.ndarray]) -> int:
-    """The slice that shows every region best (largest smallest share), else the first region's centre."""
+    """The slice that shows every region best: the smallest share of a region in it is largest; else the centre of the first region."""
     others = tuple(i for i in range(3) if i != axis)
     areas = np.stack([m.sum(axis=others) / max(m.sum(axis=others).max(), 1) for m in masks])
     shared = areas.min(axis=0)
@@ -37,7 +37,7 @@ def _place(axis: int, masks: Sequence[np.ndarray]) -> int:
 def _planes(
     shape: tuple[int, ...], masks: Sequence[np.ndarray]
 ) -> list[tuple[int | None, int, str, str, str]]:
-    """(axis, place, title, left, right) of each panel; a picture has one panel."""
+    """The panels as (axis, place, title, left, right); a picture has one panel."""
     if len(shape) == 2:
         return [(None, 0, "", "", "")]
     return [(axis, _place(axis, masks), title, left, right) for axis, title, left, right in _PLANES]
@@ -46,24 +46,24 @@ def _planes(
 def density(
     maps: Mapping[str, np.ndarray], regions: Mapping[str, np.ndarray], inside: Bool[np.ndarray, "*spatial"]
 ) -> dict[str, dict[str, float]]:
-    """Mean saliency within each region ÷ mean saliency of the whole object, by group: 1 is no preference.
+    """Computes mean saliency within each region ÷ mean saliency of the whole object, by group; 1 is no preference.
 
     Args:
       maps: group -> map.
       regions: name -> mask.
-      inside: the object, such as the brain.
+      inside: mask of the object, such as the brain.
 
     Returns:
       group -> region -> ratio; NaN for an empty region or a map of zeros.
     """
-    found: dict[str, dict[str, float]] = {}
+    ratios: dict[str, dict[str, float]] = {}
     for group, values in maps.items():
         base = float(values[inside].mean()) if inside.any() else 0.0
-        found[group] = {
+        ratios[group] = {
             k: float(values[m].mean()) / base if m.any() and base > 0 else float("nan")
             for k, m in regions.items()
         }
-    return found
+    return ratios
 
 
 def saliency(
@@ -71,12 +71,12 @@ def saliency(
     background: Float[np.ndarray, "*spatial"],
     regions: Mapping[str, Bool[np.ndarray, "*spatial"]],
 ) -> Figure:
-    """Group mean maps over the mean image: axial, coronal and sagittal slices where every region is cut best.
+    """Draws the mean map of each group over the mean image: the axial, coronal and sagittal slices that show the regions best.
 
     Args:
       maps: group -> map, all on one colour scale.
-      background: the anatomical image.
-      regions: name -> mask, outlined.
+      background: mean image.
+      regions: name -> mask, whose outline is drawn.
     """
     masks = [m for m in regions.values() if m.any()] or [background > background.mean()]
     planes = _planes(background.shape, masks)
@@ -149,9 +149,9 @@ def saliency(
             )
             for text in legend.get_texts():
                 text.set_color("white")
-        where = " Slices lie where the outlined regions are cut best." if regions else ""
+        where = " The slices are those that show the outlined regions best." if regions else ""
         return figures.finish(
             canvas, "saliency", f"Mean saliency maps of {', '.join(maps)} over the mean image.",
-            f"Where the decision is sensitive to the image: mean SmoothGrad map of each group over the mean image, one colour scale.{where}",
+            f"Where the decision is sensitive to the image: the mean SmoothGrad map of each group over the mean image, on one colour scale.{where}",
             pixels=True,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The files of a report of many runs: ``metrics.json``, ``runs.csv``, ``summary.csv`` and ``table.tex``."""
+"""The files of a report on many runs: ``metrics.json``, ``runs.csv``, ``summary.csv`` and ``table.tex``."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ import pandas as pd
 
 from equipoise.engine.metrics.comparing import methods as over_runs
 from equipoise.engine.metrics.frames.export import CONFIDENCE
-from equipoise.engine.report.many.context import Comparison, excludes_zero, limits, short_name
+from equipoise.engine.report.many.comparison import RunComparison
+from equipoise.engine.report.many.words import excludes_zero, limits, short_name
 from equipoise.engine.report.page import files, latex
 
 
-def document(comparison: Comparison) -> dict[str, Any]:
-    """What ``metrics.json`` holds (``runs.schema.json``)."""
+def document(comparison: RunComparison) -> dict[str, Any]:
+    """The content of ``metrics.json``, as ``runs.schema.json`` describes it."""
     listed = [
         {"name": m.name, "method": m.method, "block": m.block, "step": m.step, "factors": dict(m.factors)}
         for m in comparison.gathered.members
@@ -30,8 +31,8 @@ def document(comparison: Comparison) -> dict[str, Any]:
     )
 
 
-def runs_csv(comparison: Comparison) -> str:
-    """One line for each run, metric and group, with the run's own interval over patients."""
+def runs_csv(comparison: RunComparison) -> str:
+    """The content of ``runs.csv``: a line for each run, metric and group, with the run's own interval over patients."""
     rows = []
     for member in comparison.gathered.members:
         frame = comparison.methods[member.method].runs[member.block]
@@ -58,21 +59,21 @@ def runs_csv(comparison: Comparison) -> str:
     return files.safe_csv(pd.DataFrame(rows))
 
 
-def summary_csv(found: Mapping[str, Any]) -> str:
-    """One line for each score of a method, and for each difference between two."""
+def summary_csv(numbers: Mapping[str, Any]) -> str:
+    """The content of ``summary.csv``: a line for each score of a method and for each difference between two methods."""
     rows = []
-    for name, one in found["methods"].items():
+    for name, method in numbers["methods"].items():
         rows += [
-            {"part": "overall", "method": name, "score": k, **cell} for k, cell in one["overall"].items()
+            {"part": "overall", "method": name, "score": k, **cell} for k, cell in method["overall"].items()
         ]
-        for attribute, levels in one["groups"].items():
+        for attribute, levels in method["groups"].items():
             place = {"part": "group", "method": name, "attribute": attribute}
             rows += [
                 {**place, "level": level, "score": k, **cell}
                 for level, cells in levels.items()
                 for k, cell in cells.items()
             ]
-        for attribute, gaps in one["disparities"].items():
+        for attribute, gaps in method["disparities"].items():
             place = {"part": "disparity", "method": name, "attribute": attribute}
             rows += [{**place, "score": k, **d, "level": " - ".join(d["levels"])} for k, d in gaps.items()]
     rows += [
@@ -82,7 +83,7 @@ def summary_csv(found: Mapping[str, Any]) -> str:
             **c,
             "unpaired": "; ".join(c["unpaired"]),
         }
-        for c in found["contrasts"]
+        for c in numbers["contrasts"]
     ]
     columns = ["part", "method", "attribute", "level", "score", "value", "low", "high", "num_runs", "seed_sd", "sample_sd", "sample_low", "sample_high",
                "variance_seed", "variance_patients", "variance_both", "mean_of_runs", "p", "p_adjusted", "test", "null", "n", "n_subjects", "events",
@@ -90,10 +91,12 @@ def summary_csv(found: Mapping[str, Any]) -> str:
     return files.safe_csv(pd.DataFrame(rows).reindex(columns=columns))
 
 
-def _best(comparison: Comparison, score: str, attribute: str, values: Mapping[str, float]) -> dict[str, bool]:
-    """The best method, where its paired interval against every other method excludes 0; nobody else.
+def _best(
+    comparison: RunComparison, score: str, attribute: str, values: Mapping[str, float]
+) -> dict[str, bool]:
+    """Method -> whether it is clearly the best: its paired interval against every other method excludes 0.
 
-    All comparisons must exclude 0, so that none needs a correction (intersection-union).
+    All comparisons must exclude 0, so none needs a correction (intersection-union test).
     """
     about = over_runs.entry(score.removeprefix("worst_group:"))
     known = {k: v for k, v in values.items() if math.isfinite(v)}
@@ -108,8 +111,8 @@ def _best(comparison: Comparison, score: str, attribute: str, values: Mapping[st
     return {name: clear and name == top for name in values}
 
 
-def table_tex(comparison: Comparison) -> str:
-    """The leading metrics overall and the worst group of the first of them by attribute, as a booktabs table."""
+def table_tex(comparison: RunComparison) -> str:
+    """The content of ``table.tex``: the metrics overall, and the worst groups of the first metric by attribute."""
     columns: list[tuple[str, str, str]] = [(short_name(m), m, "") for m in comparison.metrics]
     columns += [
         (f"worst {short_name(comparison.metrics[0])}, {a}", f"worst_group:{comparison.metrics[0]}", a)
@@ -119,12 +122,12 @@ def table_tex(comparison: Comparison) -> str:
     best: dict[str, list[bool]] = {name: [] for name in comparison.methods}
     for _, score, attribute in columns:
         values = {}
-        for name, found in comparison.methods.items():
+        for name, method in comparison.methods.items():
             if attribute:
-                one = found.disparities[attribute][score]
-                cell = one.value, one.seed_sd, one.low, one.high
+                worst = method.disparities[attribute][score]
+                cell = worst.value, worst.seed_sd, worst.low, worst.high
             else:
-                mean = found.overall[score]
+                mean = method.overall[score]
                 cell = mean.estimate.value, mean.seed_sd, *limits(mean)
             cells[name].append(cell)
             values[name] = cell[0]
@@ -136,6 +139,6 @@ def table_tex(comparison: Comparison) -> str:
     caption = (
         f"Mean ± standard deviation between seeds ({size} run{'s' * (size != '1')} of each method), with the 95 % interval of the mean over seeds and patients "
         f"below ({comparison.gathered.cohort}, {comparison.gathered.split} split, {len(frame)} images of {frame['subject_id'].nunique()} patients). "
-        "Bold: the best, where its paired 95 % interval against every other method excludes 0."
+        "Bold marks the best method, where its paired 95 % interval against every other method excludes 0."
     )  # fmt: skip
     return latex.table([heading for heading, _, _ in columns], cells, best, caption)

@@ -1,4 +1,4 @@
-"""The files of a report: page, numbers, card and figures, each written whole or not at all."""
+"""The files of a report: page, numbers, model card and figures; each is written whole or not at all."""
 
 import json
 import pathlib
@@ -15,13 +15,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def harmless(text: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, with an apostrophe before it; anything else as it is."""
+    """The text, after an apostrophe where a spreadsheet would run it as a formula; anything else stays as it is."""
     return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
 
 
 def to_csv(document: Mapping[str, Any]) -> str:
-    """A ``metrics.json`` as a tidy table: every model, one score a line; safe to open in a spreadsheet."""
-    parts = [export.lines(found).assign(model=name) for name, found in document["models"].items()]
+    """The content of a ``metrics.json`` as a tidy table: a line for every score of every model; safe to open in a spreadsheet."""
+    parts = [export.lines(scores).assign(model=name) for name, scores in document["models"].items()]
     frame = pd.concat(parts, ignore_index=True)
     return safe_csv(frame[["model", *frame.columns.drop("model")]])
 
@@ -34,15 +34,15 @@ def write(
     sections: Sequence[Section],
     tables: Mapping[str, str | None],
 ) -> list[pathlib.Path]:
-    """Writes a report into a folder, and removes what an older one left there and this one lacks.
+    """Writes a report into a folder, and removes the files of an older report that this one lacks.
 
     Args:
       output: folder, created where needed.
       page: content of ``report.html``.
-      document: of ``metrics.json``.
+      document: content of ``metrics.json``.
       card: content of ``model_card.md``.
-      sections: whose figures are written.
-      tables: further files, name -> content; None where this report has none.
+      sections: sections of the page, whose figures are written.
+      tables: name -> content of further files; None for a file that this report lacks.
 
     Returns:
       The files, in the order of writing.
@@ -60,7 +60,7 @@ def write(
 
 
 def safe_csv(frame: pd.DataFrame) -> str:
-    """A table as CSV, safe to open in a spreadsheet."""
+    """A data frame as CSV, safe to open in a spreadsheet."""
     text = frame.select_dtypes(exclude="number").columns
     return frame.assign(**{c: frame[c].map(harmless, na_action="ignore") for c in text}).to_csv(index=False)
 
@@ -68,12 +68,12 @@ def safe_csv(frame: pd.DataFrame) -> str:
 def write_all(
     output: pathlib.Path, texts: Mapping[str, str], sections: Sequence[Section]
 ) -> list[pathlib.Path]:
-    """Writes files of text and the figures of sections into a folder, and removes the figures of an older report.
+    """Writes text files and the figures of sections into a folder, and removes the figures of an older report.
 
     Args:
       output: folder, created where needed.
-      texts: name -> content.
-      sections: whose figures are written.
+      texts: name -> content of the text files.
+      sections: sections of the page, whose figures are written.
 
     Returns:
       The files, in the order of writing.

@@ -1,4 +1,4 @@
-"""A booktabs table of methods: mean ± SD between seeds, with the 95 % interval below."""
+"""A table of methods for LaTeX (booktabs): mean ± SD between seeds, with the 95 % interval below."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ _ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "–": "--", "−": "$-$", "Δ": r"$\Delta$", "×": r"$\times$", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$",
-    '"': "''", "“": "``", "”": "''", "[": "{[}", "]": "{]}", "*": "{*}",  # the last three would be read as arguments of a line's end
+    '"': "''", "“": "``", "”": "''", "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a line, LaTeX would read the last three as arguments
 }  # fmt: skip
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands; a sign that plain LaTeX lacks becomes its code point."""
+    """The text escaped, so that LaTeX prints it as it stands; a character that plain LaTeX lacks becomes its code point."""
     signs = (_ESCAPED.get(c, c if (c.isascii() and c.isprintable()) or (c.isalpha() and ord(c) < 0x180) else f"(U+{ord(c):04X})")
              for c in " ".join(text.split()))  # fmt: skip
     return "".join(signs)
@@ -23,9 +23,9 @@ def _number(value: float) -> str:
     return f"$-${text[1:]}" if text.startswith("-") and float(text) else text.lstrip("-")
 
 
-def _cell(found: tuple[float, float, float, float], is_best: bool) -> tuple[str, str]:
-    """(value ± SD, interval)."""
-    value, sd, low, high = found
+def _cell(score: tuple[float, float, float, float], is_best: bool) -> tuple[str, str]:
+    """Value ± SD, and the interval, as LaTeX; ``score`` is (value, SD, low, high)."""
+    value, sd, low, high = score
     if not math.isfinite(value):
         return "--", ""
     shown = rf"\textbf{{{_number(value)}}}" if is_best else _number(value)
@@ -37,21 +37,21 @@ def table(
     header: Sequence[str], rows: Mapping[str, Sequence[tuple[float, float, float, float]]],
     best: Mapping[str, Sequence[bool]], caption: str, label: str = "tab:runs",
 ) -> str:  # fmt: skip
-    r"""The table, for a document that has ``\usepackage{booktabs}``.
+    r"""Makes a table for a document that has ``\usepackage{booktabs}``.
 
     Args:
-      header: of the columns after the method's.
+      header: headings of the columns after the method's.
       rows: method -> (value, SD between seeds, low, high) of each column.
       best: method -> whether each value is bold.
-      caption: below it, as plain text.
-      label: for references.
+      caption: caption of the table, as plain text.
+      label: name for references to the table.
     """
     lines = [
         r"% needs \usepackage{booktabs}", r"\begin{table}", r"  \centering", rf"  \caption{{{escape(caption)}}}", rf"  \label{{{label}}}",
         rf"  \begin{{tabular}}{{l{'c' * len(header)}}}", r"    \toprule", "    " + " & ".join(["method", *map(escape, header)]) + r" \\", r"    \midrule",
     ]  # fmt: skip
     for name, cells in rows.items():
-        shown = [_cell(found, bold) for found, bold in zip(cells, best[name], strict=True)]
+        shown = [_cell(score, bold) for score, bold in zip(cells, best[name], strict=True)]
         lines.append("    " + " & ".join([escape(name), *(value for value, _ in shown)]) + r" \\")
         lines.append(
             "    "

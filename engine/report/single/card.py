@@ -1,11 +1,12 @@
-"""The model card (Mitchell et al., FAT* 2019): what the report knows is filled in, what only the makers know is asked."""
+"""The model card (Mitchell et al., FAT* 2019): filled in where the report knows, with questions where only the makers know."""
 
 import jinja2
 
 from equipoise.engine.metrics.frames.export import CONFIDENCE
-from equipoise.engine.report.page.page import Context, interval, number, title
+from equipoise.engine.report.page.words import interval, number, title
 from equipoise.engine.report.single import findings
 from equipoise.engine.report.single import methods_text as methods
+from equipoise.engine.report.single.context import Context
 
 _TEMPLATE = """# Model card: {{ model }}
 
@@ -43,19 +44,19 @@ _To be completed: where these data come from, who recorded the attributes and ho
 - {{ sentence }}
 {% endfor %}
 
-{% for grid in grids %}
-| {{ grid[0] | join(" | ") }} |
-|{{ "---|" * (grid[0] | length) }}
-{% for row in grid[1] %}
+{% for table in tables %}
+| {{ table[0] | join(" | ") }} |
+|{{ "---|" * (table[0] | length) }}
+{% for row in table[1] %}
 | {{ row | join(" | ") }} |
 {% endfor %}
 
 {% endfor %}
-All scores with their intervals: `metrics.csv`, `metrics.json`; the page: `report.html`.
+All scores with their intervals are in `metrics.csv` and `metrics.json`; the page is `report.html`.
 
 ## Ethical considerations
 
-_To be completed: consequences of missed and of false findings for each group, and who decides on them._
+_To be completed: the consequences of missed and of false findings for each group, and who decides about them._
 
 ## Caveats
 
@@ -64,13 +65,13 @@ _To be completed: consequences of missed and of false findings for each group, a
 
 
 def _plain(text: str) -> str:
-    """Text that neither Markdown nor the HTML inside it can run away with."""
+    """The text in one line, escaped, so that it cannot act as Markdown or HTML."""
     for sign in "#\\`*_[]|<>":
         text = text.replace(sign, f"&#{ord(sign)};")
     return " ".join(text.split())
 
 
-def _grid(context: Context, attribute: str) -> tuple[list[str], list[list[str]]]:
+def _table(context: Context, attribute: str) -> tuple[list[str], list[list[str]]]:
     metrics = findings.shown(context)
     rows = []
     for level in context.levels(attribute):
@@ -81,7 +82,13 @@ def _grid(context: Context, attribute: str) -> tuple[list[str], list[list[str]]]
 
 
 def text(context: Context, heading: str, headlines: list[str]) -> str:
-    """The card as Markdown."""
+    """The model card as Markdown.
+
+    Args:
+      context: the report.
+      heading: title of the report.
+      headlines: sentences at the top of the report.
+    """
     config = context.config
     details = "_To be completed: who made it, when, its architecture and version._"
     training = "_To be completed._"
@@ -89,7 +96,7 @@ def text(context: Context, heading: str, headlines: list[str]) -> str:
         model = config.get("model", {}).get("name", "")
         details = f"Network {_plain(str(model))}, checkpoint of step {context.step}, configuration {context.frame.settings['config_fingerprint']}."
         training = f"Cohort {_plain(str(config.get('data', {}).get('cohort', '')))}."
-    said = [_plain(s) for s in [*headlines, *findings.statements(context)]]
+    sentences = [_plain(s) for s in [*headlines, *findings.statements(context)]]
     return jinja2.Template(
         _TEMPLATE, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     ).render(
@@ -100,8 +107,8 @@ def text(context: Context, heading: str, headlines: list[str]) -> str:
         metrics=", ".join(title(m) for m in context.frame.overall),
         data=_plain(methods.paragraph(context)),
         training=training,
-        findings=list(dict.fromkeys(said)),
-        grids=[_grid(context, a) for a in context.simple],
+        findings=list(dict.fromkeys(sentences)),
+        tables=[_table(context, a) for a in context.simple],
         caveats=" ".join(_plain(n) for n in context.notes)
-        or "Not seeing a gap is not evidence that there is none: see “smallest detectable” in the report.",
+        or "Not seeing a gap is not evidence that there is none; see “smallest detectable” in the report.",
     )

@@ -1,4 +1,4 @@
-"""What every report says around its findings, in which order, and the files it leaves."""
+"""The contents of a report: which sections the page has, in which order, and the files that are written."""
 
 import math
 import pathlib
@@ -7,22 +7,15 @@ from collections.abc import Sequence
 from equipoise.engine.metrics.decisions.policy import to_json as verdicts_to_json
 from equipoise.engine.metrics.frames import frame as metric_frame
 from equipoise.engine.report.page import files
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Grid,
-    Section,
-    number,
-    render,
-    short_title,
-    text_cell,
-)
+from equipoise.engine.report.page.page import Cell, ReportTable, Section, render, text_cell
+from equipoise.engine.report.page.words import number, short_title
 from equipoise.engine.report.single import (
     adjusted,
     appendix,
     card,
     comparison,
     findings,
+    gaps,
     groups,
     layers,
     overlays,
@@ -30,22 +23,25 @@ from equipoise.engine.report.single import (
     policy,
     regions,
     run,
+    saliency,
+    scores,
     sharing,
 )
 from equipoise.engine.report.single import (
     methods_text as methods,
 )
+from equipoise.engine.report.single.context import Context
 
 
 def plain(context: Context) -> Section | None:
-    """The findings in plain language."""
-    said = findings.statements(context)
-    text = "Each sentence says no more than its 95 % interval; differences are called established after Holm's correction over all of them."
-    return Section("Findings in words", (text,), points=said) if said else None
+    """The section with the findings in plain language."""
+    sentences = findings.statements(context)
+    text = "No sentence says more than its 95 % interval. A difference is called established after Holm's correction over all differences."
+    return Section("Findings in words", (text,), points=sentences) if sentences else None
 
 
 def limits(context: Context) -> Section:
-    """What can and cannot be concluded from this many patients."""
+    """The section on what can and cannot be concluded from this many patients."""
     rows = []
     for (attribute, name), gap in findings.main_gaps(context).items():
         if not math.isfinite(gap.min_detectable):
@@ -62,27 +58,32 @@ def limits(context: Context) -> Section:
                 Cell(number(gap.min_detectable)),
             )
         )
-    grid = Grid(("gap", "made of", "smallest detectable"), rows)
+    table = ReportTable(("gap", "made of", "smallest detectable"), rows)
     text = [
-        "A gap smaller than the one below has less than four chances in five to be seen with this many patients (80 % power at the 5 % level). "
+        "With this many patients, a gap smaller than the one below has a chance of less than four in five to be seen (80 % power at the 5 % level). "
         "Not seeing a gap is not evidence that there is none.",
-        "The intervals cover the choice of patients, not the choice of random seed: another training run gives another model. "
-        "They speak for people drawn like this cohort, and for the attributes that it records.",
+        "The intervals cover the choice of patients, but not the choice of the random seed: another training run gives another model. "
+        "They hold for people who are drawn like this cohort, and for the attributes that it records.",
     ]  # fmt: skip
     if not rows:
-        text = ["With no two groups to compare, this report says nothing about fairness.", text[1]]
-    return Section("What this report can and cannot see", text, tables=(grid,) if rows else ())
+        text = ["There are no two groups to compare, so this report says nothing about fairness.", text[1]]
+    return Section("What this report can and cannot see", text, tables=(table,) if rows else ())
 
 
 def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
-    """All sections of the page in order; those that do not apply are left out."""
-    found = [
+    """All sections of the page in order, without those that do not apply.
+
+    Args:
+      context: the report.
+      study: sections that the study adds.
+    """
+    every = [
         policy.section(context),
         people.composition(context),
         *([run.cohort(context)] if context.is_run else []),
-        findings.scores(context),
+        scores.section(context),
         *groups.curve_sections(context),
-        findings.gaps(context),
+        gaps.section(context),
         adjusted.section(context),
         groups.crossed(context),
         groups.models(context),
@@ -90,7 +91,12 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
         overlays.section(context),
         *study,
         *(
-            [layers.section(context), run.training(context), run.saliency(context), regions.section(context)]
+            [
+                layers.section(context),
+                run.training(context),
+                saliency.section(context),
+                regions.section(context),
+            ]
             if context.is_run
             else []
         ),
@@ -102,18 +108,18 @@ def sections(context: Context, study: Sequence[Section] = ()) -> list[Section]:
         appendix.scores(context),
         appendix.definitions(context),
     ]
-    return [s for s in found if s is not None]
+    return [s for s in every if s is not None]
 
 
-def write(context: Context, output: pathlib.Path, study: Sequence[Section] = ()) -> list[pathlib.Path]:
+def write_report(context: Context, output: pathlib.Path, study: Sequence[Section] = ()) -> list[pathlib.Path]:
     """Writes ``report.html``, ``metrics.json``, ``metrics.csv``, ``model_card.md`` and ``figures/``.
 
-    With saliency maps of a cohort that has a label map also ``region_scores.csv``.
+    With saliency maps of a cohort that has a label map, ``region_scores.csv`` is written as well.
 
     Args:
-      context: what to report.
+      context: what the page shows, from ``audit_table`` or ``audit_run``.
       output: folder, created where needed.
-      study: sections that the study adds; they stand after what every report shows.
+      study: sections that the study adds, after the findings that every report shows.
 
     Returns:
       The files written.
@@ -130,12 +136,12 @@ def write(context: Context, output: pathlib.Path, study: Sequence[Section] = ())
         document["comparison"] = context.comparison.to_json()
     if context.adjusted is not None:
         document["adjusted"] = adjusted.to_json(context)
-    scored = regions.to_json(context)
-    if scored is not None:
-        document["region_scores"] = scored
+    region_scores = regions.to_json(context)
+    if region_scores is not None:
+        document["region_scores"] = region_scores
     if context.min_cell is not None:
         document = sharing.rounded(document)
-    tables = {regions.CSV: regions.to_csv(document["region_scores"]) if scored is not None else None}
+    tables = {regions.CSV: regions.to_csv(document["region_scores"]) if region_scores is not None else None}
     return files.write(
         output, render(title, headlines, keys, shown), document, card.text(context, title, headlines), shown, tables
     )  # fmt: skip

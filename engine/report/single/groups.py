@@ -1,4 +1,4 @@
-"""Groups beside each other: curves, intersections, and several models on the same people."""
+"""Groups side by side: curves, intersections, and several models on the same people."""
 
 import math
 
@@ -8,27 +8,15 @@ from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
-from equipoise.engine.report.figures import curves
+from equipoise.engine.report.figures import curves, heatmaps
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Figure,
-    Grid,
-    Section,
-    interval,
-    number,
-    pointer,
-    sentence,
-    short_title,
-    shown_level,
-    text_cell,
-    title,
-)
-from equipoise.engine.report.single import findings, spreads
+from equipoise.engine.report.page.page import Cell, Figure, ReportTable, Section, pointer, text_cell
+from equipoise.engine.report.page.words import interval, number, sentence, short_title, shown_level, title
+from equipoise.engine.report.single import findings, gaps, scores, spreads
+from equipoise.engine.report.single.context import Context
 from equipoise.engine.vocabulary import UNKNOWN
 
-MOST_CROSSED = 12  # levels of an attribute on one side of a heat map; the table below it holds all
+MOST_CROSSED = 12  # most levels on one side of a heat map; the table below it holds all
 _CURVES = {
     "Curves by group": (curves.roc, curves.precision_recall, curves.calibration, curves.decision),
     "Score distributions": (curves.distribution,),
@@ -36,26 +24,26 @@ _CURVES = {
 
 
 def _curve_groups(context: Context, attribute: str) -> dict[str, curves.Group]:
-    """The largest groups whose curves may be drawn."""
+    """The largest groups of an attribute whose curves may be drawn."""
     columns = Table(context.table, context.schema).columns()
     table = Table(context.table, context.schema)
     threshold = table.threshold(context.schema.models[table.models[0]][0])
     patient = intervals.subject_codes(context.table["subject_id"])[0]
-    level_of, found = row_levels(context.table, attribute), {}
+    level_of, groups = row_levels(context.table, attribute), {}
     allowed = [v for v in context.levels(attribute) if not context.is_hidden(attribute, v)]
     sizes = context.sizes(attribute)
     allowed = [v for v in allowed if sizes.get(v, 0)]
     largest = sorted(allowed, key=lambda v: (v == UNKNOWN, -sizes[v]))[: curves.MOST_GROUPS]
     for level in (v for v in allowed if v in largest):
         rows = level_of == level
-        found[level] = curves.Group(
+        groups[level] = curves.Group(
             columns["truth"][rows], columns["score"][rows], patient[rows], float(threshold[rows][0]), context.min_cell or 1
         )  # fmt: skip
-    return found
+    return groups
 
 
 def curve_sections(context: Context) -> list[Section]:
-    """Curves and score distributions by group; of a table of numbers, how they spread."""
+    """The sections on curves and score distributions by group; for a task of numbers, the section on how they spread."""
     if context.schema.kind in ("regression", "values"):
         return [spreads.section(context)] if context.simple else []
     if context.schema.kind != "binary":
@@ -69,36 +57,36 @@ def curve_sections(context: Context) -> list[Section]:
         left_out = len(context.frame.groups[attribute]) - len(groups)
         if left_out:
             notes.append(
-                f"{left_out} of the levels of “{attribute}” are not drawn: the {len(groups)} largest are."
+                f"{left_out} of the levels of “{attribute}” are not drawn; the curves are those of the {len(groups)} largest."
             )
         for kind, draw in _CURVES.items():
-            drawn[kind] += [one(groups, attribute) for one in draw]
-    return [Section(kind, notes, found) for kind, found in drawn.items() if found]
+            drawn[kind] += [curve(groups, attribute) for curve in draw]
+    return [Section(kind, notes, plots) for kind, plots in drawn.items() if plots]
 
 
 def crossed(context: Context) -> Section | None:
-    """Heat maps of attributes crossed two by two; deeper intersections and strata as tables."""
-    drawn, grids = [], []
+    """The section on intersections and strata: heat maps of two crossed attributes, and tables of all; None without any."""
+    drawn, tables = [], []
     for attribute in (a for a in context.frame.groups if {"*", "|"} & set(a)):
         names = attribute.replace("|", "*").split("*")
         if len(names) == 2 and "*" in attribute:
             drawn += [_heat(context, attribute, names, metric) for metric in findings.compared(context)[:2]]
         metrics = findings.shown(context)
         rows = [
-            (text_cell(shown_level(attribute, level)), *(findings.score_cell(context, m, (attribute, level)) for m in metrics))
+            (text_cell(shown_level(attribute, level)), *(scores.score_cell(context, m, (attribute, level)) for m in metrics))
             for level in context.levels(attribute)
         ]  # fmt: skip
         name = shown_level(attribute, attribute)
-        grids.append(Grid(("", *map(short_title, metrics)), rows, f"Scores by {name}", True))
+        tables.append(ReportTable(("", *map(short_title, metrics)), rows, f"Scores by {name}", True))
         if context.frame.disparities.get(attribute):
             caption = f"Differences by {name}"
-            grids.append(
-                findings.difference_grid(context, attribute, findings.compared(context), caption, True)
+            tables.append(
+                gaps.difference_table(context, attribute, findings.compared(context), caption, True)
             )
-    if not drawn and not grids:
+    if not drawn and not tables:
         return None
-    text = "People belong to several groups at once, and a model can be fair to each and unfair to their intersection."
-    return Section("Intersections and strata", (text,), drawn, grids)
+    text = "People belong to several groups at once, and a model can be fair to each group but unfair to their intersection."
+    return Section("Intersections and strata", (text,), drawn, tables)
 
 
 def _heat(context: Context, attribute: str, names: list[str], metric: str) -> Figure:
@@ -127,15 +115,15 @@ def _heat(context: Context, attribute: str, names: list[str], metric: str) -> Fi
                     f"{number(estimate.value, 2)}{flag}\n{interval(*estimate.limits(CONFIDENCE), 2)}\nn={estimate.n}"
                 )
         texts.append(line)
-    return figures.heat(
+    return heatmaps.heat(
         values, texts, sides[0], sides[1], f"crossed_{figures.file_name(attribute)}_{figures.file_name(metric)}",
         f"{sentence(title(metric))} by {' and '.join(names)}",
-        f"{sentence(title(metric))} of every combination, with its 95 % interval and n. † small or partly undefined; hatched: no value.",
+        f"{sentence(title(metric))} of every combination, with its 95 % interval and n. † marks a small or partly undefined cell; a hatched cell has no value.",
     )  # fmt: skip
 
 
 def models(context: Context) -> Section | None:
-    """Overall scores and worst groups of every model; None for a single one."""
+    """The section on several models: overall scores and worst groups of each; None for a single model."""
     if len(context.models) < 2:
         return None
     metrics, worst = findings.shown(context), []
@@ -143,10 +131,14 @@ def models(context: Context) -> Section | None:
     for name, frame in context.models.items():
         cells = []
         for metric in metrics:
-            found = frame.overall.get(metric)
-            note = interval(*found.limits(CONFIDENCE)) if found else ""
+            estimate = frame.overall.get(metric)
+            note = interval(*estimate.limits(CONFIDENCE)) if estimate else ""
             cells.append(
-                Cell(number(found.value if found else None), pointer("models", name, "overall", metric), note)
+                Cell(
+                    number(estimate.value if estimate else None),
+                    pointer("models", name, "overall", metric),
+                    note,
+                )
             )
         rows.append((text_cell(name), *cells))
         for attribute in context.simple:
@@ -164,14 +156,14 @@ def models(context: Context) -> Section | None:
                         )
                     )
     worst.sort(key=lambda row: row[0].text)
-    grids = [Grid(("", *map(short_title, metrics)), rows, "Overall")]
-    grids += (
-        [Grid(("worst group in", "", "group", "value, 95 % interval"), worst, "Worst groups")]
+    tables = [ReportTable(("", *map(short_title, metrics)), rows, "Overall")]
+    tables += (
+        [ReportTable(("worst group in", "", "group", "value, 95 % interval"), worst, "Worst groups")]
         if worst
         else []
     )
     text = (
-        f"The same people, scored {len(context.models)} times. The sections above show “{context.model_names[0]}”; metrics.json holds all. Two "
-        "intervals that overlap do not show that two models are equal, nor that they differ: the people are the same."
+        f"{len(context.models)} models scored the same people. The sections above show “{context.model_names[0]}”; metrics.json holds all of them. "
+        "Two intervals that overlap show neither that two models are equal nor that they differ, because the people are the same."
     )  # fmt: skip
-    return Section("Side by side", (text,), tables=grids)
+    return Section("Side by side", (text,), tables=tables)

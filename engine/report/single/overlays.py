@@ -1,6 +1,6 @@
-"""The worst cases of every group: what was predicted and what is there, outlined on the image.
+"""The worst cases of every group: outlines of the predicted and the reference mask on the image.
 
-Images of people: a report that may be shared has none.
+These are images of people, so a report that may be shared has none.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Context, Figure, Section, number
+from equipoise.engine.report.page.page import Figure, Section
+from equipoise.engine.report.page.words import number
+from equipoise.engine.report.single.context import Context
 
 if TYPE_CHECKING:
-    from equipoise.engine.predicted_masks import Case
+    from equipoise.engine.explain.worst_cases import WorstCase
 
 _PANEL = 1.9  # inches
 
@@ -28,17 +30,17 @@ def _outline(axes: Axes, codes: np.ndarray, line: str) -> None:
             axes.contour((codes == code).astype(float), [0.5], colors=colour, linestyles=line, linewidths=1.2)
 
 
-def _figure(attribute: str, cases: Sequence[Case], classes: Sequence[str], value: str) -> Figure:
+def _figure(attribute: str, cases: Sequence[WorstCase], classes: Sequence[str], value: str) -> Figure:
     levels = list(dict.fromkeys(case.level for case in cases))
     rows = [[case for case in cases if case.level == level] for level in levels]
     columns = max(map(len, rows))
     with figures.style():
         size = (_PANEL * max(columns, 2) + 0.5, (_PANEL + 0.2) * len(rows) + 0.4)
         canvas = Canvas(figsize=size, layout="constrained")
-        for line, found in zip(canvas.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for line, shown_cases in zip(canvas.subplots(len(rows), columns, squeeze=False), rows, strict=True):
             for axes in line:
                 axes.axis("off")
-            for axes, case in zip(line, found, strict=False):
+            for axes, case in zip(line, shown_cases, strict=False):
                 shown = case.image[..., :3] if case.image.shape[-1] >= 3 else case.image[..., 0]
                 low, high = float(shown.min()), float(shown.max())
                 axes.imshow((shown - low) / ((high - low) or 1), cmap="gray", vmin=0, vmax=1)
@@ -52,15 +54,15 @@ def _figure(attribute: str, cases: Sequence[Case], classes: Sequence[str], value
         for line, name in (("-", "reference"), ("--", "predicted")):
             handles.append(matplotlib.lines.Line2D([], [], color=figures.INK, ls=line, label=name))
         canvas.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
-        said = f"the images with the lowest {value} of each level of {attribute}"
+        which = f"the images with the lowest {value} of each level of {attribute}"
         return figures.finish(
-            canvas, f"worst_cases_{figures.file_name(attribute)}", f"Outlines on {said}.",
-            f"Reference (solid) and prediction (dashed) on {said}; the number is that image's {value}.", pixels=True,
+            canvas, f"worst_cases_{figures.file_name(attribute)}", f"Outlines on {which}.",
+            f"Reference (solid) and prediction (dashed) on {which}; the number is the {value} of the image.", pixels=True,
         )  # fmt: skip
 
 
 def section(context: Context) -> Section | None:
-    """The worst cases by group, where the run's report was given any and is not to be shared."""
+    """The section on the worst cases by group; None where there are none, and in a report that may be shared."""
     cases = [case for case in context.worst if not context.is_hidden(case.attribute, case.level)]
     if not cases or context.min_cell is not None:
         return None
@@ -70,7 +72,7 @@ def section(context: Context) -> Section | None:
         for attribute in dict.fromkeys(case.attribute for case in cases)
     ]
     text = (
-        "Where predictions are worst, group by group. Single images show what kind of failure there is, not how often.",
-        "These are images of people: leave this section out (--worst=0) before the page goes to anyone who may not see them.",
+        "The images of each group on which the prediction is worst. Single images show what kinds of failure there are, but not how often they occur.",
+        "These are images of people. Leave this section out (--worst=0) before you give the page to anyone who may not see them.",
     )
     return Section("The worst cases of every group", text, drawn)

@@ -1,4 +1,4 @@
-"""Who was scored, and what the scores mean for them: composition by group, and errors as counts of people."""
+"""Who was scored, and what the scores mean for them: the composition by group, and errors as counts of people."""
 
 import numpy as np
 
@@ -6,15 +6,17 @@ from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.metrics.frames.export import CONFIDENCE
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
-from equipoise.engine.report.page.page import Cell, Context, Grid, Section, named_class, number, text_cell
+from equipoise.engine.report.page.page import Cell, ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import number
+from equipoise.engine.report.single.context import Context, named_class
 from equipoise.engine.vocabulary import UNKNOWN
 
-_MOST_CLASSES = 8
+_MOST_CLASSES = 8  # most classes with a column of their own
 SUPPRESSED = "suppressed"
 
 
 def _truths(context: Context) -> dict[str, np.ndarray]:
-    """Heading -> [n] whether an image counts as it."""
+    """Heading of a column of counts -> [n] whether each image counts there."""
     schema = context.schema
     columns = Table(context.table, schema).columns()
     if schema.kind == "binary":
@@ -58,18 +60,19 @@ def _row(
 def _introduction(context: Context) -> str:
     """What the page judges, and on whom."""
     judged = (
-        "A model, judged on people it was not trained on"
+        "This page judges a model on people that it was not trained on"
         if context.is_run
-        else "Scores of a model, judged as they stand in a table; whether these people were kept out of training is for those who made it to say"
+        else "This page judges the scores of a model as they stand in a table; only those who made the model can say whether these people were kept "
+        "out of its training"
     )  # fmt: skip
     return (
-        f"{judged}. A score by group is only as good as the number of people, and of events, that it stands on; the unit of certainty "
+        f"{judged}. A score of a group is only as good as the number of people, and of events, behind it. The unit of analysis "
         f"is the patient, not the {context.unit.removesuffix('s')}."
     )
 
 
 def composition(context: Context) -> Section:
-    """Images, patients, events and what is unknown, by group: the first thing to look at."""
+    """The section on who was scored: images, patients, events and unknown attributes, by group."""
     truths = _truths(context)
     header = ("", context.unit, "patients", *truths, "unknown attributes")
     attributes = list(context.simple)
@@ -77,7 +80,7 @@ def composition(context: Context) -> Section:
     rows, shared = [_row(context, "all", everyone, truths, attributes)], context.min_cell is not None
     for attribute, levels in context.simple.items():
         level_of = row_levels(context.table, attribute)
-        # What is unknown within a group crosses two groupings: a shared report does not show such cells.
+        # Counts of unknown attributes within a group cross two groupings; a shared report does not show such cells.
         others = [] if shared else [a for a in attributes if a != attribute]
         for level in levels:
             if context.is_hidden(attribute, level):
@@ -91,55 +94,59 @@ def composition(context: Context) -> Section:
     text = [_introduction(context)]
     if shared:
         text.append(
-            f"This report may be shared: a group with fewer than {context.min_cell} patients, or fewer than {context.min_cell} with or "
-            "without an event, is suppressed, and so is what would let it be calculated. Suppressed does not mean good or bad."
+            f"This report may be shared. A group is suppressed where it has fewer than {context.min_cell} patients, or fewer than {context.min_cell} with or "
+            "without an event; every number from which it could be calculated is suppressed too. Suppressed does not mean good or bad."
         )  # fmt: skip
     left_out = [a for a in context.simple if len(context.frame.groups[a]) > len(context.levels(a))]
     text += [
-        f"“{a}” has {len(context.frame.groups[a])} levels; this page shows the {len(context.levels(a))} with most {context.unit}, "
-        "metrics.csv all."
+        f"“{a}” has {len(context.frame.groups[a])} levels; this page shows the {len(context.levels(a))} with the most {context.unit}, "
+        "and metrics.csv holds all."
         for a in left_out
     ]
     numeric = [name for name, levels in context.schema.attributes.items() if levels is None]
     if numeric:
-        text.append(f"Attributes that are numbers are not grouped: {', '.join(numeric)}.")
-    return Section("Who was scored", [*text, *context.notes], tables=(Grid(header, rows),))
+        text.append(f"These attributes are numbers and form no groups: {', '.join(numeric)}.")
+    return Section("Who was scored", [*text, *context.notes], tables=(ReportTable(header, rows),))
 
 
 def _of_hundred(estimate: Estimate, around: str = " ({} to {})") -> str:
-    """``12 (8 to 17)`` of 100 people; a rate is never shown without its interval."""
+    """A rate as a count of 100 people, ``12 (8 to 17)``; a rate is never shown without its interval."""
     shown = [number(100 * x, 0) for x in (estimate.value, *estimate.limits(CONFIDENCE))]
     return "–" if "–" in shown else shown[0] + around.format(*shown[1:])
 
 
-_MOST_SAID = 6  # groups of an attribute that are said in words
+_MOST_SAID = 6  # most groups of an attribute that get sentences
 _FREQUENCIES = {
-    "fnr": "of 100 with it, missed",
-    "fpr": "of 100 without it, wrongly called positive",
-    "ppv": "of 100 called positive, who have it",
+    "fnr": "missed, of 100 with it",
+    "fpr": "wrongly called positive, of 100 without it",
+    "ppv": "have it, of 100 called positive",
 }
 
 
 def natural_frequencies(context: Context) -> Section | None:
-    """Error rates as counts of a hundred people, for those who treat them; None where the task has no such rates."""
+    """The section with error rates as counts of 100 people, for those who treat them; None where the task has no such rates."""
     frame, schema = context.frame, context.schema
     if schema.kind != "binary" or "fnr" not in frame.overall:
         return None
     what = named_class(context, schema.positive)
     kinds = {k: v for k, v in _FREQUENCIES.items() if k in frame.overall}
     rows = [(text_cell("everyone"), *(Cell(_of_hundred(frame.overall[k])) for k in kinds))]
-    said = []
+    sentences = []
     for attribute, levels in context.simple.items():
-        found = {level: frame.groups[attribute][level] for level in levels}
+        estimates = {level: frame.groups[attribute][level] for level in levels}
         rows += [
             (text_cell(f"{attribute}: {v}"), *(Cell(_of_hundred(e[k])) for k in kinds))
-            for v, e in found.items()
+            for v, e in estimates.items()
         ]
-        known = {v: _of_hundred(e["fnr"], " were missed; {} to {}") for v, e in found.items() if v != UNKNOWN}
+        known = {
+            v: _of_hundred(e["fnr"], " were missed ({} to {})") for v, e in estimates.items() if v != UNKNOWN
+        }
         if 1 < len(known) <= _MOST_SAID:
             who = f"Of 100 {context.unit} with {what} in the group “{attribute}: "
-            said += [f"{who}{v}”, {counts}." for v, counts in known.items() if counts != "–"]
+            sentences += [f"{who}{v}”, {counts}." for v, counts in known.items() if counts != "–"]
     text = (
-        f"The same error rates as counts of a hundred {context.unit}; the second numbers are what 95 % intervals allow. “It” is {what}.",
+        f"The same error rates as counts of 100 {context.unit}, with their 95 % intervals in brackets. “It” is {what}.",
     )
-    return Section("In natural frequencies", text, points=said, tables=(Grid(("", *kinds.values()), rows),))
+    return Section(
+        "In natural frequencies", text, points=sentences, tables=(ReportTable(("", *kinds.values()), rows),)
+    )

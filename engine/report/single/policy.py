@@ -1,29 +1,26 @@
-"""Whether the scores keep the bounds of a policy: the verdict, and every bound in every group."""
+"""A policy: whether the scores keep its bounds, overall and in every group."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from equipoise.engine.metrics.decisions import policy
 from equipoise.engine.metrics.decisions.policy import Rule, Verdict
-from equipoise.engine.report.page.page import (
-    Cell,
-    Context,
-    Grid,
-    Section,
-    interval,
-    number,
-    shown_level,
-    text_cell,
-)
+from equipoise.engine.report.page.page import Cell, ReportTable, Section, text_cell
+from equipoise.engine.report.page.words import interval, number, shown_level
+from equipoise.engine.report.single.context import Context
 
 TITLE = "Policy"
 
 
 def judged(context: Context, rules: Sequence[Rule]) -> Context:
-    """A report with the verdicts on its scores, as it shows them: what is suppressed is no pass.
+    """Adds the verdicts of a policy to a report. They judge the scores that the report shows: a suppressed score keeps no bound.
+
+    Args:
+      context: the report.
+      rules: bounds of the policy.
 
     Raises:
-      UserError: for a rule that is about no cell.
+      UserError: for a rule to which no cell belongs.
     """
     models = context.models or {context.model_names[0]: context.frame}
     return dataclasses.replace(context, verdicts=policy.judge(rules, models))
@@ -45,7 +42,7 @@ def _row(verdict: Verdict) -> tuple[Cell, ...]:
 
 
 def section(context: Context) -> Section | None:
-    """The table of verdicts, violated ones first; None without a policy."""
+    """The section on the policy, with the violated bounds first; None without a policy."""
     if context.verdicts is None:
         return None
     broken = [v for v in context.verdicts if not v.is_met]
@@ -55,14 +52,15 @@ def section(context: Context) -> Section | None:
     else:
         verdict = f"The policy is met: all {len(kept)} bounds are kept."
     text = (
-        "A bound is held against the number named below it; the lower limit of a minimum and the upper limit of a maximum are those of 95 % "
-        "intervals. What is undefined or suppressed keeps no bound. A rule on a score in several groups is met when every group keeps it "
-        "(an intersection-union test), so that nothing is corrected for their number; a rule on a gap uses the interval of the gap."
+        "A bound is compared with the number named below it: the value, or a limit of its 95 % interval, which is the lower limit for a minimum and "
+        "the upper limit for a maximum. A score that is undefined or suppressed keeps no bound. A rule on a score in several groups is met when "
+        "every group keeps it (an intersection-union test), so nothing is corrected for the number of groups. A rule on a gap uses the interval "
+        "of the gap."
     )  # fmt: skip
     header = ("verdict", "score", "group", "bound", "estimate, 95 % interval")
-    grids = [
-        Grid(header, [_row(v) for v in found], caption, is_folded)
-        for found, caption, is_folded in ((broken, "Violated", False), (kept, "Met", len(kept) > 16))
-        if found
+    tables = [
+        ReportTable(header, [_row(v) for v in verdicts], caption, is_folded)
+        for verdicts, caption, is_folded in ((broken, "Violated", False), (kept, "Met", len(kept) > 16))
+        if verdicts
     ]
-    return Section(TITLE, (text,), tables=grids, headline=verdict)
+    return Section(TITLE, (text,), tables=tables, headline=verdict)

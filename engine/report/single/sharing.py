@@ -1,7 +1,7 @@
-"""A report that may leave the house: hidden cells lose every number, and so does whatever was computed from them.
+"""A report that may be shared: hidden cells lose every number, and so does everything that was computed from them.
 
-A cell that nobody is in stands there like a hidden one, in its place: which of the hidden cells are empty would be a fact
-about people. For the same reason comparisons of a hidden group are left out, whether or not they could have been made.
+A cell without people looks like a hidden one, because which of the hidden cells are empty is a fact about people. For the
+same reason comparisons with a hidden group are left out, whether or not they could have been made.
 """
 
 import dataclasses
@@ -30,33 +30,37 @@ def _blank(estimate: Estimate) -> Estimate:
 
 
 def _without(
-    found: Mapping[str, Disparity], groups: Mapping[str, Mapping[str, Estimate]]
+    disparities: Mapping[str, Disparity], groups: Mapping[str, Mapping[str, Estimate]]
 ) -> dict[str, Disparity]:
-    """Comparisons without those that use something hidden.
+    """Removes the comparisons that use something hidden.
 
-    Pairs use two levels; all others use every level. Pairs and comparisons with the rest are left out, others stay without a number.
+    A pair uses two levels; every other comparison uses all levels. Pairs and comparisons with the rest are left out; other
+    comparisons stay, without a number.
 
     Args:
-      found: comparisons of one attribute.
-      groups: level -> metric -> estimate, hidden ones blank.
+      disparities: comparisons of one attribute.
+      groups: level -> metric -> estimate; hidden ones are blank.
     """
     blank = {(level, metric) for level, cells in groups.items() for metric, e in cells.items() if e.n is None}
     kept = {}
-    for name, one in found.items():
+    for name, score in disparities.items():
         rest = name.partition(":")[2]
-        is_pair = len(one.levels) > 1 or name.startswith("to_overall:")
-        of_all = name.partition(":")[0] in fairness.SCORES  # what follows is a stratum
+        is_pair = len(score.levels) > 1 or name.startswith("to_overall:")
+        of_all = name.partition(":")[0] in fairness.SCORES  # the rest of the name is a stratum
         used = [(v, m) for v, m in blank if of_all or not rest or rest == m or rest.startswith(f"{m}:")]
-        is_safe = not any(v in one.levels for v, _ in used) if is_pair else not used
+        is_safe = not any(v in score.levels for v, _ in used) if is_pair else not used
         if is_safe:
-            kept[name] = one
+            kept[name] = score
         elif not is_pair and not name.startswith("to_rest:"):
             kept[name] = Disparity(math.nan, math.nan, math.nan, reason=REASON)
     return kept
 
 
 def rounded(value: Any) -> Any:
-    """Numbers of a ``metrics.json`` to six digits: the last bits of a sum can tell in which order, and so of whom, it was made."""
+    """Rounds the numbers of a ``metrics.json`` to six digits.
+
+    The last bits of a sum can reveal the order of its terms, and so whose they are.
+    """
     if isinstance(value, Mapping):
         return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -65,12 +69,12 @@ def rounded(value: Any) -> Any:
 
 
 def suppress(frame: Frame, table: Table, hidden: Collection[Cell], min_cell: int) -> Frame:
-    """A frame without the numbers of hidden cells.
+    """Removes the numbers of hidden cells from a frame.
 
     Args:
-      frame: of one model.
-      table: that it is of.
-      hidden: from :func:`equipoise.engine.metrics.table.suppression.hidden_cells`.
+      frame: scores of one model.
+      table: predictions that were scored.
+      hidden: cells from :func:`equipoise.engine.metrics.table.suppression.hidden_cells`.
       min_cell: scores made of fewer images are hidden as well.
     """
 
@@ -81,7 +85,7 @@ def suppress(frame: Frame, table: Table, hidden: Collection[Cell], min_cell: int
         a: {v: shown((a, v), levels.get(v, frame.overall)) for v in suppression.every_level(table, a)}
         for a, levels in frame.groups.items()
     }
-    disparities = {a: _without(found, groups[a]) for a, found in frame.disparities.items()}
+    disparities = {a: _without(scores, groups[a]) for a, scores in frame.disparities.items()}
     return dataclasses.replace(
         frame, overall=shown(EVERYONE, frame.overall), groups=groups, disparities=disparities
     )

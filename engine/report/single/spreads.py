@@ -1,4 +1,4 @@
-"""How numbers spread within groups: errors of a regression, values of each case; medians, quartiles and tails."""
+"""How numbers spread within groups: the errors of a regression or the values of each case, as medians, quartiles and tails."""
 
 from collections.abc import Mapping
 
@@ -9,37 +9,38 @@ from matplotlib.figure import Figure as Canvas
 from equipoise.engine.metrics.table.suppression import row_levels
 from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page.page import Context, Figure, Section
+from equipoise.engine.report.page.page import Figure, Section
+from equipoise.engine.report.single.context import Context
 
-_TAILS = (5, 25, 50, 75, 95)  # percentiles
+_PERCENTILES = (5, 25, 50, 75, 95)
 MOST_PANELS = 6
 
 
 def _percentiles(numbers: Float[np.ndarray, " n"], min_cell: int) -> Float[np.ndarray, " 5"]:
-    """Those of ``_TAILS``; NaN where fewer than ``min_cell`` numbers lie beyond one."""
-    beyond = len(numbers) * np.minimum(_TAILS, 100 - np.array(_TAILS)) / 100
-    return np.where((beyond >= min_cell) | (min_cell == 1), np.percentile(numbers, _TAILS), np.nan)
+    """The percentiles ``_PERCENTILES``; NaN where fewer than ``min_cell`` numbers lie beyond one."""
+    beyond = len(numbers) * np.minimum(_PERCENTILES, 100 - np.array(_PERCENTILES)) / 100
+    return np.where((beyond >= min_cell) | (min_cell == 1), np.percentile(numbers, _PERCENTILES), np.nan)
 
 
 def spread(
     values: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]], attribute: str, unit: str, min_cell: int = 1
 ) -> Figure:
-    """Percentiles of numbers by group, one panel for each kind of number.
+    """Draws percentiles of numbers by group; each kind of number has a panel.
 
     Args:
-      values: kind -> level -> numbers, none of them NaN; levels without any stay empty.
-      attribute: name of the levels.
-      unit: what the numbers are, in the caption.
-      min_cell: a percentile with fewer numbers beyond it is neither drawn nor said, so that a shared figure shows nobody's.
+      values: kind -> level -> numbers, none of them NaN; the row of a level without numbers stays empty.
+      attribute: attribute that forms the levels.
+      unit: what the numbers are, for the caption.
+      min_cell: a percentile with fewer numbers beyond it is not shown, so that a shared figure shows nobody's number.
     """
     levels = list(next(iter(values.values())))
     with figures.style():
         height = (0.26 * len(levels) + 0.72) * len(values) + 0.2
         canvas = Canvas(figsize=(figures.WIDTH, height), layout="constrained")
-        for axes, (kind, found) in zip(
+        for axes, (kind, by_level) in zip(
             canvas.subplots(len(values), 1, squeeze=False)[:, 0], values.items(), strict=True
         ):
-            for place, numbers in enumerate(found.values()):
+            for place, numbers in enumerate(by_level.values()):
                 if not len(numbers):
                     continue
                 colour = figures.COLOURS[place % len(figures.COLOURS)]
@@ -54,25 +55,25 @@ def spread(
             axes.grid(axis="x", color=figures.LINE, lw=0.7)
             axes.set_axisbelow(True)
             axes.spines["left"].set_visible(False)
-        said = "; ".join(
+        medians = "; ".join(
             f"{level} {_percentiles(numbers, min_cell)[2]:.3g}" for level, numbers in next(iter(values.values())).items() if len(numbers)
         )  # fmt: skip
         return figures.finish(
-            canvas, f"distribution_by_{figures.file_name(attribute)}", f"Spread of {', '.join(values)} by {attribute}; medians: {said}.",
-            f"{unit} by {attribute}: marker the median, bar the middle half, line from the 5th to the 95th percentile.",
+            canvas, f"distribution_by_{figures.file_name(attribute)}", f"Spread of {', '.join(values)} by {attribute}; medians: {medians}.",
+            f"{unit} by {attribute}: the marker is the median, the bar the middle half, and the line runs from the 5th to the 95th percentile.",
         )  # fmt: skip
 
 
 def section(context: Context) -> Section:
-    """Spread of what a regression or a table of values holds, by each attribute."""
+    """The section on how errors of a regression, or values, spread by each attribute."""
     table = Table(context.table, context.schema)
     if context.schema.kind == "values":
         numbers = {name: table.columns(name)["value"] for name in table.models[:MOST_PANELS]}
         scores = {name: f"mean:{name}" for name in numbers}
         unit = "Values of the cases"
     else:
-        found = {name: table.columns(name) for name in table.models[:MOST_PANELS]}
-        numbers = {f"error of {name}": c["score"] - c["truth"] for name, c in found.items()}
+        columns = {name: table.columns(name) for name in table.models[:MOST_PANELS]}
+        numbers = {f"error of {name}": c["score"] - c["truth"] for name, c in columns.items()}
         scores = dict.fromkeys(numbers, next(iter(context.frame.overall)))
         unit = "Score minus truth"
     drawn = []

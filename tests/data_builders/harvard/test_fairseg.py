@@ -167,8 +167,8 @@ def test_a_file_that_no_list_names_is_skipped(tmp_path):
     ("train", "test", "message"),
     [
         ([*range(1, 31), 99], range(31, 41), r"train\.txt, line 31: there is no file 'data_00099\.npz'.*lists=FOLDER"),
-        (range(1, 31), range(30, 41), r"test\.txt, line 1: 'data_00030\.npz' stands in train\.txt, line 30 too"),
-        ([*range(1, 31), 1], range(31, 41), r"train\.txt, line 31: 'data_00001\.npz' stands in train\.txt, line 1 too"),
+        (range(1, 31), range(30, 41), r"test\.txt, line 1: 'data_00030\.npz' is already listed in train\.txt, line 30"),
+        ([*range(1, 31), 1], range(31, 41), r"train\.txt, line 31: 'data_00001\.npz' is already listed in train\.txt, line 1"),
     ],
 )  # fmt: skip
 def test_lists_that_do_not_fit(tmp_path, train, test, message):
@@ -218,7 +218,7 @@ def test_an_unknown_code_keeps_the_scan_as_unknown_and_is_counted(tmp_path):
 def test_codes_of_an_older_table_are_refused(tmp_path, codes):
     edits = {i: {"race": codes[i % 4]} for i in range(1, 41)}
     with pytest.raises(
-        UserError, match=r"'race' holds the codes .*release has 0 Asian, 1 Black, 2 White.*older table"
+        UserError, match=r"'race' holds the codes .*release has 0 Asian, 1 Black, 2 White.*older code table"
     ):
         build(write(tmp_path / "raw", edits=edits))
 

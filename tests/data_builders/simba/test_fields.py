@@ -113,7 +113,7 @@ def test_the_first_file_off_the_templates_grid_is_named(tmp_path):
     with pytest.raises(UserError, match="1.nii: its grid lies up to 0.5 mm from the template's"):
         opened(tmp_path, SHAPE, TURNED)
     write_field(tmp_path / "1.nii", draw(1)[:2], TURNED)
-    with pytest.raises(UserError, match="1.nii: shape 5x6x4x1x2 is no field of vectors"):
+    with pytest.raises(UserError, match="1.nii: shape 5x6x4x1x2 is not a field of vectors"):
         opened(tmp_path, SHAPE, TURNED)
 
 

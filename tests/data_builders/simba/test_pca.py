@@ -82,7 +82,7 @@ def test_as_many_components_as_hold_the_share(share, count):
 
 
 def test_fields_that_do_not_differ_are_refused():
-    with pytest.raises(UserError, match="the fields do not differ"):
+    with pytest.raises(UserError, match="all fields are equal"):
         decompose(gram_matrix([np.ones((4, 30))]))
 
 

@@ -315,8 +315,8 @@ def test_what_is_asked_must_make_sense(tmp_path):
     [
         ({"r3": {"sex": "Femal"}}, r"my.csv, line 5, column 'sex': 'Femal' is not in the schema. Did you mean 'Female'\? Correct the table, or add"),
         ({"r3": {"y": "perhaps"}}, r"my.csv, line 5, column 'y': 'perhaps' is not in the schema"),
-        ({"r3": {"age": "ca. 70"}, "r5": {"age": "x"}}, r"line 5, column 'age': 'ca. 70' is no number; .*\(1 more"),
-        ({"r3": {"age": "63,5"}}, r"'63,5' is no number \(decimals are written with a point\)"),
+        ({"r3": {"age": "ca. 70"}, "r5": {"age": "x"}}, r"line 5, column 'age': 'ca. 70' is not a number; .*\(1 more"),
+        ({"r3": {"age": "63,5"}}, r"'63,5' is not a number \(decimals are written with a point\)"),
         ({"r3": {"pid": "NA"}}, r"line 5, column 'pid' \(--subject\): 'NA' names no one"),
         ({"r3": {"pid": "a/b"}}, r"line 5, column 'pid' \(--subject\): the id holds a slash"),
         ({"r3": {"path": "img/002.png", "pid": "p002"}}, r"my.csv, lines 4 and 5: the same image twice"),
@@ -402,7 +402,7 @@ def test_a_subject_in_two_splits_and_a_word_that_is_no_split(tmp_path):
         builder_of(pictures(tmp_path / "a", **folds), split="fold").check()
     folds = {f"r{i}": {"fold": "tset" if i == 4 else "test"} for i in range(20)}
     with pytest.raises(
-        UserError, match=r"line 6, column 'fold' \(--split\): 'tset' is no split. Did you mean 'test'"
+        UserError, match=r"line 6, column 'fold' \(--split\): 'tset' is not a split. Did you mean 'test'"
     ):
         builder_of(pictures(tmp_path / "b", **folds), split="fold")
 

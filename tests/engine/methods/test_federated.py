@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, mesh, models, validation
+from equipoise.engine import data, mesh, methods, models, validation
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods import federated
 from equipoise.engine.training import loop, population
 from equipoise.engine.training.step import init_state, make_train_step
@@ -366,7 +365,7 @@ def test_what_cannot_be_learned_across_sites_is_refused(monkeypatch):
         made("fedtm", min_scans=13).resolved()
     with pytest.raises(UserError, match="pretrain_steps=7: harmony_tm counts in cycles"):
         made("harmony_tm", pretrain_steps=7).resolved()
-    monkeypatch.setattr(mesh, "num_hosts", lambda: 2)
+    monkeypatch.setattr(hosts, "count", lambda: 2)
     with pytest.raises(UserError, match="do not divide among processes"):
         made("fedavg")
 

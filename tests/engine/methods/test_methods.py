@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, mesh, models, validation
+from equipoise.engine import data, mesh, methods, models, validation
 from equipoise.engine.config import Run
 from equipoise.engine.data import shuffled
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods import catalogue as methods
 from equipoise.engine.methods import groups
 from equipoise.engine.training import choosing, loop
 from equipoise.engine.training.step import init_state, make_predict_step, make_train_step

@@ -11,8 +11,7 @@ import pytest
 
 from equipoise.engine import models
 from equipoise.engine.errors import UserError
-from equipoise.engine.models import lora, sam
-from equipoise.engine.models.published import load as weights
+from equipoise.engine.models import lora, published, sam
 
 KEY = jax.random.key(0)
 TINY = {
@@ -108,7 +107,7 @@ def ours(reference, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "sam.pth"
     torch.save(reference.state_dict(), path)
     model = models.build("sam", num_outputs=4, **TINY)
-    return model, weights.load(path, _fresh(model))
+    return model, published.load(path, _fresh(model))
 
 
 def _close(what, got, expected, tolerance):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from equipoise.engine import models
-from equipoise.engine.models.published import load as weights
+from equipoise.engine.models import published
 from tests.engine.models.test_sam import TINY, _close
 
 SIZE = 64
@@ -72,7 +72,7 @@ def test_sam_is_that_of_transformers(tmp_path, rng):
     torch.save(state, tmp_path / "sam.pth")
     model = models.build("sam", num_outputs=4, **TINY)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3))))
-    variables = weights.load(
+    variables = published.load(
         tmp_path / "sam.pth", jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     )
 

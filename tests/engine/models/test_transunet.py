@@ -7,8 +7,7 @@ import pytest
 
 from equipoise.engine import models
 from equipoise.engine.errors import UserError
-from equipoise.engine.models import resampling, transunet
-from equipoise.engine.models.published import load as weights
+from equipoise.engine.models import published, resampling, transunet
 
 KEY = jax.random.key(0)
 TINY = {"width": 16, "depth": 2, "heads": 2, "hidden": 24, "head": 12, "decoder": (8, 8, 4, 4)}
@@ -207,12 +206,12 @@ def test_published_files_fill_the_encoder(rng, tmp_path, fields):
     image = np.zeros((1, 32, 32, 3), np.float32)
     trained, fresh = _drawn(model, image, rng), _drawn(model, image, rng)
     np.savez(tmp_path / "vit.npz", **_published(trained, 2))
-    loaded = weights.load(tmp_path / "vit.npz", fresh)
+    loaded = published.load(tmp_path / "vit.npz", fresh)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"]["encoder"], trained["params"]["encoder"])
     for name in ("head", "decoder1_conv1"):
         jax.tree.map(np.testing.assert_array_equal, loaded["params"][name], fresh["params"][name])
     larger = _drawn(model, np.zeros((1, 64, 64, 3), np.float32), rng)
-    position = weights.load(tmp_path / "vit.npz", larger)["params"]["encoder"]["position"]
+    position = published.load(tmp_path / "vit.npz", larger)["params"]["encoder"]["position"]
     assert position.shape == (4, 4, 16)
     corners = trained["params"]["encoder"]["position"]
     np.testing.assert_allclose(position[::3, ::3], corners, atol=1e-6)

@@ -122,9 +122,9 @@ def make(workdir, data_dir, n: int = 600, *, counterfactual: bool = True, lean: 
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history()))
     for flip in (False, True)[: 1 + counterfactual]:
         frame = predictions(n, 1, flip=flip, lean=lean)
-        write_table(rundir.table_path(workdir, frame["cohort"][0], "test", STEP), frame, SCHEMA)
+        write_table(rundir.RunFolder(workdir).evaluation(frame["cohort"][0], "test", STEP), frame, SCHEMA)
     arrays, planted = volumes()
-    path = rundir.saliency_path(workdir, COHORT, STEP)
+    path = rundir.RunFolder(workdir).saliency(COHORT, STEP)
     path.parent.mkdir(parents=True)
     np.savez(path, **arrays)
     data_dir.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,9 @@ def make(folder, frame: pd.DataFrame, seed: int, quality: float = 1.0, *, step: 
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     if step:
         write_table(
-            rundir.table_path(folder, COHORT, "test", step), predictions(frame, quality, seed), SCHEMA
+            rundir.RunFolder(folder).evaluation(COHORT, "test", step),
+            predictions(frame, quality, seed),
+            SCHEMA,
         )
 
 

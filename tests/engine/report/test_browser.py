@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from equipoise.engine.metrics.table import reader, thresholds
-from equipoise.engine.report.single import audit
+from equipoise.engine.report import audit_table, write_report
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 FLAGS = (
@@ -45,13 +45,10 @@ def report(tmp_path_factory):
         folder / "t.csv", reader.Roles("binary", ("y",), {"p": ("p",)}, attributes=("group", "sex"))
     )
     table = thresholds.reported(table, "all", "0.5")
-    audit.write(
-        table,
-        folder,
-        groups=("group", "sex", "group*sex"),
-        resamples=100,
-        made_by="equipoise audit --table=t.csv",
+    context = audit_table(
+        table, groups=("group", "sex", "group*sex"), resamples=100, made_by="equipoise audit --table=t.csv"
     )
+    write_report(context, folder)
     return folder / "report.html"
 
 

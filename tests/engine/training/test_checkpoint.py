@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.training.checkpoint import Checkpoints, Damaged, checksums
 from equipoise.engine.update.state import TrainState
+from tests import launching
 
 # Orbax leaves coroutines of a failed read behind, and warns when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -156,3 +159,72 @@ def test_a_failed_write_names_the_last_whole_checkpoint(saved, monkeypatch):
 def test_restoring_onto_more_devices_is_part_of_the_abstract_state():
     shapes = jax.tree.leaves(abstract())
     assert all(s.sharding is not None for s in shapes)
+
+
+SHARDED = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from equipoise.engine import hosts
+from equipoise.engine.training.checkpoint import Checkpoints, Damaged, checksums
+from equipoise.engine.update.state import TrainState
+
+folder, address, count, number = sys.argv[1:]
+if int(count) > 1:
+    hosts.join(address, int(count), int(number))
+mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b"))
+kernel = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+SPECS = (P("a", "b"), P(), P("a"), P(None, "b"), P(("a", "b")))
+
+
+def place(values, spec):
+    return jax.make_array_from_callback(values.shape, NamedSharding(mesh, spec), lambda index: values[index])
+
+
+def state(values, spec):
+    return TrainState(place(np.array(3, np.int32), P()), {"kernel": place(values, spec)}, {}, ())
+
+
+def abstract(spec):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(np.zeros_like(kernel), spec)
+    )
+
+
+expected = checksums(TrainState(np.array(3, np.int32), {"kernel": kernel}, {}, ()))
+for spec in SPECS:
+    assert checksums(state(kernel, spec)) == expected, spec
+shards = NamedSharding(mesh, SPECS[0]).devices_indices_map(kernel.shape).values()
+assert len({str(index) for index in shards}) == 8
+for index in shards:
+    changed = kernel.copy()
+    bits = changed.view(np.uint32)[index]
+    bits[-1, -1] ^= 1
+    assert checksums(state(changed, SPECS[0])) != expected, index
+with Checkpoints(folder) as checkpoints:
+    checkpoints.save(state(kernel, SPECS[0]), {}, None)
+    checkpoints.wait()
+    for spec in SPECS:
+        restored, _ = checkpoints.restore(abstract(spec), 3)
+        assert restored.params["kernel"].sharding.spec == spec
+        assert checksums(restored) == expected
+"""
+
+
+def run_sharded(folder, processes):
+    """Saves and restores a state that lies on eight devices of so many processes."""
+    with launching.free_address() as address:
+        words = [sys.executable, "-c", SHARDED, str(folder), address, str(processes)]
+    env = launching.environment(8 // processes)
+    runs = [
+        subprocess.Popen([*words, str(i)], env=env, cwd=launching.ROOT, stderr=subprocess.PIPE, text=True)
+        for i in range(processes)
+    ]
+    for run in runs:
+        _, errors = run.communicate(timeout=300)
+        assert run.returncode == 0, errors
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sharded_state_has_the_checksums_of_the_whole_and_goes_on_under_any_sharding(tmp_path, processes):
+    run_sharded(tmp_path, processes)

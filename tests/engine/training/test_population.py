@@ -27,7 +27,7 @@ import jax, numpy as np
 from equipoise.engine import config as run_config, data
 from equipoise.engine.training import population
 from equipoise.tasks import make_task
-from tests.engine.test_population import compare, tiny
+from tests.engine.training.test_population import compare, tiny
 
 dtype, network, devices, data_dir, *names = sys.argv[1:]
 data_dir = pathlib.Path(data_dir)

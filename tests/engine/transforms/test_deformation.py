@@ -26,17 +26,6 @@ def test_warp_is_scipys_linear_interpolation(rng):
     )
 
 
-def test_labels_take_the_nearest(rng):
-    labels = rng.integers(0, 9, SHAPE)
-    displacement = rng.normal(0, 2, (3, *SHAPE)).astype(np.float32)
-    places = [
-        np.clip(np.rint(p), 0, n - 1).astype(int) for p, n in zip(GRID + displacement, SHAPE, strict=True)
-    ]
-    np.testing.assert_array_equal(
-        deformation.warp_labels(jnp.asarray(labels), jnp.asarray(displacement)), labels[tuple(places)]
-    )
-
-
 def test_exponential_of_a_linear_field_is_the_matrix_exponential():
     matrix = np.array([[0.02, -0.05, 0.0], [0.05, 0.01, 0.0], [0.0, 0.03, -0.04]])
     centre = (np.array(SHAPE) - 1) / 2

@@ -25,7 +25,7 @@ SCHEMA = Schema(
 
 def commands(size, **options):
     plan = study.plan(size, pathlib.Path("/study"), options)
-    return [stage.command for phase in plan for chain in phase for stage in chain.stages]
+    return [stage.command for phase in plan for job in phase for stage in job.stages]
 
 
 @pytest.mark.parametrize("size", study.SIZES)
@@ -75,8 +75,8 @@ def test_at_paper_size_each_seed_is_a_job_and_weights_go_to_their_model():
     [
         ("demo", {"subject": 3}, "Did you mean 'subjects'"),
         ("demo", {"seeds": 0}, "whole number above 0"),
-        ("demo", {"sam": "x"}, "no 'sam' at size demo"),
-        ("paper", {"subjects": 20}, "no 'subjects' at size paper"),
+        ("demo", {"sam": "x"}, "fairseg at size demo has no 'sam'"),
+        ("paper", {"subjects": 20}, "fairseg at size paper has no 'subjects'"),
     ],
 )
 def test_a_wrong_option_is_named(size, options, message):
@@ -104,7 +104,7 @@ def make(folder, method, seed, black):
         cohort=run.data.cohort, split="test", target=0, dice_rim=dice, dice_cup=dice - 0.1, threshold=np.nan, threshold_split="argmax",
         checkpoint_step=STEP, checkpoint_fingerprint="0123456789ab-30", config_fingerprint="0123456789ab",
     )  # fmt: skip
-    write_table(rundir.table_path(folder, run.data.cohort, "test", STEP), frame, SCHEMA)
+    write_table(rundir.RunFolder(folder).evaluation(run.data.cohort, "test", STEP), frame, SCHEMA)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_the_hardest_group_is_the_one_with_the_largest_loss():
         for form, ratios in (("febs_released", (1.2, 0.5)), ("febs_intent", (0.8, 1.9)))
         for group, loss, ratio in zip(("Asian", "Black"), (0.1, 0.3), ratios, strict=True)
     ]
-    text = summary.scaling(summary.Model("phantom", "race", (), {}, {}, pathlib.Path()), kept).headline
+    text = summary.scaling(summary.Network("phantom", "race", (), {}, {}, pathlib.Path()), kept).headline
     assert (
         "hardest group (Black) Dice keeps 0.50 of its gradient under FEBS as released, and 1.90 under FEBS as intended"
         in text

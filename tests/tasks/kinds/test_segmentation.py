@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import types
 
 import jax.numpy as jnp
@@ -11,17 +10,16 @@ import pandas as pd
 import pytest
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, validation
+from equipoise.engine import data, methods, validation
 from equipoise.engine import predicted_masks as segments
 from equipoise.engine.errors import UserError
-from equipoise.engine.methods import catalogue as methods
+from equipoise.engine.explain import worst_cases
 from equipoise.engine.metrics.formulas import segmentation
 from equipoise.engine.metrics.table.table import read_table
 from equipoise.engine.report.single import overlays
 from equipoise.engine.training import choosing, loop
 from equipoise.engine.training.checkpoint import checksums
 from equipoise.engine.training.machine import Machine
-from equipoise.engine.transforms import spatial
 from equipoise.tasks import make_task
 from equipoise.tasks.kinds.segmentation import Segmentation
 from tests import tiny_runs
@@ -47,7 +45,7 @@ def trained(masks_data_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def program(trained, masks_data_dir):
+def scorer(trained, masks_data_dir):
     """(machine, final state, test split)."""
     run, folder = trained
     split = data.open_split("tiny_masks", "train", masks_data_dir)
@@ -67,7 +65,7 @@ def test_the_loss_is_that_of_a_torch_twin(rng, grid, over):
         rng.integers(0, 3, (3, 16, 16)).astype(np.uint8),
     )
     batch = {"mask": jnp.asarray(mask), "weight": jnp.ones(3)}
-    each = ours.loss(jnp.asarray(logits), batch, ours.measure(jnp.asarray(logits), batch))
+    each = ours.loss(jnp.asarray(logits), batch, ours.batch_sums(jnp.asarray(logits), batch))
     z, y = torch.from_numpy(np.moveaxis(logits, -1, 1)), torch.from_numpy(mask.astype(np.int64))
     if grid == "image":
         z = torch.nn.functional.interpolate(z, (16, 16), mode="bilinear", align_corners=False)
@@ -91,10 +89,10 @@ def test_a_network_of_another_kind_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of MONAI to itself
-def test_values_are_those_that_monai_computes_from_the_stored_masks(trained, program, tmp_path):
+def test_values_are_those_that_monai_computes_from_the_stored_masks(trained, scorer, tmp_path):
     monai = pytest.importorskip("monai.metrics")
     torch = pytest.importorskip("torch")
-    machine, state, split = program
+    machine, state, split = scorer
     frame, _ = machine.predict(state, split)
     frame, masks = segments.split_off(frame)
     segments.write(tmp_path / "t.parquet", masks)
@@ -140,8 +138,8 @@ def test_ratios_by_hand():
         segmentation.Ratio("length", "cup", "disc")
 
 
-def test_an_image_without_structures_has_no_value_and_is_in_the_table(program):
-    machine, state, split = program
+def test_an_image_without_structures_has_no_value_and_is_in_the_table(scorer):
+    machine, state, split = scorer
     frame, _ = machine.predict(state, split)
     empty = [row for row in range(len(split)) if not split.source[row]["mask"].any()]
     assert empty and frame.loc[empty, "reference_area_cup_to_disc"].isna().all()
@@ -150,8 +148,8 @@ def test_an_image_without_structures_has_no_value_and_is_in_the_table(program):
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
-def test_the_table_does_not_depend_on_batches(program, size):
-    machine, state, split = program
+def test_the_table_does_not_depend_on_batches(scorer, size):
+    machine, state, split = scorer
     whole, loss = machine.predict(state, split)
     other = Machine(
         run_config.replaced(machine.config, **{"data.eval_batch_size": size}), machine.task, machine.training
@@ -192,12 +190,12 @@ def test_training_says_dice_of_every_structure_and_keeps_the_best(trained):
     assert last["worst_group:dice:sex"] == pytest.approx(by_sex.drop("unknown", errors="ignore").min())
 
 
-def test_the_worst_cases_of_every_group_are_drawn_where_nobody_else_may_see_them(program, tmp_path):
-    machine, state, split = program
+def test_the_worst_cases_of_every_group_are_drawn_where_nobody_else_may_see_them(scorer, tmp_path):
+    machine, state, split = scorer
     frame, masks = segments.split_off(machine.predict(state, split)[0])
     segments.write(tmp_path / "t.parquet", masks)
     predicted = segments.Predicted(tmp_path / "t.parquet")
-    cases = segments.worst(split, machine.config, frame, predicted, ["sex"], 2)
+    cases = worst_cases.find(split, machine.config, frame, predicted, ["sex"], 2)
     mean = frame[["dice_rim", "dice_cup", "dice_disc"]].mean(axis=1)
     for level in ("F", "M"):
         found = [case.value for case in cases if case.level == level]
@@ -213,19 +211,6 @@ def test_the_worst_cases_of_every_group_are_drawn_where_nobody_else_may_see_them
     assert overlays.section(context) is None
     with pytest.raises(UserError, match="equipoise evaluate"):
         segments.Predicted(tmp_path / "other.parquet")
-
-
-def test_what_a_crop_takes_away_is_said(masks_data_dir, caplog):
-    split = data.open_split("tiny_masks", "test", masks_data_dir)
-    with caplog.at_level(logging.WARNING, "absl"):
-        segments.warn_of_cut(split, run_config.Data(shape=(12, 12)))
-    assert not caplog.records
-    masks = [split.source[i]["mask"] for i in range(len(split))]
-    lost = [np.count_nonzero(m) - np.count_nonzero(spatial.crop_or_pad(m, (6, 6))) for m in masks]
-    assert segments.count_cut(split, (6, 6)) == (np.count_nonzero(lost), 0)
-    with caplog.at_level(logging.WARNING, "absl"):
-        segments.warn_of_cut(split, run_config.Data(shape=(6, 6)))
-    assert f"in {np.count_nonzero(lost)} of {len(split)} images" in caplog.text
 
 
 def test_without_classes_reweighing_and_resampling_give_every_group_the_same(masks_data_dir):

@@ -7,7 +7,7 @@ import numpy as np
 
 from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Schema, Table
-from equipoise.engine.report.page.page import Context
+from equipoise.engine.report.single.context import Context
 from equipoise.tasks.simba import renderings
 from tests import oracles
 

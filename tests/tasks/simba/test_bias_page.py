@@ -6,7 +6,6 @@ import pytest
 
 from equipoise.engine import config, rundir
 from equipoise.engine.errors import UserError
-from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.table.table import Schema, write_table
 from equipoise.tasks.simba import bias_outcomes as outcomes
@@ -57,10 +56,12 @@ def make(folder, method, seed, gained, lost=0, told=None):
     ):
         frame = decided(frame, cohort, gained, lost)
         write_table(
-            rundir.table_path(folder, cohort, "test", STEP), frame.sample(frac=1, random_state=seed), SCHEMA
+            rundir.RunFolder(folder).evaluation(cohort, "test", STEP),
+            frame.sample(frac=1, random_state=seed),
+            SCHEMA,
         )
     if told is not None:
-        path = probes.path(folder, "simba/near_8mm", "test", STEP)
+        path = rundir.RunFolder(folder).probes("simba/near_8mm", "test", STEP)
         path.parent.mkdir(parents=True)
         lines = [{"block": "pooled", "label": k, "accuracy": {"value": v}} for k, v in told.items()]
         path.write_text(json.dumps({"probes": lines}))

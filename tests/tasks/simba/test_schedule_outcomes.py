@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from equipoise.engine import config, rundir
-from equipoise.engine.explain import probes
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.table.table import Schema, write_table
 from equipoise.tasks.simba import schedule_outcomes as schedules
@@ -46,10 +45,10 @@ def make(folder, method, seed, wrong, told=None, **settings):
         score=np.where(called, 0.9, 0.1), threshold=0.5, cohort=run.data.cohort, split="test", threshold_split="fixed",
         checkpoint_step=STEP, checkpoint_fingerprint="0123456789ab-70", config_fingerprint="0123456789ab",
     )  # fmt: skip
-    place = rundir.table_path(folder, run.data.cohort, "test", STEP)
+    place = rundir.RunFolder(folder).evaluation(run.data.cohort, "test", STEP)
     write_table(place, frame.sample(frac=1, random_state=seed), SCHEMA)
     if told is not None:
-        path = probes.path(folder, run.data.cohort, "test", STEP)
+        path = rundir.RunFolder(folder).probes(run.data.cohort, "test", STEP)
         path.parent.mkdir(parents=True)
         one = {"block": "pooled", "label": "scanner", "accuracy": {"value": told}, "chance": 0.2}
         path.write_text(json.dumps({"probes": [one]}))

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import comparisons, intervals
 from equipoise.engine.metrics.formulas import fairness, registry
-from equipoise.engine.metrics.frames import disparities, frame
+from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.resampling import bootstrap as resample
 from equipoise.engine.metrics.table.table import Schema, Table, validate
-from tests import oracles
 
 # Level -> (TP, FN, FP, TN), and what follows from it by hand.
 CELLS = {"a": (30, 10, 12, 48), "b": (16, 4, 4, 76), "c": (9, 21, 7, 63)}
@@ -326,96 +325,7 @@ def test_no_named_score_is_bootstrapped(name):
     assert fairness.get(name).construction.rpartition(": ")[2] in str(refused.value)
 
 
-# ---- within strata ----
-
-
-def test_conditional_scores_are_weighted_means_over_strata(rng):
-    truth, score = rng.random(600) < 0.4, rng.random(600)
-    schema = Schema("classification", "d", ("n", "y"), "y", {"group": ["a", "b"], "site": ["x", "y"]})
-    site = np.where(np.arange(600) < 200, "x", "y")
-    whole = table(truth, score, rng.choice(["a", "b"], 600), schema, site=site)
-    found = frame.evaluate(
-        whole, groups=("group",), control=("site",), metrics=METRICS, resamples=50
-    ).disparities["group|site"]
-    for name in (
-        "demographic_parity_difference",
-        "equal_opportunity_difference",
-        "equity_scaled_sd:accuracy",
-    ):
-        parts = [found[f"{name}:{stratum}"].value for stratum in "xy"]
-        gap = found[f"conditional_{name}"]
-        assert (
-            gap.value == pytest.approx((200 * parts[0] + 400 * parts[1]) / 600)
-            and gap.low <= gap.value <= gap.high
-        )
-        alone = frame.evaluate(
-            Table(whole.frame[whole.frame["site"] == "y"], schema),
-            groups=("group",),
-            metrics=METRICS,
-            resamples=50,
-        ).disparities["group"]
-        assert parts[1] == pytest.approx(alone[name].value)
-
-
-# ---- scores of rows ----
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
-@settings(deadline=None, max_examples=60)
-def test_inequality_person_by_person(rows):
-    truth, called = (np.array(x) for x in zip(*rows, strict=True))
-    columns = {"truth": truth, "called": called, "score": called.astype(float)}
-    ours = [registry.compute(name, columns) for name in ("generalized_entropy", "theil_index")]
-    if (truth & ~called).all():
-        assert np.isnan(ours).all()
-    else:
-        assert ours == pytest.approx(oracles.inequality(truth, called), abs=1e-12)
-
-
-def test_inequality_splits_into_within_and_between_groups():
-    truth, called, group = rows_of(CELLS)
-    groups, overall, n = values_of(truth, called, group)
-    between = fairness.SCORES["generalized_entropy_between_groups"].compute(groups, overall, n)
-    benefit = 1 + called.astype(float) - truth
-    within = sum(
-        n[g]
-        / len(truth)
-        * (benefit[group == g].mean() / benefit.mean()) ** 2
-        * oracles.inequality(truth[group == g], called[group == g])[0]
-        for g in CELLS
-    )
-    assert between + within == pytest.approx(oracles.inequality(truth, called)[0])
-    same = np.array([benefit[group == g].mean() for g in group])
-    assert between == pytest.approx(((same / same.mean()) ** 2 - 1).mean() / 2)
-
-
-def test_xauc_pair_by_pair(rng):
-    truth, score, group = rng.random(60) < 0.5, rng.random(60).round(1), rng.choice(["a", "b"], 60)
-    rows = {level: np.flatnonzero(group == level) for level in "ab"}
-    first, second = fairness.xauc(truth, score, np.arange(60), rows["b"], rows["a"])
-
-    def across(up, down):
-        pairs = [(score[i], score[j]) for i in rows[up] if truth[i] for j in rows[down] if not truth[j]]
-        return np.mean([(p > q) + 0.5 * (p == q) for p, q in pairs])
-
-    assert (first.value, second.value) == pytest.approx((across("b", "a"), across("a", "b")))
-    found = disparities.xauc("auroc", rows, "a", {"truth": truth, "score": score}, np.arange(60))[
-        "xauc_disparity:auroc:b-a"
-    ]
-    assert found.value == pytest.approx(across("b", "a") - across("a", "b"))
-    assert found.low < found.value < found.high and 0 < found.p <= 1
-
-
-def test_xauc_of_a_group_without_positives_is_undefined():
-    truth = np.array([1, 0, 0, 0], bool)
-    found = disparities.xauc(
-        "auroc",
-        {"a": np.array([0, 1]), "b": np.array([2, 3])},
-        "a",
-        {"truth": truth, "score": np.arange(4) / 4},
-        np.arange(4),
-    )["xauc_disparity:auroc:b-a"]
-    assert np.isnan(found.value) and "class" in found.reason
+# ---- distances ----
 
 
 def test_distance_to_utopia_needs_a_point():
@@ -445,28 +355,3 @@ def test_a_score_of_replicates_is_that_of_each(rng, score):
         one = {level: {m: float(x[b]) for m, x in own.items()} for level, own in cells.items()}
         expected = score.compute(one, {m: float(x[3, b]) for m, x in drawn.items()}, dict.fromkeys("abc", 1))
         assert found[b] == pytest.approx(expected, rel=1e-12)
-
-
-def test_equal_groups_read_what_chance_gives():
-    """Eighty patients in each of three groups: the range of three means, of SD s each, is 1.693 s on average (Tippett 1925)."""
-    truth, group = np.ones(240, bool), np.repeat(["a", "b", "c"], 80)
-    called = np.tile(np.arange(80) < 60, 3)
-    found = frame.evaluate(
-        table(truth, np.where(called, 0.9, 0.1), group), metrics=METRICS, resamples=4000
-    ).disparities["group"]
-    s = (0.75 * 0.25 / 79) ** 0.5
-    for name in ("max_min:sensitivity", "equal_opportunity_difference"):
-        assert found[name].value == 0
-        assert found[name].null_mean == pytest.approx(1.693 * s, rel=0.03)
-        assert found[name].null_high == pytest.approx(
-            3.31 * s, rel=0.03
-        )  # the studentised range of three, 5 %
-    worst = found["worst_group:sensitivity"]
-    assert worst.null_mean == pytest.approx(0.75 - 0.846 * s, rel=0.01)  # least of three
-    assert worst.null_low < worst.null_mean < worst.null_high < 0.75 + s
-    ratio = found["equal_opportunity_ratio"]
-    assert ratio.null_low < ratio.null_mean < ratio.null_high < 1
-    scaled = found["equity_scaled_sum:accuracy"]
-    assert scaled.value == 0.75 and scaled.null_low < scaled.null_mean < 0.72
-    assert np.isnan(found["difference:sensitivity:b-a"].null_mean)
-    assert np.isnan(found["treatment_equality_difference"].null_mean)

@@ -122,35 +122,6 @@ def test_copies_of_images_within_patients_change_no_interval():
     assert (second.low, second.high) == pytest.approx((first.low, first.high))
 
 
-def test_range_null_reads_zero_for_equal_groups():
-    equal = {(s, t, c): 40 for s in "FM" for t in (0, 1) for c in (0, 1)}
-    gap = frame.evaluate(table(equal), metrics=METRICS, resamples=1000).disparities["sex"][
-        "max_min:sensitivity"
-    ]
-    assert gap.value == 0 and gap.low == 0 and gap.p == pytest.approx(1, abs=0.05)
-    se = (2 * 0.25 / 80) ** 0.5  # of the difference, which is normal; the range is its absolute value
-    assert gap.null_high == pytest.approx(1.96 * se, abs=0.02)
-    assert gap.null_mean == pytest.approx((2 / np.pi) ** 0.5 * se, abs=0.005)
-
-
-def test_select_value():
-    whole = table(CELLS)
-    assert ranking.select_value(whole.frame, "accuracy", SCHEMA) == ((75 + 82 + 2) / 193, True)
-    assert ranking.select_value(whole.frame, "worst_group:sensitivity:sex", SCHEMA) == (0.75, True)
-    assert ranking.select_value(whole.frame, "worst_group:fpr:sex", SCHEMA) == (0.3, False)
-    only_unknown = whole.frame[whole.frame["sex"] == "unknown"]
-    assert np.isnan(ranking.select_value(only_unknown, "worst_group:sensitivity:sex", SCHEMA)[0])
-    assert ranking.higher_is_better("loss") is False
-    for name, words in (
-        ("worst_group:sensitivity", "write worst_group:METRIC:ATTRIBUTE"),
-        ("worst_group:sensitivity:sx", "Did you mean 'sex'"),
-        ("worst_group:sensitivity:age", "is a number"),
-        ("sensitivty", "Did you mean 'sensitivity'"),
-    ):
-        with pytest.raises(UserError, match=words):
-            ranking.select_value(whole.frame, name, SCHEMA)
-
-
 def test_tables_that_cannot_be_judged():
     with pytest.raises(UserError, match="no row"):
         frame.evaluate(Table(table(CELLS).frame.iloc[:0], SCHEMA))
@@ -224,25 +195,6 @@ def test_control_compares_within_strata(wide):
     assert not any("Black|A-White|B" in name for name in gaps)
 
 
-def test_summaries_by_hand(found):
-    gaps = found.disparities["sex"]
-    assert gaps["ratio:sensitivity:M/F"].value == pytest.approx(0.9 / 0.75)
-    assert gaps["ratio:sensitivity:M/F"].low > 1 and gaps["ratio:sensitivity:M/F"].high < 1.6
-    assert gaps["max_over_min:fpr"].value == pytest.approx(3)
-    assert gaps["sd:sensitivity"].value == pytest.approx(0.075)
-    assert gaps["to_overall:accuracy:F"].value == pytest.approx(75 / 90 - 159 / 193)
-    assert gaps["max_over_min:fpr"].low == pytest.approx(gaps["ratio:fpr:M/F"].low)  # one pair alone
-    assert gaps["sd:sensitivity"].high == pytest.approx(gaps["max_min:sensitivity"].high / 2)
-
-
-def test_the_group_is_part_of_everyone(found):
-    """The interval of a group's distance to everyone knows that the group is among them."""
-    group, overall = found.groups["sex"]["F"]["accuracy"], found.overall["accuracy"]
-    gap = found.disparities["sex"]["to_overall:accuracy:F"]
-    apart = np.hypot(group.se, overall.se) * 2 * 1.96
-    assert gap.high - gap.low < 0.8 * apart
-
-
 def test_values_equal_the_registry(wide):
     found = frame.evaluate(wide, groups=("race",), resamples=20)
     rows = (wide.frame["race"] == "Black").to_numpy()
@@ -275,28 +227,6 @@ def test_subjects_decide_the_width(wide):
     a, b = (frame.evaluate(t, groups=(), metrics=METRICS, resamples=200).overall for t in (wide, apart))
     assert (a["accuracy"].n_subjects, b["accuracy"].n_subjects) == (400, 800)
     assert a["accuracy"].value == b["accuracy"].value
-
-
-def test_long_table_and_notebook_view(found):
-    lines = found.to_pandas()
-    assert set(lines["part"]) == {"overall", "group", "disparity"}
-    row = lines[(lines["attribute"] == "sex") & (lines["level"] == "F") & (lines["score"] == "sensitivity")]
-    assert row["value"].item() == 0.75 and row["n"].item() == 40
-    page = found._repr_html_()
-    assert "0.750 (0.598 to 0.858), n=40" in page
-
-
-def test_levels_are_escaped():
-    schema = Schema(
-        "classification",
-        "disease",
-        ("absent", "present"),
-        "present",
-        {"sex": ["<b>x</b>", "Ä&"], "age": None},
-    )
-    cells = {(s, t, c): 5 for s in ("<b>x</b>", "Ä&") for t in (0, 1) for c in (0, 1)}
-    page = frame.evaluate(table(cells, schema), metrics=METRICS, resamples=20)._repr_html_()
-    assert "<b>" not in page and "&lt;b&gt;x" in page and "Ä&amp;" in page
 
 
 def test_what_cannot_be_grouped(wide):
@@ -409,17 +339,6 @@ def test_averages_are_over_classes_that_every_group_has(rng):
             registry.compute(f"{metric}:{c}", inside, classes=whole.schema.classes) for c in ("cat", "dog")
         ]
         assert found.groups["site"]["A"][name].value == pytest.approx(np.mean(each))
-
-
-def test_the_worst_of_an_ideal_value_is_the_farthest_from_it():
-    schema = Schema("regression", "age", (), None, {"site": ["A", "B", "C"]})
-    rows = table(CELLS).frame.iloc[:90].drop(columns="sex").assign(site=np.repeat(["A", "B", "C"], 30))
-    error = np.repeat([0.5, -4.0, 1.5], 30) + np.tile([-0.1, 0.0, 0.1], 30)
-    rows = rows.assign(target=np.arange(90.0), score=np.arange(90) + error)
-    whole = Table(validate(rows, schema, "t"), schema)
-    worst = frame.evaluate(whole, metrics=("bias",), resamples=200).disparities["site"]["worst_group:bias"]
-    assert worst.value == pytest.approx(-4) and worst.levels == ("B",) and worst.low < -4 < worst.high
-    assert ranking.select_value(whole.frame, "worst_group:bias:site", schema)[0] == pytest.approx(-4)
 
 
 # ---- faults that other packages have had ----

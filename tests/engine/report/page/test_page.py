@@ -8,10 +8,10 @@ import pytest
 
 from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Table, validate
-from equipoise.engine.report.figures import slices
-from equipoise.engine.report.figures import style as figures
-from equipoise.engine.report.page import page
-from equipoise.engine.report.single import findings, regions, run
+from equipoise.engine.report.figures import forests, slices
+from equipoise.engine.report.page import page, words
+from equipoise.engine.report.single import findings, regions, run, saliency
+from equipoise.engine.report.single.context import Context
 from equipoise.engine.transforms.masks import decode_labels, encode_labels
 from tests.engine.report import fake_run
 
@@ -26,7 +26,7 @@ def context(table=None, **changes):
         "step": 600, "schema": fake_run.SCHEMA, "frame": frame.evaluate(table, resamples=100),
         "tables": {(fake_run.COHORT, "test"): table.frame},
     }  # fmt: skip
-    return page.Context(**values | changes)
+    return Context(**values | changes)
 
 
 def test_metrics_json_fits_its_schema_and_the_schema_can_refuse():
@@ -56,15 +56,15 @@ def test_undefined_cells_fit_the_schema_too():
 
 
 def test_numbers_are_printed_with_a_true_minus_and_dashes():
-    assert page.number(-0.1234) == "−0.123"
-    assert page.number(0.1234, signed=True) == "+0.123"
-    assert page.number(-0.0001, signed=True) == "0.000"
-    assert page.number(float("nan")) == "–" == page.number(None)
-    assert page.interval(0.1, float("nan")) == ""
+    assert words.number(-0.1234) == "−0.123"
+    assert words.number(0.1234, signed=True) == "+0.123"
+    assert words.number(-0.0001, signed=True) == "0.000"
+    assert words.number(float("nan")) == "–" == words.number(None)
+    assert words.interval(0.1, float("nan")) == ""
     assert (
-        page.probability(0.0004) == "< 0.001"
-        and page.probability(0.0456) == "0.046"
-        and page.probability(None) == "–"
+        words.probability(0.0004) == "< 0.001"
+        and words.probability(0.0456) == "0.046"
+        and words.probability(None) == "–"
     )
 
 
@@ -87,12 +87,14 @@ def test_a_gap_that_cannot_be_is_not_said_to_be_missed():
     metric = findings.compared(here)[0]
     sizes = {("site", str(i)): size for i, size in enumerate((0.2, 0.35, 1.011))}
     text = findings._overlooked(here, metric, sizes)
-    assert "under 35 points could have been missed, and one of any size in 1 of 3 comparisons" in text
+    assert "under 35 points could have been missed, and a gap of any size in 1 of 3 comparisons" in text
     assert "any size could" in findings._overlooked(here, metric, {("site", "2"): 1.011})
 
 
 def test_text_is_escaped():
-    section = page.Section("<b>", ("a & <script>",), tables=(page.Grid(("<i>",), [(page.Cell("<u>"),)]),))
+    section = page.Section(
+        "<b>", ("a & <script>",), tables=(page.ReportTable(("<i>",), [(page.Cell("<u>"),)]),)
+    )
     shown = page.render("<title>", ["<em>"], [page.KeyNumber("k", "<1")], [section])
     assert (
         "<script>" not in shown and "&lt;script&gt;" in shown and "<u>" not in shown and "<em>" not in shown
@@ -106,9 +108,9 @@ def test_reasons_that_could_name_a_place_are_not_shown():
 
 def test_what_is_missing_is_said():
     bare = context()
-    assert "No cohort report" in run.cohort(bare).text[0]
+    assert "There is no cohort report" in run.cohort(bare).text[0]
     assert "no curve" in run.training(bare).text[0]
-    assert run.saliency(bare).command.endswith("--saliency")
+    assert saliency.section(bare).command.endswith("--saliency")
 
 
 def test_saliency_density_by_hand():
@@ -152,8 +154,8 @@ def test_regions_follow_the_crop_of_the_images():
     seen = dataclasses.replace(cut, config=dict(made.config) | {"data": {"shape": list(smaller)}})
     found = regions.to_json(seen)
     assert found is not None and found.keys() == whole.keys()
-    assert not any("another grid" in text for text in run.saliency(seen).text)
-    assert len(run.saliency(seen).tables[0].header) == 3
+    assert not any("grid differs" in text for text in saliency.section(seen).text)
+    assert len(saliency.section(seen).tables[0].header) == 3
 
 
 def test_regions_of_saliency_that_cannot_be_scored():
@@ -163,7 +165,10 @@ def test_regions_of_saliency_that_cannot_be_scored():
     assert regions.to_json(dataclasses.replace(made, metadata={})) is None
     label_map = made.metadata["label_map"] | {"labels": encode_labels(np.ones((3, 3, 3), int))}
     other = dataclasses.replace(made, metadata={"label_map": label_map})
-    assert "another grid" in regions.section(other).text[0] and regions.to_json(other) is None
+    assert (
+        "differs from that of the saliency maps" in regions.section(other).text[0]
+        and regions.to_json(other) is None
+    )
     flat = {k: np.zeros_like(v) if k.startswith("mean_") else v for k, v in made.saliency.items()}
     assert (
         "has no score: the map is constant"
@@ -174,18 +179,18 @@ def test_regions_of_saliency_that_cannot_be_scored():
         k: np.where(atlas == 78, 0, v) if k.startswith("mean_") else v for k, v in made.saliency.items()
     }
     section = regions.section(dataclasses.replace(made, saliency=missed))
-    assert "; of the bias region (right putamen) no voxel survives in any group" in section.text[1]
+    assert "; in no group does a voxel of the bias region (right putamen) survive" in section.text[1]
     unmarked = dataclasses.replace(made, metadata={"label_map": made.metadata["label_map"] | {"marked": {}}})
     assert "marks no region" in regions.section(unmarked).text[1]
 
 
 def test_a_shared_report_has_no_maps_of_few_or_hidden_people():
     hidden = with_maps(hidden=frozenset({("bias", "with")}), min_cell=5)
-    assert [m.name for m in run.mean_maps(hidden)] == ["absent_without", "present_without"]
-    assert "bias with (" not in str(regions.section(hidden)) + str(run.saliency(hidden).tables)
+    assert [m.name for m in saliency.mean_maps(hidden)] == ["absent_without", "present_without"]
+    assert "bias with (" not in str(regions.section(hidden)) + str(saliency.section(hidden).tables)
     assert set(regions.to_json(hidden)["groups"]) == {"absent_without", "present_without"}
     few = with_maps(min_cell=11)  # of ten images each
-    assert regions.section(few) is None and run.saliency(few).command
+    assert regions.section(few) is None and saliency.section(few).command
 
 
 def test_groups_of_maps_are_those_that_were_kept():
@@ -195,9 +200,9 @@ def test_groups_of_maps_are_those_that_were_kept():
         attributes={"sex": ["with"], "bias": ["with", "without"]},
     )
     arrays = {"mean_ill_late_with": np.zeros((2, 2)), "attribute": np.str_("bias")}
-    (one,) = run.mean_maps(context(schema=schema, saliency=arrays))
+    (one,) = saliency.mean_maps(context(schema=schema, saliency=arrays))
     assert (one.target, one.attribute, one.level, one.n) == ("ill_late", "bias", "with", None)
-    (old,) = run.mean_maps(context(schema=schema, saliency={"mean_ill_with": np.zeros((2, 2))}))
+    (old,) = saliency.mean_maps(context(schema=schema, saliency={"mean_ill_with": np.zeros((2, 2))}))
     assert (old.target, old.attribute, old.level) == ("ill", "sex", "with")  # the first that has the level
 
 
@@ -221,6 +226,6 @@ def test_saliency_is_drawn_for_volumes_and_pictures(shape, rng):
 
 def test_figures_are_vectors_and_the_same_every_time():
     rows = [("ΔTPR", 0.2, 0.1, 0.3), ("ΔFPR", -0.1, -0.2, 0.0)]
-    first, second = (figures.gaps(rows, "gaps", "caption", {"expected": [0.1, None]}) for _ in range(2))
+    first, second = (forests.gaps(rows, "gaps", "caption", {"expected": [0.1, None]}) for _ in range(2))
     assert first.source == second.source and first.source.startswith("data:image/svg+xml;base64,")
     assert "ΔTPR +0.200" in first.alt and "ΔFPR −0.100" in first.alt

@@ -52,14 +52,14 @@ def table(frame, kind="binary"):
 def shared(frame, folder, kind="binary"):
     """Every file of a shared report with all that it can hold, name -> content."""
     of = table(frame, kind)
-    found = audit.context(
+    found = audit.score_table(
         of, groups=GROUPS, resamples=100, min_cell=MIN, reference={"race": "Large", "sex": "F"}
     )
     if kind == "binary":
         found = comparison.added(found, ("old", "new"))
         rule = Rule("sensitivity", True, None, 0.5, None, None, None, "policy.yaml:1")
         found = policy.judged(found, (rule,))
-    content.write(found, folder)
+    content.write_report(found, folder)
     return {
         p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
     }
@@ -222,7 +222,7 @@ def test_no_small_count_can_be_solved_for(seed):
 
 
 def test_strata_of_a_control_are_shared_compared_and_judged_too(tmp_path):
-    found = audit.context(
+    found = audit.score_table(
         table(people()),
         groups=("race",),
         control=("sex",),
@@ -263,6 +263,6 @@ def test_zeros_ones_and_gaps_of_a_column_hide_that_column_alone():
     frame = people()
     frame["died"] = np.resize([1.0] * 5 + [0.0] * 315, len(frame))
     of = table(frame, "values")
-    found = audit.context(of, groups=("sex",), resamples=100, min_cell=MIN).frame
+    found = audit.score_table(of, groups=("sex",), resamples=100, min_cell=MIN).frame
     assert all(e.n is None for name, e in found.overall.items() if name.endswith(":died"))
     assert found.overall["mean:dice"].n is not None and found.groups["sex"]["F"]["mean:dice"].n is not None

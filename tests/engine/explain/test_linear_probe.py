@@ -4,7 +4,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from equipoise.engine.errors import UserError
-from equipoise.engine.explain import probes
+from equipoise.engine.explain import linear_probe as probes
 
 
 def planted(rng, n=240, width=300, strength=2.0):

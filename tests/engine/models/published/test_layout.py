@@ -1,9 +1,6 @@
-"""Files of published weights: what is read, what is resized, what is refused, and that nothing in them runs."""
+"""Published parameters in our models: what is resized, what stays fresh, what is refused."""
 
 import json
-import pathlib
-import pickle
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +10,7 @@ import pytest
 from equipoise.engine import models
 from equipoise.engine.config import Model, Run
 from equipoise.engine.errors import UserError
-from equipoise.engine.models.published import load as weights
+from equipoise.engine.models import published
 from equipoise.engine.training.step import init_state
 from equipoise.engine.update import optim
 
@@ -92,7 +89,7 @@ def _safetensors(path, arrays):
 def test_published_names_are_complete(rng, tmp_path):
     arrays = _published(rng)
     assert len(arrays) == 314 - 10 * 14  # of ViT-B, but for ten of its twelve blocks
-    loaded = weights.load(_safetensors(tmp_path / "sam.safetensors", arrays), _variables())
+    loaded = published.load(_safetensors(tmp_path / "sam.safetensors", arrays), _variables())
     params = loaded["params"]
     assert all(bool((leaf != 0).all()) for leaf in jax.tree.leaves(loaded))
     np.testing.assert_array_equal(
@@ -112,7 +109,7 @@ def test_another_size_resizes_tables_and_other_outputs_stay_fresh(rng, tmp_path)
     arrays = _published(rng)
     path = _safetensors(tmp_path / "sam.safetensors", arrays)
     fresh = _variables(size=32, num_outputs=3, fill=7.0, lora_rank=1)
-    params = weights.load(path, fresh)["params"]
+    params = published.load(path, fresh)["params"]
     table = torch.from_numpy(arrays["image_encoder.pos_embed"]).permute(0, 3, 1, 2)
     expected = torch.nn.functional.interpolate(table, (2, 2), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(params["encoder"]["position"], expected[0].permute(1, 2, 0), atol=1e-6)
@@ -133,57 +130,6 @@ def test_another_size_resizes_tables_and_other_outputs_stay_fresh(rng, tmp_path)
     assert "decoder/mask_tokens" in kept and "decoder/quality_token" not in kept
 
 
-def test_pytorch_archives_are_read_as_pytorch_reads_them(rng, tmp_path):
-    torch = pytest.importorskip("torch")
-    whole = torch.randn(6, 8)
-    tensors = {
-        "module.view": whole.T[2:5, 1:],
-        "module.half": whole.half(),
-        "module.narrow": whole.bfloat16(),
-        "module.count": torch.tensor(3),
-        "module.learned": torch.nn.Parameter(whole[0]),
-    }
-    torch.save({"model": tensors, "epoch": 7}, tmp_path / "a.pth")
-    found = weights.read(tmp_path / "a.pth")
-    assert list(found) == [name.removeprefix("module.") for name in tensors]
-    for name, tensor in tensors.items():
-        value = found[name.removeprefix("module.")]
-        np.testing.assert_array_equal(value.astype(np.float64), tensor.detach().double().numpy())
-
-
-class _Malicious:
-    def __reduce__(self):
-        return pathlib.Path.touch, (pathlib.Path("touched"),)
-
-
-def _archive(path, content):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", content)
-    return path
-
-
-def test_nothing_in_a_file_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = _archive(tmp_path / "bad.pth", pickle.dumps({"a": _Malicious()}))
-    with pytest.raises(UserError, match="which is no tensor"):
-        weights.read(path)
-    with zipfile.ZipFile(path) as archive:
-        assert not pathlib.Path("touched").exists()
-        pickle.loads(archive.read("archive/data.pkl"))  # which would have run
-    assert pathlib.Path("touched").exists()
-    np.savez(tmp_path / "bad.npz", a=np.asarray([_Malicious()], dtype=object))
-    with pytest.raises(UserError, match="does not read"):
-        weights.read(tmp_path / "bad.npz")
-
-
-def test_a_tensor_beyond_its_data_is_refused():
-    values = np.arange(6.0)
-    np.testing.assert_array_equal(weights._tensor(values, 1, (2, 2), (2, 1)), [[1, 2], [3, 4]])
-    for offset, sizes, strides in ((3, (2, 2), (2, 1)), (0, (2,), (-1,)), (-1, (1,), (1,))):
-        with pytest.raises(pickle.UnpicklingError, match="beyond"):
-            weights._tensor(values, offset, sizes, strides)
-
-
 def test_what_does_not_fit_is_listed(rng, tmp_path):
     arrays = _published(rng)
     del arrays["image_encoder.neck.0.weight"]
@@ -191,7 +137,7 @@ def test_what_does_not_fit_is_listed(rng, tmp_path):
     arrays["image_encoder.extra"] = np.zeros(5, np.float32)
     path = _safetensors(tmp_path / "sam.safetensors", arrays)
     with pytest.raises(UserError) as caught:
-        weights.load(path, _variables())
+        published.load(path, _variables())
     for line in (
         "lacks: encoder/neck_conv1/kernel",
         "has what the model does not: image_encoder.extra",
@@ -200,27 +146,10 @@ def test_what_does_not_fit_is_listed(rng, tmp_path):
         assert line in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.bin", b"", "is read"),
-        ("a.pth", None, "no such file"),
-        ("a.pth", b"\x80\x02}", "no PyTorch archive"),
-        ("a.safetensors", b"\xff" * 16, "does not read"),
-        ("a.npz", b"PK", "does not read"),
-    ],
-)
-def test_files_that_do_not_read(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        weights.read(tmp_path / name)
-
-
 def test_a_file_of_another_model_is_named(tmp_path):
     np.savez(tmp_path / "other.npz", conv1=np.zeros(3))
     with pytest.raises(UserError, match="neither SAM nor a vision transformer; it begins with conv1"):
-        weights.load(tmp_path / "other.npz", _variables())
+        published.load(tmp_path / "other.npz", _variables())
 
 
 def test_a_run_starts_from_a_file(rng, tmp_path):

@@ -1,0 +1,9 @@
+from .many.comparison import RunComparison as RunComparison
+from .many.comparison import compare_runs as compare_runs
+from .many.comparison import find_runs as find_runs
+from .many.contents import write_comparison as write_comparison
+from .single.adjusted import Adjustment as Adjustment
+from .single.audit import audit_table as audit_table
+from .single.contents import write_report as write_report
+from .single.context import Context as Context
+from .single.evaluation import audit_run as audit_run
