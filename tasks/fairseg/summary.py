@@ -11,7 +11,7 @@ from equipoise.engine import config as run_config
 from equipoise.engine import data
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.comparing import methods as runs
-from equipoise.engine.metrics.comparing.methods import Contrast, Method
+from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
 from equipoise.engine.metrics.estimates import comparisons
 from equipoise.engine.metrics.frames import frame
 from equipoise.engine.metrics.table.table import Table, read_table
@@ -73,7 +73,7 @@ class Network:
     name: str
     group: str
     structures: Sequence[str]
-    methods: Mapping[str, Mapping[str, Method]]
+    methods: Mapping[str, Mapping[str, MethodScores]]
     contrasts: Mapping[str, Sequence[Contrast]]
     erm: pathlib.Path
 

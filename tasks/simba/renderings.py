@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from equipoise.engine.report.figures import style as figures
+from equipoise.engine.report.figures import forests
 from equipoise.engine.report.page import KeyNumber, ReportTable, Section, interval, number, sentence
 from equipoise.engine.report.single.context import Context
 from equipoise.tasks.kit import pairs
@@ -245,7 +245,7 @@ def section(context: Context) -> Section:
         text.append("Where one bias is exchanged, the other stays as the reported images have it.")
     if command:
         text.append("Not every rendering has been scored at this checkpoint. The rest of this section needs:")
-    figure = figures.gaps(
+    figure = forests.gaps(
         [
             (rate.replace(", ", ",\n") if is_one else f"{contrast.name},\n{rate.split(',')[0]}", change.value, change.low, change.high)
             for contrast, effect in effects

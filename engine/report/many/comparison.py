@@ -11,7 +11,7 @@ from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.gather import Gathered, gather
 from equipoise.engine.metrics.comparing import methods as over_runs
-from equipoise.engine.metrics.comparing.methods import Contrast, Method
+from equipoise.engine.metrics.comparing.methods import Contrast, MethodScores
 from equipoise.engine.metrics.frames.frame import Frame, evaluate_models
 from equipoise.engine.report.single.audit import merge_values
 from equipoise.engine.report.single.evaluation import choose_step
@@ -36,7 +36,7 @@ class RunComparison:
     """
 
     gathered: Gathered
-    methods: Mapping[str, Method]
+    methods: Mapping[str, MethodScores]
     contrasts: Sequence[Contrast]
     settings: Mapping[str, Any]
     made_by: str = ""
