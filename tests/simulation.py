@@ -252,9 +252,7 @@ def demand(name: str) -> tuple[float, float, float] | None:
     if " · " in name:
         return None
     is_small = "4 %" in name  # cells with few events
-    if name.startswith(
-        "calibration_slope"
-    ):  # its skew makes percentiles lean; the README has BCa beside them
+    if name.startswith("calibration_slope"):  # it is skewed, so that percentiles lean to one side
         return (0.92, 1.0, 1.0) if is_small else (0.93, 0.97, 0.06)
     if is_small or name.partition(":")[0] in EXTREMES:  # extremes are conservative by construction
         return 0.93, 1.0, 1.0

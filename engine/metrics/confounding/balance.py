@@ -20,7 +20,7 @@ from equipoise.engine.metrics.estimates import logistic
 TARGETS = ("reference", "group", "pooled")
 PROPENSITY = "propensity"
 _STREAM = 2  # number of this stream of random numbers, beside those of the bootstrap
-_ROUNDING = 1e-9  # share by which a distance may exceed the caliper: 55.1 − 50.1 exceeds 5 in float64
+_CALIPER_ROUNDING = 1e-9  # share by which a distance may exceed the caliper: 55.1 − 50.1 exceeds 5 in float64
 
 # Balanced: (balanced weights [n, b], share of the target with a counterpart [b]).
 # Balancing: (weights of the rows [n, b], numbers of the replicates [b]) -> Balanced.
@@ -293,7 +293,7 @@ def _matched(
     caliper: float, generator: np.random.Generator,
 ) -> Float[np.ndarray, " n"]:  # fmt: skip
     """Counts in how many pairs each row is. The cells are laid end to end on one line, too far apart to pair."""
-    reach = caliper + _ROUNDING * max(caliper, 1)
+    reach = caliper + _CALIPER_ROUNDING * max(caliper, 1)
     line = place + cell * (np.ptp(place) + 2 * reach + 1)
     row = np.repeat(np.arange(len(line)), counts.astype(np.int64))
     order = np.lexsort((generator.random(len(row)), line[row]))

@@ -6,7 +6,7 @@ from scipy import special
 
 _STEPS = 60  # most steps taken; a handful are enough where the classes overlap
 _TOLERANCE = 1e-10  # largest gradient per unit of weight at the end; another step would be about its square
-_ROUNDING = 1e-13  # a likelihood that falls by less than this share of itself has not fallen
+_LIKELIHOOD_ROUNDING = 1e-13  # a likelihood that falls by less than this share of itself has not fallen
 _RANK = 1e-12  # directions whose curvature is less than this share of the largest are left alone
 
 
@@ -35,7 +35,7 @@ def fit(
         tried, weight = coefficients[:, going] + step[:, going], weights[:, going]
         x = design @ tried
         value = (weight * (outcome * x - np.logaddexp(0, x))).sum(axis=0)
-        rises = value >= best[going] - _ROUNDING * np.abs(value)
+        rises = value >= best[going] - _LIKELIHOOD_ROUNDING * np.abs(value)
         step[:, going[~rises]] /= 2
         up = going[rises]
         coefficients[:, up], best[up] = tried[:, rises], value[rises]

@@ -24,7 +24,7 @@ from equipoise.engine.metrics.table.table import Table
 
 Cell = tuple[str, str]
 EVERYONE: Cell = ("", "")
-_ROUNDING = 1e-7  # of a least-squares fit: residuals and weights below it are 0
+_FIT_ERROR = 1e-7  # residuals and weights of a least-squares fit that are smaller count as 0
 
 
 def row_levels(frame: pd.DataFrame, attribute: str) -> np.ndarray:
@@ -137,9 +137,9 @@ def _exposing(
 ) -> list[Int[np.ndarray, " used"]]:
     """Returns for each wanted vector the numbers of the shown ones that sum to it with some weights; empty where none do."""
     weights = np.linalg.lstsq(shown, wanted, rcond=None)[0]
-    is_exact = np.abs(shown @ weights - wanted).max(axis=0) < _ROUNDING
+    is_exact = np.abs(shown @ weights - wanted).max(axis=0) < _FIT_ERROR
     return [
-        np.flatnonzero(np.abs(w) > _ROUNDING) if exact else np.array([], int)
+        np.flatnonzero(np.abs(w) > _FIT_ERROR) if exact else np.array([], int)
         for w, exact in zip(weights.T, is_exact, strict=True)
     ]
 

@@ -32,12 +32,12 @@ def table():
         "classification", "disease", ("absent", "present"), "present", {"site": [*SITES, "unknown"], "sex": ["F", "M"]},
         ("first", "second"), {name: (name,) for name in scores},
     )  # fmt: skip
-    found = pd.DataFrame(scores).assign(
+    values = pd.DataFrame(scores).assign(
         site=site, sex=rng.choice(["F", "M"], 400)[patient], target=truth.astype(int), scan_id=[f"s{i}" for i in range(n)],
         subject_id=[f"p{i}" for i in patient], cohort="x", split="test", threshold=0.5, threshold_split="validation",
         checkpoint_step=1, checkpoint_fingerprint="f", config_fingerprint="g",
     )  # fmt: skip
-    return Table(validate(found, schema, "t"), schema)
+    return Table(validate(values, schema, "t"), schema)
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +46,23 @@ def frames(table):
 
 
 def test_against_a_reference_is_the_frame_adjusted_for_all(table, frames):
-    found = hypotheses.compare_groups(table, ("sensitivity", "auroc"), "site", reference="b")
-    assert list(found) == [f"difference:{m}:{s}-b" for m in ("sensitivity", "auroc") for s in "acd"]
+    records = hypotheses.compare_groups(table, ("sensitivity", "auroc"), "site", reference="b")
+    assert list(records) == [f"difference:{m}:{s}-b" for m in ("sensitivity", "auroc") for s in "acd"]
     groups = frames["first"].groups["site"]
-    for name, one in found.items():
+    for name, one in records.items():
         metric, level = name.split(":")[1], one.levels[0]
         pair = groups[level][metric], groups["b"][metric]
         assert (one.value, one.low, one.high) == pytest.approx(comparisons.difference(*pair))
         assert one.p == comparisons.p_value(*pair)[0]
         assert one.test == "inverted MOVER interval; p adjusted by Holm"
-    assert [one.p_adjusted for one in found.values()] == multiplicity.holm([one.p for one in found.values()])
+    assert [one.p_adjusted for one in records.values()] == multiplicity.holm(
+        [one.p for one in records.values()]
+    )
     loose = hypotheses.compare_groups(table, ("sensitivity", "auroc"), "site", reference="b", adjust="bh")
     assert [d.p_adjusted for d in loose.values()] == multiplicity.benjamini_hochberg(
-        [d.p for d in found.values()]
+        [d.p for d in records.values()]
     )
-    assert found["difference:sensitivity:d-b"].p_adjusted < 0.05
+    assert records["difference:sensitivity:d-b"].p_adjusted < 0.05
 
 
 def test_the_rest_is_everyone_else_of_known_group(table, frames):
@@ -85,21 +87,23 @@ def test_the_rest_is_everyone_else_of_known_group(table, frames):
 
 
 def test_the_rest_of_a_bootstrapped_score(table):
-    found = hypotheses.compare_groups(table, ["brier"], "site", against="rest", draws=400)
+    records = hypotheses.compare_groups(table, ["brier"], "site", against="rest", draws=400)
     rows = table.frame
     error = (rows["first"] - rows["target"]) ** 2
     gap = error[rows["site"] == "d"].mean() - error[rows["site"].isin(SITES[:3])].mean()
-    assert list(found) == [f"to_rest:brier:{level}" for level in SITES]
-    one = found["to_rest:brier:d"]
+    assert list(records) == [f"to_rest:brier:{level}" for level in SITES]
+    one = records["to_rest:brier:d"]
     assert one.value == pytest.approx(gap) and one.low < gap < one.high and one.p < 0.05
 
 
 def test_permutation_gives_its_own_p_and_the_same_interval(table):
     mover = hypotheses.compare_groups(table, ["sensitivity"], "site")
-    found = hypotheses.compare_groups(table, ["sensitivity"], "site", method="permutation", draws=500, seed=3)
+    records = hypotheses.compare_groups(
+        table, ["sensitivity"], "site", method="permutation", draws=500, seed=3
+    )
     rows = Rows(table)
     code = pd.Index(SITES).get_indexer(rows.frame["site"])
-    for name, one in found.items():
+    for name, one in records.items():
         assert (one.low, one.high, one.null) == (mover[name].low, mover[name].high, mover[name].null)
         assert one.p == pytest.approx(mover[name].p, abs=0.04)
         number = SITES.index(one.levels[0])
@@ -114,7 +118,7 @@ def test_permutation_gives_its_own_p_and_the_same_interval(table):
             seed=3,
         )
         assert one.p == multiplicity.reached(abs(drawn.observed), abs(drawn.permuted))[0]
-    assert found["difference:sensitivity:d-a"].test.startswith(
+    assert records["difference:sensitivity:d-a"].test.startswith(
         "studentised permutation of whole patients, 500 draws"
     )
 
@@ -141,10 +145,10 @@ def test_max_t_over_levels_and_metrics(table):
 
 
 def test_two_groups_are_one_comparison(table):
-    found = hypotheses.compare_groups(table, ["fpr"], "sex", against="rest")
-    assert list(found) == ["to_rest:fpr:M"]
+    records = hypotheses.compare_groups(table, ["fpr"], "sex", against="rest")
+    assert list(records) == ["to_rest:fpr:M"]
     other = hypotheses.compare_groups(table, ["fpr"], "sex")["difference:fpr:M-F"]
-    one = found["to_rest:fpr:M"]
+    one = records["to_rest:fpr:M"]
     assert (one.value, one.p, one.p_adjusted) == (other.value, other.p, other.p)
     assert hypotheses.compare_groups(table, ["fpr"], "site*sex", against="rest").keys() >= {"to_rest:fpr:d*M"}
 
@@ -153,10 +157,10 @@ def test_a_group_that_cannot_be_tested_says_why(table):
     rows = table.frame[(table.frame["site"] != "c") | (table.frame["target"] == 0)]
     small = Table(rows, table.schema)
     for method in ("mover", "permutation"):
-        found = hypotheses.compare_groups(small, ["sensitivity"], "site", method=method, draws=100)
-        one = found["difference:sensitivity:c-a"]
+        records = hypotheses.compare_groups(small, ["sensitivity"], "site", method=method, draws=100)
+        one = records["difference:sensitivity:c-a"]
         assert np.isnan([one.value, one.p, one.p_adjusted]).all() and "positive" in one.reason
-        assert found["difference:sensitivity:b-a"].p > 0
+        assert records["difference:sensitivity:b-a"].p > 0
 
 
 @pytest.mark.parametrize(
@@ -171,11 +175,11 @@ def test_wrong_questions_are_refused(table, settings, message):
 
 
 def test_calls_are_compared_by_mcnemar(table):
-    found = hypotheses.compare_calls(table, "first", "second", "sensitivity", "site")
-    assert list(found) == ["", *SITES]
+    records = hypotheses.compare_calls(table, "first", "second", "sensitivity", "site")
+    assert list(records) == ["", *SITES]
     rows = table.frame[(table.frame["target"] == 1) & (table.frame["site"] == "d")]
     peer = mcnemar(rows["first"] >= 0.5, rows["second"] >= 0.5, rows["subject_id"].to_numpy())
-    one = found["d"]
+    one = records["d"]
     assert (one.value, one.p) == (pytest.approx(peer.value), pytest.approx(peer.p))
     assert one.p_adjusted == pytest.approx(4 * one.p) and one.low > 0
     for metric, message in (("ppv", "counts different images"), ("brier", "is not a share")):
@@ -191,9 +195,11 @@ def test_every_task_can_be_permuted(rng):
     columns = {"truth": truth, "scores": scores, "called": scores.argmax(1)}
     columns |= registry.components(columns)
     names = ["auroc:macro", "auroc:B", "f1:macro", "quadratic_weighted_kappa", "sensitivity:C"]
-    found = permutation.permute(
+    permuted = permutation.permute(
         columns, names, np.arange(n), group, [((1,), (0,))], permutations=64, classes=("A", "B", "C")
     )
-    assert np.isfinite(found.permuted).all() and (abs(found.permuted.std(axis=1) - 1) < 0.3).all()
+    assert np.isfinite(permuted.permuted).all() and (abs(permuted.permuted.std(axis=1) - 1) < 0.3).all()
     one = {"truth": truth == 1, "score": scores[:, 1]}
-    assert found.observed[1] == pytest.approx(slow_statistic("auroc", one, np.arange(n), group, ((1,), (0,))))
+    assert permuted.observed[1] == pytest.approx(
+        slow_statistic("auroc", one, np.arange(n), group, ((1,), (0,)))
+    )

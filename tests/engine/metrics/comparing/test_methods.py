@@ -19,13 +19,13 @@ def multiclass(seed, n=120, skill=1.0):
     target, who = world.integers(0, 3, n), world.integers(0, n // 2, n)
     scores = own.normal(0, 1, (n, 3)) + skill * np.eye(3)[target]
     scores = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    found = fake_runs.images(n).head(n)[["scan_id"]].assign(
+    rows = fake_runs.images(n).head(n)[["scan_id"]].assign(
         subject_id=[f"p{i}" for i in who], sex=world.choice(["F", "M"], n), target=target, cohort="c", split="test", threshold=np.nan,
         threshold_split="fixed", checkpoint_step=1, checkpoint_fingerprint="x", config_fingerprint="x",
     )  # fmt: skip
     for place, name in enumerate(SCHEMA.scores):
-        found[name] = scores[:, place]
-    return Table(validate(found, SCHEMA, "t"), SCHEMA)
+        rows[name] = scores[:, place]
+    return Table(validate(rows, SCHEMA, "t"), SCHEMA)
 
 
 def scored(table, metrics=("accuracy", "f1:macro"), **more):
@@ -61,9 +61,9 @@ def test_estimates_alone_are_those_of_a_whole_frame():
 def test_methods_of_bootstrapped_scores_are_compared():
     better = runs.method({f"seed {s}": scored(multiclass(s, skill=2.5)) for s in range(4)})
     worse = runs.method({f"seed {s}": scored(multiclass(s + 9, skill=0.5)) for s in range(1, 5)})
-    found = better.overall["f1:macro"]
-    low, high = found.estimate.limits(0.95)
-    assert 0 <= low < np.mean(found.values) < high <= 1 and found.variance_both > 0
+    mean = better.overall["f1:macro"]
+    low, high = mean.estimate.limits(0.95)
+    assert 0 <= low < np.mean(mean.values) < high <= 1 and mean.variance_both > 0
     contrasts = runs.contrasts({"better": better, "worse": worse})
     one = next(c for c in contrasts if c.score == "f1:macro" and not c.attribute)
     assert one.low > 0 and one.p < 0.01 and one.num_runs == 3
@@ -83,10 +83,10 @@ def test_holm_is_over_the_pairs_of_one_score_and_place():
         for k, name in enumerate("abc")
     }  # fmt: skip
     seen = []
-    found = runs.contrasts(methods, lambda done, total: seen.append((done, total)))
+    contrasts = runs.contrasts(methods, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    for score, attribute, level in {(c.score, c.attribute, c.level) for c in found}:
-        family = [c for c in found if (c.score, c.attribute, c.level) == (score, attribute, level)]
+    for score, attribute, level in {(c.score, c.attribute, c.level) for c in contrasts}:
+        family = [c for c in contrasts if (c.score, c.attribute, c.level) == (score, attribute, level)]
         assert len(family) == 3
         assert [c.p_adjusted for c in family] == pytest.approx(
             multiplicity.holm([c.p for c in family]), nan_ok=True

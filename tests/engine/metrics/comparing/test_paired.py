@@ -33,8 +33,8 @@ def compared(table):
     return frames, paired.compare(table, frames, ("old", "new"), metrics)
 
 
-def one(found, kind, metric, levels=()):
-    return next(c for c in found.changes if (c.kind, c.metric, c.levels) == (kind, metric, levels))
+def one(comparison, kind, metric, levels=()):
+    return next(c for c in comparison.changes if (c.kind, c.metric, c.levels) == (kind, metric, levels))
 
 
 def test_the_se_of_a_paired_share_is_that_of_discordant_pairs():
@@ -42,58 +42,58 @@ def test_the_se_of_a_paired_share_is_that_of_discordant_pairs():
     first, second = generator.random(300) < 0.7, generator.random(300) < 0.7
     second = np.where(generator.random(300) < 0.6, first, second)
     code = np.arange(300)
-    found = comparisons.gap(intervals.proportion(second, code), intervals.proportion(first, code))
+    change = comparisons.gap(intervals.proportion(second, code), intervals.proportion(first, code))
     gained, lost = (~first & second).sum(), (first & ~second).sum()
-    assert found.value == pytest.approx((gained - lost) / 300)
+    assert change.value == pytest.approx((gained - lost) / 300)
     by_hand = math.sqrt(gained + lost - (gained - lost) ** 2 / 300) / 300
-    assert found.se == pytest.approx(by_hand, rel=0.003)  # 300/299 in the clustered variance
-    assert (found.influence[1] ** 2).sum() == pytest.approx(by_hand**2, rel=1e-9)
+    assert change.se == pytest.approx(by_hand, rel=0.003)  # 300/299 in the clustered variance
+    assert (change.influence[1] ** 2).sum() == pytest.approx(by_hand**2, rel=1e-9)
 
 
 def test_the_interval_of_a_paired_share_is_close_to_newcombes():
     generator = np.random.default_rng(1)
     first, second = generator.random(120) < 0.8, generator.random(120) < 0.8
     code = np.arange(120)
-    found = comparisons.gap(intervals.proportion(second, code), intervals.proportion(first, code))
+    change = comparisons.gap(intervals.proportion(second, code), intervals.proportion(first, code))
     known = intervals.paired_change(first, second)
-    assert found.limits(0.95) == pytest.approx((known.low, known.high), abs=0.003)
+    assert change.limits(0.95) == pytest.approx((known.low, known.high), abs=0.003)
 
 
 def test_auroc_is_delongs_paired_test(table, compared):
     truth = table.columns("old")["truth"]
     scores = [table.columns(m)["score"] for m in ("new", "old")]
     test = delong.paired(truth, *scores, table.frame["subject_id"].to_numpy())
-    found = one(compared[1], "overall", "auroc")
-    assert (found.value, found.low, found.high, found.p) == pytest.approx(
+    change = one(compared[1], "overall", "auroc")
+    assert (change.value, change.low, change.high, change.p) == pytest.approx(
         (test.value, test.low, test.high, test.p)
     )
     inside = (table.frame["site"] == "B").to_numpy()
     test = delong.paired(
         truth[inside], *(s[inside] for s in scores), table.frame["subject_id"][inside].to_numpy()
     )
-    found = one(compared[1], "group", "auroc", ("B",))
-    assert (found.value, found.low, found.p) == pytest.approx((test.value, test.low, test.p))
+    change = one(compared[1], "group", "auroc", ("B",))
+    assert (change.value, change.low, change.p) == pytest.approx((test.value, test.low, test.p))
 
 
 def test_a_bootstrapped_score_takes_the_replicates_of_the_difference(compared):
-    frames, found = compared
+    frames, comparison = compared
     new, old = (frames[m].overall["brier"] for m in ("new", "old"))
-    change = one(found, "overall", "brier")
+    change = one(comparison, "overall", "brier")
     draws = new.replicates - old.replicates
     assert (change.low, change.high) == percentiles.limits_of(change.value, draws, freedom=new.freedom)
     assert abs(change.low - np.quantile(draws, 0.025)) < 0.2 * draws.std()  # percentiles, a little expanded
     cells = {k: [frames[m].groups["site"][k]["brier"] for m in ("new", "old")] for k in "BA"}
     b, a = (cells[k][0].replicates - cells[k][1].replicates for k in "BA")
-    gap = one(found, "gap", "brier", ("B", "A"))
+    gap = one(comparison, "gap", "brier", ("B", "A"))
     freedom = min(e.freedom for pair in cells.values() for e in pair)
     assert (gap.low, gap.high) == percentiles.limits_of(gap.value, b - a, freedom=freedom)
 
 
 @pytest.mark.parametrize("metric", ["sensitivity", "accuracy", "auroc", "brier"])
 def test_a_change_of_a_gap_is_the_gap_of_changes(compared, metric):
-    found = compared[1]
-    gap = one(found, "gap", metric, ("B", "A"))
-    changes = [one(found, "group", metric, (k,)) for k in "BA"]
+    comparison = compared[1]
+    gap = one(comparison, "gap", metric, ("B", "A"))
+    changes = [one(comparison, "group", metric, (k,)) for k in "BA"]
     assert gap.value == pytest.approx(changes[0].value - changes[1].value)
     assert gap.second - gap.first == pytest.approx(gap.value)
     assert gap.low < gap.value < gap.high and (gap.p < 0.05) == (gap.low > 0 or gap.high < 0)
@@ -110,11 +110,11 @@ def test_a_model_against_itself_shows_no_difference(table):
     twin = Table(table.frame.assign(other=table.frame["score"]), table.schema)
     metrics = ("sensitivity", "auroc", "brier")
     frames = frame.evaluate_models(twin, metrics=metrics, groups=("site",), resamples=100)
-    found = paired.compare(twin, frames, ("old", "new"), metrics)
-    assert all(c.value == 0 for c in found.changes if c.kind != "gap")
-    assert all(c.value == pytest.approx(0, abs=1e-12) for c in found.changes)
-    assert all(c.p_adjusted == 1 or math.isnan(c.p) for c in found.changes)
-    assert "rank these images alike" in one(found, "overall", "auroc").reason
+    comparison = paired.compare(twin, frames, ("old", "new"), metrics)
+    assert all(c.value == 0 for c in comparison.changes if c.kind != "gap")
+    assert all(c.value == pytest.approx(0, abs=1e-12) for c in comparison.changes)
+    assert all(c.p_adjusted == 1 or math.isnan(c.p) for c in comparison.changes)
+    assert "rank these images alike" in one(comparison, "overall", "auroc").reason
 
 
 @pytest.mark.parametrize(

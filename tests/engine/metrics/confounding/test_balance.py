@@ -5,37 +5,10 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.confounding import balance
 from equipoise.engine.metrics.confounding.balance import Confounders, Matching, Standardization, Weighting
-from equipoise.engine.metrics.estimates import logistic
-
-
-def test_logistic_regression_is_that_of_statsmodels_and_scikit_learn(rng):
-    design = np.column_stack([np.ones(300), rng.normal(size=(300, 2)), rng.random(300) < 0.3])
-    outcome = (rng.random(300) < 1 / (1 + np.exp(-design @ [0.3, 1.0, -0.5, 2.0]))).astype(float)
-    weights = rng.integers(0, 4, (300, 5)).astype(float)
-    found = logistic.fit(design, outcome, weights)
-    for lane, weight in enumerate(weights.T):
-        peer = sm.GLM(outcome, design, sm.families.Binomial(), freq_weights=weight).fit(tol=1e-12)
-        assert found[:, lane] == pytest.approx(peer.params, abs=1e-7)
-    peer = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=1000)
-    peer.fit(design, outcome, weights[:, 0])
-    assert found[:, 0] == pytest.approx(peer.coef_[0], abs=1e-4)
-
-
-def test_logistic_regression_without_rows_or_with_a_telling_column():
-    design = np.array([[1.0, 0], [1, 0], [1, 1], [1, 1]])
-    outcome = np.array([0.0, 1, 1, 1])
-    weights = np.array([[1.0, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).T
-    found = logistic.fit(design, outcome, weights)
-    chance = 1 / (1 + np.exp(-design @ found))
-    assert chance[:, 0] == pytest.approx([0.5, 0.5, 1, 1], abs=1e-8)
-    assert np.isnan(found[:, 1]).all()
-    assert found[:, 2] == pytest.approx([0, 0], abs=1e-12)
-
 
 # Two strata: group 1 of 4 in "a" and 3 of 4 in "b"; reference 2 of 3 in "a" and 1 of 3 in "b".
 MEMBER = np.array([1, 1, 1, 1, 0, 0, 0], bool)
@@ -46,6 +19,10 @@ BY_HAND = {
     "group": ([1, 1, 1, 1], [1 / 2, 1 / 2, 3]),
     "pooled": ([3, 4 / 3, 4 / 3, 4 / 3], [3 / 2, 3 / 2, 4]),
 }
+
+
+def test_confounders_print_their_names_and_no_value():
+    assert repr(Confounders({"age": np.ones(9)}, LEVELS.levels)) == "Confounders(numbers: age; levels: view)"
 
 
 @pytest.mark.parametrize("method", [Standardization(), Weighting()], ids=["standardised", "propensity"])
@@ -106,12 +83,12 @@ def greedy(line, member, reach):
         (abs(line[i] - line[j]), i, j)
         for i, j in itertools.product(np.flatnonzero(member), np.flatnonzero(~member))
     )
-    used, found = set(), []
+    used, taken = set(), []
     for gap, i, j in pairs:
         if gap <= reach and not {i, j} & used:
             used |= {i, j}
-            found.append((i, j))
-    return sorted(found)
+            taken.append((i, j))
+    return sorted(taken)
 
 
 @settings(deadline=None, max_examples=100)
@@ -158,10 +135,10 @@ def test_matching_on_the_propensity_balances(rng):
 def test_standardised_differences_by_hand():
     made = Confounders({"age": np.array([50.0, 60, 40, 60])}, {"view": (np.array([0, 0, 0, 1]), ("a", "b"))})
     member = np.array([1, 1, 0, 0], bool)
-    found = balance.standardized_differences(made, member, np.array([1.0, 3, 0, 1]))
+    differences = balance.standardized_differences(made, member, np.array([1.0, 3, 0, 1]))
     unit = np.sqrt((25 + 100) / 2)
-    assert found["age"] == pytest.approx((5 / unit, -2.5 / unit))
-    assert found["view=b"] == pytest.approx((-0.5 / np.sqrt(0.125), -1 / np.sqrt(0.125)))
+    assert differences["age"] == pytest.approx((5 / unit, -2.5 / unit))
+    assert differences["view=b"] == pytest.approx((-0.5 / np.sqrt(0.125), -1 / np.sqrt(0.125)))
 
 
 @pytest.mark.parametrize(

@@ -51,19 +51,19 @@ HOW = {"group": "sex", "confounders": ("view",), "metrics": RATES, "resamples": 
 @pytest.mark.parametrize("method", [Standardization(), Weighting(), Matching()])
 @pytest.mark.parametrize("target", ["reference", "group"])
 def test_a_gap_wholly_of_the_view_becomes_0(method, target):
-    found = evaluate(by_view(), **HOW, target=target, method=method, least_overlap=0.5)["M"]
-    assert found.raw["sensitivity"].value == pytest.approx(33 / 50 - 41 / 50)
-    assert found.raw["fpr"].value == pytest.approx(13 / 40 - 10 / 40)
+    adjusted = evaluate(by_view(), **HOW, target=target, method=method, least_overlap=0.5)["M"]
+    assert adjusted.raw["sensitivity"].value == pytest.approx(33 / 50 - 41 / 50)
+    assert adjusted.raw["fpr"].value == pytest.approx(13 / 40 - 10 / 40)
     # Pairs are drawn, so that a matched gap is 0 on average alone.
     slack = 1e-6 if not isinstance(method, Matching) else 0.25
-    assert found.gaps["sensitivity"].value == pytest.approx(0, abs=slack)
-    assert found.gaps["fpr"].value == pytest.approx(0, abs=slack)
-    assert found.gaps["sensitivity"].low < 0 < found.gaps["sensitivity"].high
-    support = found.support["present"]
+    assert adjusted.gaps["sensitivity"].value == pytest.approx(0, abs=slack)
+    assert adjusted.gaps["fpr"].value == pytest.approx(0, abs=slack)
+    assert adjusted.gaps["sensitivity"].low < 0 < adjusted.gaps["sensitivity"].high
+    support = adjusted.support["present"]
     assert support.n == {"M": 50, "F": 50}
     assert support.differences["view=AP"][1] == pytest.approx(0, abs=1e-6)
     if not isinstance(method, Matching):
-        moved = found.explained["sensitivity"]
+        moved = adjusted.explained["sensitivity"]
         assert moved.value == pytest.approx(-8 / 50) and moved.low < -8 / 50 < moved.high
 
 
@@ -72,18 +72,18 @@ def test_a_planted_gap_survives_and_depends_on_the_named_target():
     expected = {"reference": -0.3 * 10 / 50, "group": -0.3 * 30 / 50, "pooled": -0.3 * 40 / 100}
     for method in (Standardization(), Weighting()):
         for target, gap in expected.items():
-            found = evaluate(by_view(8), **HOW, target=target, method=method)["M"]
-            assert found.gaps["sensitivity"].value == pytest.approx(gap, abs=1e-6)
-            assert found.gaps["fpr"].value == pytest.approx(0, abs=1e-6)
-    assert found.target == "M and F together"
+            adjusted = evaluate(by_view(8), **HOW, target=target, method=method)["M"]
+            assert adjusted.gaps["sensitivity"].value == pytest.approx(gap, abs=1e-6)
+            assert adjusted.gaps["fpr"].value == pytest.approx(0, abs=1e-6)
+    assert adjusted.target == "M and F together"
 
 
 def test_kish_and_the_largest_weight_by_hand():
-    found = evaluate(by_view(), **HOW, target="reference", method=Standardization())["M"].support["present"]
+    support = evaluate(by_view(), **HOW, target="reference", method=Standardization())["M"].support["present"]
     # Of men 30 weigh 10/30 and 20 weigh 40/20.
-    assert found.effective == pytest.approx({"M": 50**2 / (30 / 9 + 20 * 4), "F": 50})
-    assert found.largest == pytest.approx({"M": 2 / 50, "F": 1 / 50})
-    assert found.overlap == 1
+    assert support.effective == pytest.approx({"M": 50**2 / (30 / 9 + 20 * 4), "F": 50})
+    assert support.largest == pytest.approx({"M": 2 / 50, "F": 1 / 50})
+    assert support.overlap == 1
 
 
 def test_prevalence_is_alike_only_where_asked():
@@ -96,9 +96,9 @@ def test_prevalence_is_alike_only_where_asked():
     alike = evaluate(counted(cells), confounders=("view",), same_prevalence=True, **how)["M"]
     alone = evaluate(counted(cells), confounders=(), same_prevalence=True, **how)["M"]
     assert apart.gaps["accuracy"].value == pytest.approx(82 / 100 - 74 / 100)
-    for found in (alike, alone):
+    for adjusted in (alike, alone):
         for name in ("accuracy", "ppv", "brier"):
-            assert found.gaps[name].value == pytest.approx(0, abs=1e-9)
+            assert adjusted.gaps[name].value == pytest.approx(0, abs=1e-9)
     assert alone.confounders == ("prevalence",)
 
 
@@ -108,21 +108,21 @@ def test_without_overlap_there_is_a_reason_and_no_number():
         ("F", "AP", 0, 0): 20, ("M", "AP", 0, 0): 15, ("M", "AP", 0, 1): 5,
     }  # fmt: skip
     for method in (Standardization(), Weighting(), Matching()):
-        found = evaluate(counted(cells), **HOW, target="reference", method=method)["M"]
+        adjusted = evaluate(counted(cells), **HOW, target="reference", method=method)["M"]
         for name in ("sensitivity", "accuracy"):
-            gap = found.gaps[name]
+            gap = adjusted.gaps[name]
             assert np.isnan([gap.value, gap.low, gap.high, gap.p]).all()
             assert gap.reason.startswith("too little overlap among present: 0% of the target")
-            assert np.isnan(found.explained[name].value)
-        assert found.gaps["fpr"].value == pytest.approx(5 / 20)  # negatives overlap
-        assert found.support["present"].overlap == 0 and not found.support["present"].differences
+            assert np.isnan(adjusted.explained[name].value)
+        assert adjusted.gaps["fpr"].value == pytest.approx(5 / 20)  # negatives overlap
+        assert adjusted.support["present"].overlap == 0 and not adjusted.support["present"].differences
     ages = table(sex=np.repeat(["F", "M"], 50), target=np.tile([0, 1], 50), score=np.tile([0.2, 0.8, 0.6, 0.4], 25),
                  age=np.concatenate([np.linspace(20, 40, 50), np.linspace(60, 80, 50)]))  # fmt: skip
     for method in (Weighting(), Matching("age", 5.0), Matching("propensity")):
-        found = evaluate(ages, **HOW | {"confounders": ("age",)}, target="reference", method=method)["M"]
+        adjusted = evaluate(ages, **HOW | {"confounders": ("age",)}, target="reference", method=method)["M"]
         assert (
-            np.isnan(found.gaps["sensitivity"].value)
-            and "too little overlap" in found.gaps["sensitivity"].reason
+            np.isnan(adjusted.gaps["sensitivity"].value)
+            and "too little overlap" in adjusted.gaps["sensitivity"].reason
         )
 
 
@@ -136,29 +136,29 @@ def test_partial_overlap_is_reported_and_may_be_accepted():
     }
     how = HOW | {"metrics": ("sensitivity",), "target": "reference", "method": Standardization()}
     assert "60% of the target" in evaluate(counted(cells), **how)["M"].gaps["sensitivity"].reason
-    found = evaluate(counted(cells), **how, least_overlap=0.5)["M"]
+    adjusted = evaluate(counted(cells), **how, least_overlap=0.5)["M"]
     assert (
-        found.gaps["sensitivity"].value == pytest.approx(0.8 - 0.5)
-        and found.support["present"].overlap == 0.6
+        adjusted.gaps["sensitivity"].value == pytest.approx(0.8 - 0.5)
+        and adjusted.support["present"].overlap == 0.6
     )
 
 
 def test_errors_and_means_of_numbers_are_adjusted():
     view, sex = np.repeat(["AP", "PA", "AP", "PA"], [20, 40, 40, 20]), np.repeat(["F", "M"], 60)
     error = np.where(view == "AP", 4.0, 1.0) + np.tile([0.5, -0.5], 60)
-    found = evaluate(
+    adjusted = evaluate(
         table(NUMBER, sex=sex, view=view, target=np.full(120, 60.0), score=60 + error),
         **HOW | {"metrics": ("mae", "bias", "rmse")}, target="pooled",
     )["M"]  # fmt: skip
-    assert found.raw["mae"].value == pytest.approx(1) and found.gaps["mae"].value == pytest.approx(
+    assert adjusted.raw["mae"].value == pytest.approx(1) and adjusted.gaps["mae"].value == pytest.approx(
         0, abs=1e-6
     )
-    assert found.gaps["bias"].value == pytest.approx(0, abs=1e-6)
-    assert found.estimates["mae"][0].value == pytest.approx(2.5, abs=1e-6)
+    assert adjusted.gaps["bias"].value == pytest.approx(0, abs=1e-6)
+    assert adjusted.estimates["mae"][0].value == pytest.approx(2.5, abs=1e-6)
     values = Schema("values", "dice", (), None, ATTRIBUTES, scores=("dice",))
     dice = table(values, sex=sex, view=view, target=np.zeros(120), dice=1 - error / 10)
-    found = evaluate(dice, **HOW | {"metrics": ("mean",)}, target="pooled")["M"]
-    assert found.gaps["mean"].value == pytest.approx(0, abs=1e-6) and found.support["all"].n == {
+    adjusted = evaluate(dice, **HOW | {"metrics": ("mean",)}, target="pooled")["M"]
+    assert adjusted.gaps["mean"].value == pytest.approx(0, abs=1e-6) and adjusted.support["all"].n == {
         "M": 60,
         "F": 60,
     }
@@ -191,17 +191,15 @@ METHODS = {"standardised": Standardization({"age": np.arange(42.5, 77, 5)}), "we
 
 
 def coverage(method, gap, sets, number, resamples):
-    truth, found = true_gap(gap), []
+    truth, held = true_gap(gap), []
     for seed in range(sets):
         one = evaluate(
             patients(np.random.default_rng([8, seed]), number, gap), group="sex", confounders=("age", "view"), target="reference",
             method=METHODS[method], metrics=("sensitivity",), resamples=resamples, seed=seed,
         )["M"]  # fmt: skip
         gaps = one.gaps["sensitivity"]
-        found.append(
-            (gaps.low <= truth, truth <= gaps.high, gaps.value - truth, one.raw["sensitivity"].value)
-        )
-    return np.array(found).T
+        held.append((gaps.low <= truth, truth <= gaps.high, gaps.value - truth, one.raw["sensitivity"].value))
+    return np.array(held).T
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -243,7 +241,7 @@ def test_weights_are_estimated_again_in_every_replicate(rng):
         patients(rng, 120),
         {"group": "sex", "confounders": ("age", "view"), "target": "pooled", "metrics": ("sensitivity",)},
     )
-    found = evaluate(whole, **how, resamples=3, seed=4)["M"].estimates["sensitivity"]
+    estimates = evaluate(whole, **how, resamples=3, seed=4)["M"].estimates["sensitivity"]
     pair = GroupPair(whole, "sex", ("M", "F"), None, {"sensitivity": registry.get("sensitivity")})
     drawn = resample.draw(pair.num_subjects, 0, 3, 4)[pair.code]
     for lane in range(3):
@@ -253,7 +251,7 @@ def test_weights_are_estimated_again_in_every_replicate(rng):
             "sensitivity"
         ]
         for side in (0, 1):
-            assert found[side].replicates[lane] == pytest.approx(alone[side].value, abs=1e-4)
+            assert estimates[side].replicates[lane] == pytest.approx(alone[side].value, abs=1e-4)
 
 
 def test_copies_of_images_within_patients_change_nothing(rng):
@@ -281,14 +279,14 @@ def test_people_without_a_known_confounder_are_left_out_and_counted(rng):
         "unknown",
     )
     how = {"group": "sex", "target": "reference", "metrics": ("sensitivity",), "resamples": 50}
-    found = evaluate(whole, confounders=("age", "view"), **how)["M"]
+    adjusted = evaluate(whole, confounders=("age", "view"), **how)["M"]
     rest = Table(whole.frame.drop(index=range(15)).reset_index(drop=True), SCHEMA)
-    assert found.left_out == 15
-    assert found.gaps == evaluate(rest, confounders=("age", "view"), **how)["M"].gaps
-    assert found.raw["sensitivity"].value == frame.evaluate(
+    assert adjusted.left_out == 15
+    assert adjusted.gaps == evaluate(rest, confounders=("age", "view"), **how)["M"].gaps
+    assert adjusted.raw["sensitivity"].value == frame.evaluate(
         rest, metrics=("sensitivity",), groups=("sex",), resamples=50
     ).disparities["sex"]["difference:sensitivity:M-F"].value  # fmt: skip
-    assert found.to_pandas().loc["sensitivity", "raw_value"] == found.raw["sensitivity"].value
+    assert adjusted.to_pandas().loc["sensitivity", "raw_value"] == adjusted.raw["sensitivity"].value
 
 
 def test_classes_are_adjusted_apart():
@@ -297,11 +295,11 @@ def test_classes_are_adjusted_apart():
     n, scores = 300, rng.dirichlet(np.ones(3), 300)
     whole = table(three, sex=np.where(rng.random(n) < 0.5, "F", "M"), view=np.where(rng.random(n) < 0.5, "AP", "PA"),
                   target=rng.integers(0, 3, n), x=scores[:, 0], y=scores[:, 1], z=scores[:, 2])  # fmt: skip
-    found = evaluate(whole, **HOW | {"metrics": ("accuracy", "sensitivity:b", "f1:macro")}, target="pooled")[
-        "M"
-    ]
-    assert list(found.support) == ["a", "b", "c"] and all(
-        np.isfinite(gap.value) for gap in found.gaps.values()
+    adjusted = evaluate(
+        whole, **HOW | {"metrics": ("accuracy", "sensitivity:b", "f1:macro")}, target="pooled"
+    )["M"]
+    assert list(adjusted.support) == ["a", "b", "c"] and all(
+        np.isfinite(gap.value) for gap in adjusted.gaps.values()
     )
 
 

@@ -65,7 +65,7 @@ def test_impossible_gaps_are_refused():
 def test_simulated_power_is_four_in_five(rng):
     """Diseased patients with three images whose calls have ICC 0.4: each image takes the patient's call with chance √0.4."""
     gap, design = 0.1, Design(0.85, prevalence=0.5, images=3, icc=0.4)
-    plan, found = planning.patients(gap, design), 0
+    plan, num_found = planning.patients(gap, design), 0
 
     def sensitivity(patients, rate, first):
         who = np.repeat(first + np.flatnonzero(rng.random(patients) < design.prevalence), 3)
@@ -76,5 +76,5 @@ def test_simulated_power_is_four_in_five(rng):
     for _ in range(3000):
         pair = sensitivity(plan.reference, 0.85, 0), sensitivity(plan.group, 0.75, plan.reference)
         _, low, high = comparisons.difference(*pair)
-        found += low > 0 or high < 0
-    assert found / 3000 == pytest.approx(0.8, abs=0.03)
+        num_found += low > 0 or high < 0
+    assert num_found / 3000 == pytest.approx(0.8, abs=0.03)

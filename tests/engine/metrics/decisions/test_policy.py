@@ -58,8 +58,8 @@ def test_a_minimum_is_held_against_the_lower_limit_unless_said_otherwise(tmp_pat
 def test_what_is_undefined_or_has_no_interval_is_a_violation(tmp_path, frames):
     (empty,) = judge(tmp_path, frames, rule("metric: sensitivity; groups: {group: c}; model: old; min: 0"))
     assert not empty.is_met and math.isnan(empty.judged) and "undefined" in str(empty)
-    found = judge(tmp_path, frames, rule("metric: ece; groups: overall; max: 1"))
-    assert not any(v.is_met for v in found) and "no interval" in found[0].reason
+    verdicts = judge(tmp_path, frames, rule("metric: ece; groups: overall; max: 1"))
+    assert not any(v.is_met for v in verdicts) and "no interval" in verdicts[0].reason
     (worst,) = judge(
         tmp_path, frames, rule("score: equal_opportunity_difference; groups: group; model: old; max: 1")
     )
@@ -67,21 +67,21 @@ def test_what_is_undefined_or_has_no_interval_is_a_violation(tmp_path, frames):
 
 
 def test_without_groups_and_model_a_rule_is_about_all(tmp_path, frames):
-    found = judge(tmp_path, frames, rule("metric: accuracy; min: 0"))
-    assert len(found) == 2 * (1 + 3 + 2 + 6) and all(v.is_met for v in found)
-    assert {v.attribute for v in found} == {"overall", "group", "sex", "group*sex"}
-    assert {v.model for v in found} == {"old", "new"}
+    verdicts = judge(tmp_path, frames, rule("metric: accuracy; min: 0"))
+    assert len(verdicts) == 2 * (1 + 3 + 2 + 6) and all(v.is_met for v in verdicts)
+    assert {v.attribute for v in verdicts} == {"overall", "group", "sex", "group*sex"}
+    assert {v.model for v in verdicts} == {"old", "new"}
     pairs = judge(tmp_path, frames, rule("score: difference:accuracy; model: old; min: -1; max: 1"))
     assert len(pairs) == 2 * (2 + 1 + 5)  # two bounds, every group but the reference
 
 
 def test_a_gap_is_held_against_the_interval_of_the_gap(tmp_path, frames):
-    found = judge(
+    verdicts = judge(
         tmp_path, frames, rule("score: difference:sensitivity; groups: {group: [b]}; model: old; min: -0.4")
     )
     gap = frames["old"].disparities["group"]["difference:sensitivity:b-a"]
-    assert found[0].judged == gap.low < -0.4 < found[0].value == pytest.approx(-0.3)
-    assert found[0].levels == ("b", "a") and found[0].place == "group: b - a" and not found[0].is_met
+    assert verdicts[0].judged == gap.low < -0.4 < verdicts[0].value == pytest.approx(-0.3)
+    assert verdicts[0].levels == ("b", "a") and verdicts[0].place == "group: b - a" and not verdicts[0].is_met
     spread = judge(tmp_path, frames, rule("score: max_min:accuracy; groups: sex; model: old; max: 1"))
     assert spread[0].is_met and spread[0].levels == ()
 

@@ -21,11 +21,11 @@ def table(right, split="validation"):
         for (sex, n), correct in right.items()
         for i in range(n)
     ]
-    found = pd.DataFrame(rows).assign(
+    values = pd.DataFrame(rows).assign(
         scan_id=[f"s{i}" for i in range(len(rows))], subject_id=[f"p{i}" for i in range(len(rows))], cohort="x", split=split,
         target=1, threshold=0.5, threshold_split="fixed", checkpoint_step=1, checkpoint_fingerprint="f", config_fingerprint="g",
     )  # fmt: skip
-    return Table(validate(found, SCHEMA, "t"), SCHEMA)
+    return Table(validate(values, SCHEMA, "t"), SCHEMA)
 
 
 def candidates(cells, split="validation"):
@@ -40,29 +40,29 @@ CELLS = {"a": (38, 6), "b": (32, 8), "c": (36, 7), "d": (34, 6), "e": (32, 8)}
 
 
 def test_every_rule_by_hand():
-    found = select(candidates(CELLS), "sensitivity", "sex", {"F": 1.0, "M": 0.7})
-    assert found.scores.loc["a"].tolist() == pytest.approx(
+    selected = select(candidates(CELLS), "sensitivity", "sex", {"F": 1.0, "M": 0.7})
+    assert selected.scores.loc["a"].tolist() == pytest.approx(
         [44 / 52, 0.95, 0.6, 0.6, 0.35, np.hypot(0.05, 0.1)]
     )
-    assert list(found.scores) == ["overall", "sex=F", "sex=M", "worst_group", "gap", "dto"]
-    assert found.choices["overall"].names == ("a",)
-    assert found.choices["worst_group"].names == ("b",)  # of equals the first
-    assert found.choices["pareto_worst_group"].names == ("a", "c", "b", "e")
-    assert found.choices["pareto_gap"].names == ("a", "c", "b", "e")
-    assert found.choices["dto"].names == ("c",)
-    assert "utopia point (F 1, M 0.7)" in found.choices["dto"].rule
-    assert "sensitivity" in found.choices["overall"].rule and "sex" in found.choices["worst_group"].rule
+    assert list(selected.scores) == ["overall", "sex=F", "sex=M", "worst_group", "gap", "dto"]
+    assert selected.choices["overall"].names == ("a",)
+    assert selected.choices["worst_group"].names == ("b",)  # of equals the first
+    assert selected.choices["pareto_worst_group"].names == ("a", "c", "b", "e")
+    assert selected.choices["pareto_gap"].names == ("a", "c", "b", "e")
+    assert selected.choices["dto"].names == ("c",)
+    assert "utopia point (F 1, M 0.7)" in selected.choices["dto"].rule
+    assert "sensitivity" in selected.choices["overall"].rule and "sex" in selected.choices["worst_group"].rule
     with pytest.raises(UserError, match="chosen on 'validation'"):
-        found.require_other("validation")
-    found.require_other("test")
+        selected.require_other("validation")
+    selected.require_other("test")
 
 
 def test_less_may_be_better_and_the_utopia_point_is_explicit():
     given = candidates(CELLS)
-    found = select(given, "fnr", "sex")
-    assert found.choices["overall"].names == ("a",) and found.choices["worst_group"].names == ("b",)
-    assert found.scores.loc["a", "worst_group"] == pytest.approx(0.4)
-    assert "dto" not in found.choices and "dto" not in found.scores
+    selected = select(given, "fnr", "sex")
+    assert selected.choices["overall"].names == ("a",) and selected.choices["worst_group"].names == ("b",)
+    assert selected.scores.loc["a", "worst_group"] == pytest.approx(0.4)
+    assert "dto" not in selected.choices and "dto" not in selected.scores
     with pytest.raises(UserError, match="no value for M"):
         select(given, "fnr", "sex", {"F": 0.0})
 
@@ -70,16 +70,16 @@ def test_less_may_be_better_and_the_utopia_point_is_explicit():
 def test_the_worst_group_is_that_of_training():
     for one in candidates(CELLS):
         value, better = ranking.select_value(one.table.frame, "worst_group:sensitivity:sex", SCHEMA)
-        found = select([one], "sensitivity", "sex").scores
-        assert better and value == found["worst_group"].iloc[0]
+        selected = select([one], "sensitivity", "sex").scores
+        assert better and value == selected["worst_group"].iloc[0]
 
 
 def test_an_undefined_candidate_is_never_chosen():
     none = Candidate("z", table({("F", 40): 1, ("M", 10): 1, ("unknown", 2): 0}), "validation")
     none.table.frame["target"] = 0  # no positive: no sensitivity
-    found = select([none, *candidates(CELLS)], "sensitivity", "sex")
-    assert np.isnan(found.scores.loc["z", "overall"]) and np.isnan(found.scores.loc["z", "gap"])
-    assert found.choices["overall"].names == ("a",) and "z" not in found.choices["pareto_gap"].names
+    selected = select([none, *candidates(CELLS)], "sensitivity", "sex")
+    assert np.isnan(selected.scores.loc["z", "overall"]) and np.isnan(selected.scores.loc["z", "gap"])
+    assert selected.choices["overall"].names == ("a",) and "z" not in selected.choices["pareto_gap"].names
     alone = select([none], "sensitivity", "sex")
     assert alone.choices["overall"].names == () and alone.choices["pareto_worst_group"].names == ()
 
@@ -108,11 +108,11 @@ def test_runs_are_read_from_their_folders(tiny_run):
     given = selection.checkpoints([workdir])
     kept = sorted(pathlib.Path(workdir / "validation").glob("*.parquet"))
     assert [one.name for one in given] == [f"{workdir.name}/{path.stem}" for path in kept]
-    found = select(given, "auroc", "sex")
-    assert found.split == settings.data.validation_split
+    selected = select(given, "auroc", "sex")
+    assert selected.split == settings.data.validation_split
     for one, path in zip(given, kept, strict=True):
         own = read_table(path)
-        assert found.scores.loc[one.name, "overall"] == pytest.approx(
+        assert selected.scores.loc[one.name, "overall"] == pytest.approx(
             ranking.select_value(own.frame, "auroc", own.schema)[0], nan_ok=True
         )
     smuggled = read_table(kept[0])

@@ -61,14 +61,14 @@ def test_detectable_gap_has_power_of_four_in_five(rng):
     base = np.arange(n) < n * p
     gap = comparisons.detectable(intervals.proportion(base, code[:n]), intervals.proportion(base, code[n:]))
     assert gap == pytest.approx(2.8016 * (2 * p * (1 - p) / n) ** 0.5, rel=1e-3)
-    found = 0
+    num_found = 0
     for _ in range(2000):
         a, b = rng.random(n) < p - gap / 2, rng.random(n) < p + gap / 2
         _, low, _ = comparisons.difference(
             intervals.proportion(b, code[n:]), intervals.proportion(a, code[:n])
         )
-        found += low > 0
-    assert found / 2000 == pytest.approx(0.8, abs=0.03)
+        num_found += low > 0
+    assert num_found / 2000 == pytest.approx(0.8, abs=0.03)
 
 
 def test_extremes_by_hand():

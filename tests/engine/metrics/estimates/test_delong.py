@@ -11,19 +11,19 @@ TOY = [9.0, 8.0, 7.0, 7.0, 5.0, 3.0, 6.0, 5.0, 4.0, 3.0, 2.0, 2.0, 1.0], [7.0, 9
 
 
 def test_paired_equals_published_arithmetic():
-    found = delong.paired(TOY_TRUTH, *map(np.array, TOY))
-    assert (found.first, found.second) == pytest.approx((0.8809523809523809, 0.6904761904761905), abs=1e-14)
+    test = delong.paired(TOY_TRUTH, *map(np.array, TOY))
+    assert (test.first, test.second) == pytest.approx((0.8809523809523809, 0.6904761904761905), abs=1e-14)
     expected = [[0.009627739984882842, 0.008276643990929707], [0.008276643990929707, 0.023866213151927437]]
-    assert found.covariance == pytest.approx(np.array(expected), abs=1e-15)
-    assert (found.z, found.p) == pytest.approx((1.46344183996585, 0.14334651703627826), rel=1e-10)
+    assert test.covariance == pytest.approx(np.array(expected), abs=1e-15)
+    assert (test.z, test.p) == pytest.approx((1.46344183996585, 0.14334651703627826), rel=1e-10)
     data = load_breast_cancer()
     columns = [
         data.data[:, list(data.feature_names).index(f"mean {name}")] for name in ("texture", "smoothness")
     ]
-    found = delong.paired(data.target == 0, *columns)
-    assert found.covariance[0, 1] == pytest.approx(-7.183488257780006e-05, rel=1e-9)
-    assert (found.z, found.p) == pytest.approx((1.7133449373159102, 0.08664909979344877), rel=1e-9)
-    assert found.value - found.low == pytest.approx(found.high - found.value)
+    test = delong.paired(data.target == 0, *columns)
+    assert test.covariance[0, 1] == pytest.approx(-7.183488257780006e-05, rel=1e-9)
+    assert (test.z, test.p) == pytest.approx((1.7133449373159102, 0.08664909979344877), rel=1e-9)
+    assert test.value - test.low == pytest.approx(test.high - test.value)
 
 
 def test_within_patients(rng):
@@ -39,15 +39,15 @@ def test_unpaired_adds_variances_and_refuses_shared_patients(rng):
     for size, start in ((50, 0), (70, 100)):
         truth = np.arange(size) % 3 == 0
         groups.append((truth, truth + rng.normal(size=size), np.arange(start, start + size)))
-    found = delong.unpaired(*groups)
+    test = delong.unpaired(*groups)
     variances = [oracles.obuchowski_variance(*map(list, g)) for g in groups]
-    assert np.diag(found.covariance) == pytest.approx(variances, rel=1e-10) and found.covariance[0, 1] == 0
-    assert found.z == pytest.approx(found.value / sum(variances) ** 0.5)
+    assert np.diag(test.covariance) == pytest.approx(variances, rel=1e-10) and test.covariance[0, 1] == 0
+    assert test.z == pytest.approx(test.value / sum(variances) ** 0.5)
     truth, score, subject = groups[1]
     with pytest.raises(UserError, match="20 patients are in both groups"):
         delong.unpaired(groups[0], (truth, score, subject - 70))
 
 
 def test_without_both_classes_is_nan():
-    found = delong.paired(np.ones(4, bool), np.arange(4.0), np.arange(4.0))
-    assert np.isnan([found.value, found.z, found.p]).all()
+    test = delong.paired(np.ones(4, bool), np.arange(4.0), np.arange(4.0))
+    assert np.isnan([test.value, test.z, test.p]).all()

@@ -76,18 +76,18 @@ TOY_SCORE = [9.0, 8.0, 7.0, 7.0, 5.0, 3.0, 6.0, 5.0, 4.0, 3.0, 2.0, 2.0, 1.0]
 
 
 def test_auroc_variance_equals_delong():
-    found = area(TOY_TRUTH, TOY_SCORE)
-    assert found.value == pytest.approx(0.8809523809523809, abs=1e-14)
-    assert found.se**2 == pytest.approx(0.009627739984882842, abs=1e-15)
+    estimate = area(TOY_TRUTH, TOY_SCORE)
+    assert estimate.value == pytest.approx(0.8809523809523809, abs=1e-14)
+    assert estimate.se**2 == pytest.approx(0.009627739984882842, abs=1e-15)
     data = load_breast_cancer()
     truth = data.target == 0
     for name, value, variance in (
         ("mean texture", 0.7758244807356905, 0.0003894431132982799),
         ("mean smoothness", 0.7220416468474182, 0.0004522535297559956),
     ):
-        found = area(truth, data.data[:, list(data.feature_names).index(name)])
-        assert found.value == pytest.approx(value, abs=1e-12)
-        assert found.se**2 == pytest.approx(variance, rel=1e-10)
+        estimate = area(truth, data.data[:, list(data.feature_names).index(name)])
+        assert estimate.value == pytest.approx(value, abs=1e-12)
+        assert estimate.se**2 == pytest.approx(variance, rel=1e-10)
 
 
 def test_auroc_limits_stay_inside_where_wald_leaves():
@@ -102,12 +102,12 @@ def test_clustered_auroc_equals_its_twin_and_ignores_copies(rng):
     for _ in range(10):
         subject, truth = rng.integers(0, 12, 40), rng.random(40) < 0.5
         score = (truth + rng.normal(size=40) + (subject % 3)).round(1)
-        found = area(truth, score, subject)
-        assert found.value == pytest.approx(oracles.auroc_by_pairs(truth, score), abs=1e-12)
-        assert found.se**2 == pytest.approx(oracles.obuchowski_variance(truth, score, subject), rel=1e-10)
+        estimate = area(truth, score, subject)
+        assert estimate.value == pytest.approx(oracles.auroc_by_pairs(truth, score), abs=1e-12)
+        assert estimate.se**2 == pytest.approx(oracles.obuchowski_variance(truth, score, subject), rel=1e-10)
         thrice = area(np.repeat(truth, 3), np.repeat(score, 3), np.repeat(subject, 3))
-        assert thrice.se == pytest.approx(found.se, rel=1e-10)
-        assert thrice.limits(0.95) == pytest.approx(found.limits(0.95))
+        assert thrice.se == pytest.approx(estimate.se, rel=1e-10)
+        assert thrice.limits(0.95) == pytest.approx(estimate.limits(0.95))
 
 
 def test_clustered_auroc_is_within_3_percent_of_the_patient_bootstrap(rng):
@@ -150,11 +150,11 @@ def paired(both, gained, lost, neither):
     ],
 )
 def test_paired_change_equals_published_intervals(cells, low, high):
-    found = paired(*cells)
+    result = paired(*cells)
     n = sum(cells)
-    assert found.value == pytest.approx((cells[1] - cells[2]) / n)
-    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
-    assert (found.n, found.gained, found.lost) == (n, cells[1], cells[2])
+    assert result.value == pytest.approx((cells[1] - cells[2]) / n)
+    assert (round(result.low, 4), round(result.high, 4)) == (low, high)
+    assert (result.n, result.gained, result.lost) == (n, cells[1], cells[2])
 
 
 def test_paired_change_edges():
@@ -200,11 +200,11 @@ def test_average_of_two_proportions_of_the_same_patients():
 
 
 def test_a_bootstrap_of_one_patient_has_no_interval():
-    found = percentiles.bootstrap(0.3, np.full(100, 0.3), 4, 1, 2)
+    estimate = percentiles.bootstrap(0.3, np.full(100, 0.3), 4, 1, 2)
     assert (
-        found.value == 0.3
-        and np.isnan(found.limits(0.95)).all()
-        and found.reason == "a single patient: no interval"
+        estimate.value == 0.3
+        and np.isnan(estimate.limits(0.95)).all()
+        and estimate.reason == "a single patient: no interval"
     )
     assert np.isnan(
         percentiles.bootstrap(np.nan, np.full(100, np.nan), 4, 3, 2, "no image is positive").value
@@ -218,13 +218,13 @@ def _coverage(rng, patients, sensitivities, repeats):
     for _ in range(repeats):
         called, score, truth, code, group = oracles.simulated_patients(rng, patients, sensitivities)
         cells = [intervals.proportion(called[r], code[r]) for r in (truth & (group == g) for g in range(6))]
-        found = [(*e.limits(0.95), p) for e, p in zip(cells, sensitivities, strict=True)]
+        limits = [(*e.limits(0.95), p) for e, p in zip(cells, sensitivities, strict=True)]
         for other in (1, 5):
-            found.append(
+            limits.append(
                 (*comparisons.difference(cells[0], cells[other])[1:], sensitivities[0] - sensitivities[other])
             )
-        found.append((*intervals.area(truth, score, code).limits(0.95), area))
-        low, high, value = np.array(found).T
+        limits.append((*intervals.area(truth, score, code).limits(0.95), area))
+        low, high, value = np.array(limits).T
         known = np.isfinite(low)
         tried += known
         held += known & (low <= value) & (value <= high)
@@ -245,8 +245,8 @@ def test_an_area_of_two_positives_has_the_widest_limits_and_no_overflow():
 
 def test_bootstrap_limits_stay_within_the_range_of_the_metric():
     replicates = np.linspace(0.9, 1.0, 100)
-    found = percentiles.bootstrap(0.98, replicates, 12, 12, 12, bounds=(0, 1))
-    low, high = found.limits(0.9999)  # too few replicates beyond: the normal limit, cut
+    estimate = percentiles.bootstrap(0.98, replicates, 12, 12, 12, bounds=(0, 1))
+    low, high = estimate.limits(0.9999)  # too few replicates beyond: the normal limit, cut
     assert low < 0.98
     assert high == 1
 
@@ -255,9 +255,9 @@ def test_expanded_percentiles_of_a_mean_are_the_t_interval(rng):
     """Of normal replicates with the bootstrap's own spread, √((n − 1) / n) of the standard error, as Hesterberg 2015 has it."""
     sample = rng.normal(size=8)
     replicates = sample.mean() + stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000) * sample.std() / 8**0.5
-    found = percentiles.bootstrap(sample.mean(), replicates, 8, 8, 8)
+    estimate = percentiles.bootstrap(sample.mean(), replicates, 8, 8, 8)
     expected = stats.t.interval(0.9, 7, sample.mean(), sample.std(ddof=1) / 8**0.5)
-    assert found.limits(0.9) == pytest.approx(expected, abs=1e-3)
+    assert estimate.limits(0.9) == pytest.approx(expected, abs=1e-3)
     few = percentiles.bootstrap(sample.mean(), replicates[50::100], 8, 8, 8)  # too few replicates beyond
     expected = stats.t.interval(0.99, 7, sample.mean(), sample.std(ddof=1) / 8**0.5)
     assert few.limits(0.99) == pytest.approx(expected, abs=0.02)
@@ -277,9 +277,9 @@ def test_p_of_replicates_is_where_their_limits_reach_zero(rng, centre, freedom):
 
 def test_a_class_of_one_patient_has_no_bootstrap_interval():
     replicates = np.linspace(0, 1, 100)
-    found = percentiles.bootstrap(0.5, replicates, 12, 12, 1, freedom=0)
-    assert np.isnan(found.limits(0.95)).all() and "a class has a single patient" in found.reason
-    assert found.b_valid == 100
+    estimate = percentiles.bootstrap(0.5, replicates, 12, 12, 1, freedom=0)
+    assert np.isnan(estimate.limits(0.95)).all() and "a class has a single patient" in estimate.reason
+    assert estimate.b_valid == 100
 
 
 def test_bca_of_replicates_on_one_side_of_the_value_has_no_limits():

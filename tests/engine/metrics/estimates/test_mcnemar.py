@@ -16,13 +16,13 @@ def calls(both, first, second, neither):
 
 @pytest.mark.parametrize("counts", [(30, 12, 4, 20), (5, 1, 0, 3), (100, 60, 90, 250), (10, 5, 5, 1)])
 def test_one_image_per_patient_equals_statsmodels(counts):
-    found, (both, first, second, neither) = mcnemar(*calls(*counts)), counts
+    result, (both, first, second, neither) = mcnemar(*calls(*counts)), counts
     table, n = [[both, first], [second, neither]], sum(counts)
-    assert found.p == pytest.approx(peer(table, exact=True).pvalue)
+    assert result.p == pytest.approx(peer(table, exact=True).pvalue)
     asymptotic = peer(table, exact=False, correction=False).statistic
-    assert found.statistic == pytest.approx(asymptotic * (n - 1) / n)
-    assert (found.first_only, found.second_only, found.n) == (first, second, n)
-    assert found.value == pytest.approx((second - first) / n)
+    assert result.statistic == pytest.approx(asymptotic * (n - 1) / n)
+    assert (result.first_only, result.second_only, result.n) == (first, second, n)
+    assert result.value == pytest.approx((second - first) / n)
 
 
 def test_exact_p_equals_all_exchanges_within_patients(rng):
@@ -33,9 +33,9 @@ def test_exact_p_equals_all_exchanges_within_patients(rng):
         sum(s * d for s, d in zip(signs, change, strict=True))
         for signs in itertools.product((-1, 1), repeat=9)
     ]
-    found = mcnemar(first, second, subject)
-    assert found.p == pytest.approx(np.mean(np.abs(sums) >= abs(sum(change))))
-    assert found.statistic == pytest.approx(8 / 9 * sum(change) ** 2 / sum(d * d for d in change))
+    result = mcnemar(first, second, subject)
+    assert result.p == pytest.approx(np.mean(np.abs(sums) >= abs(sum(change))))
+    assert result.statistic == pytest.approx(8 / 9 * sum(change) ** 2 / sum(d * d for d in change))
 
 
 def test_copies_within_patients_change_no_p():
@@ -54,8 +54,8 @@ def test_level_within_patients(rng):
     for _ in range(600):
         subject = np.repeat(np.arange(80), 3)
         first, second = ((rng.random(80) < 0.5)[subject] ^ (rng.random(240) < 0.1) for _ in range(2))
-        found = mcnemar(first, second, subject)
-        rejected += (found.p < 0.05, found.p_asymptotic < 0.05, mcnemar(first, second).p < 0.05)
+        result = mcnemar(first, second, subject)
+        rejected += (result.p < 0.05, result.p_asymptotic < 0.05, mcnemar(first, second).p < 0.05)
     assert (rejected[:2] / 600 < 0.08).all() and rejected[2] / 600 > 0.15
 
 

@@ -15,8 +15,8 @@ def test_holm_by_hand():
 
 def test_benjamini_hochberg_by_hand():
     # .04 x 3/3, then min(.04, .03 x 3/2), then min(.04, .01 x 3/1).
-    found = multiplicity.benjamini_hochberg([0.03, float("nan"), 0.04, 0.01])
-    assert found == pytest.approx([0.04, np.nan, 0.04, 0.03], nan_ok=True)
+    adjusted = multiplicity.benjamini_hochberg([0.03, float("nan"), 0.04, 0.01])
+    assert adjusted == pytest.approx([0.04, np.nan, 0.04, 0.03], nan_ok=True)
 
 
 @pytest.mark.parametrize(("ours", "peer"), [("holm", "holm"), ("benjamini_hochberg", "fdr_bh")])
@@ -41,18 +41,18 @@ def test_max_t_equals_its_slow_twin(rng, step_down):
     shared = rng.normal(size=200)
     permuted = np.stack([shared + 0.5 * rng.normal(size=200) for _ in range(5)])
     observed = np.array([0.3, -2.5, 1.9, 1.2, -0.1])
-    found = multiplicity.max_t(observed, permuted, step_down=step_down)
-    assert found == pytest.approx(max_t(observed, permuted, step_down))
+    adjusted = multiplicity.max_t(observed, permuted, step_down=step_down)
+    assert adjusted == pytest.approx(max_t(observed, permuted, step_down))
     with_nan = multiplicity.max_t(
         np.append(observed, np.nan), np.vstack([permuted, permuted[0]]), step_down=step_down
     )
-    assert with_nan == pytest.approx([*found, np.nan], nan_ok=True)
+    assert with_nan == pytest.approx([*adjusted, np.nan], nan_ok=True)
 
 
 def test_max_t_of_equal_statistics_costs_nothing(rng):
     draws = np.abs(rng.normal(size=999))
-    found = multiplicity.max_t(np.full(4, 2.1), np.stack([draws] * 4))
-    assert found == pytest.approx([(1 + (draws >= 2.1).sum()) / 1000] * 4)
+    adjusted = multiplicity.max_t(np.full(4, 2.1), np.stack([draws] * 4))
+    assert adjusted == pytest.approx([(1 + (draws >= 2.1).sum()) / 1000] * 4)
 
 
 def test_permutations_without_a_value_are_not_counted():

@@ -30,17 +30,17 @@ def layout(rng, runs=6, n=40):
 def test_the_split_of_variance_is_that_of_a_two_way_analysis_of_variance(rng):
     y = layout(rng)
     runs, n = y.shape
-    found = seeds.over_seeds([mean_of(row) for row in y])
+    mean = seeds.over_seeds([mean_of(row) for row in y])
     rows = pd.DataFrame(
         {"y": y.ravel(), "seed": np.repeat(np.arange(runs), n), "who": np.tile(np.arange(n), runs)}
     )
     table = anova_lm(smf.ols("y ~ C(seed) + C(who)", rows).fit())
     ms_seed, ms_who, ms_rest = table["mean_sq"]
-    assert found.variance_both == pytest.approx(ms_rest / n)
-    assert found.variance_seed == pytest.approx((ms_seed - ms_rest) / n)
-    assert found.variance_patients == pytest.approx((ms_who - ms_rest) / (runs * n))
-    assert found.estimate.se**2 == pytest.approx((ms_seed + ms_who - ms_rest) / (runs * n))
-    assert found.seed_sd == pytest.approx(y.mean(axis=1).std(ddof=1))
+    assert mean.variance_both == pytest.approx(ms_rest / n)
+    assert mean.variance_seed == pytest.approx((ms_seed - ms_rest) / n)
+    assert mean.variance_patients == pytest.approx((ms_who - ms_rest) / (runs * n))
+    assert mean.estimate.se**2 == pytest.approx((ms_seed + ms_who - ms_rest) / (runs * n))
+    assert mean.seed_sd == pytest.approx(y.mean(axis=1).std(ddof=1))
 
 
 def test_the_split_of_a_bootstrap_is_that_of_influences(rng):
@@ -59,25 +59,25 @@ def test_the_split_of_a_bootstrap_is_that_of_influences(rng):
 def test_without_a_patients_part_the_interval_is_students(rng):
     values = rng.normal(0, 1, 5)
     runs = [mean_of(np.full(50, v)) for v in values]
-    found = seeds.over_seeds(runs)
+    mean = seeds.over_seeds(runs)
     half = stats.t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
-    assert found.estimate.limits(0.95) == pytest.approx((values.mean() - half, values.mean() + half))
-    assert found.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert mean.estimate.limits(0.95) == pytest.approx((values.mean() - half, values.mean() + half))
+    assert mean.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
 def test_equal_runs_keep_the_patients_own_limits(rng):
     code = np.arange(60) // 2
     one = intervals.proportion(rng.random(60) < 0.8, code)
-    found = seeds.over_seeds([one] * 4)
-    assert found.seed_sd == 0 and found.estimate.limits(0.95) == pytest.approx(one.limits(0.95))
+    mean = seeds.over_seeds([one] * 4)
+    assert mean.seed_sd == 0 and mean.estimate.limits(0.95) == pytest.approx(one.limits(0.95))
     always = intervals.proportion(np.ones(60, bool), code)  # no run moves: their correlation is unknown
     assert seeds.over_seeds([always] * 4).estimate.limits(0.9) == pytest.approx(always.limits(0.9))
 
 
 def test_a_combination_of_two_is_the_difference_of_two(rng):
     a, b = (intervals.proportion(rng.random(50) < p, np.arange(50)) for p in (0.8, 0.6))
-    found = seeds.combination((a, b), (1, -1))
-    assert (found.value, *found.limits(0.9)) == pytest.approx(comparisons.difference(a, b, 0.9))
+    combined = seeds.combination((a, b), (1, -1))
+    assert (combined.value, *combined.limits(0.9)) == pytest.approx(comparisons.difference(a, b, 0.9))
     third = intervals.proportion(rng.random(50) < 0.7, np.arange(50))
     total = seeds.combination((a, b, third), (1, -1, 2))
     assert total.value == pytest.approx(a.value - b.value + 2 * third.value)
@@ -88,23 +88,23 @@ def test_a_combination_of_two_is_the_difference_of_two(rng):
 
 
 def test_one_seed_says_nothing_of_seeds(rng):
-    found = seeds.over_seeds([mean_of(rng.normal(0, 1, 30))])
-    assert np.isnan(found.seed_sd) and np.isnan(found.estimate.limits(0.95)).all()
-    assert found.estimate.reason == seeds.ONE_SEED and np.isnan(found.p)
-    assert found.sample_sd > 0 and np.isfinite(found.sample.limits(0.95)).all()
+    mean = seeds.over_seeds([mean_of(rng.normal(0, 1, 30))])
+    assert np.isnan(mean.seed_sd) and np.isnan(mean.estimate.limits(0.95)).all()
+    assert mean.estimate.reason == seeds.ONE_SEED and np.isnan(mean.p)
+    assert mean.sample_sd > 0 and np.isfinite(mean.sample.limits(0.95)).all()
 
 
 def test_a_run_without_a_value_is_not_skipped(rng):
     missing = intervals.undefined("no positive call", 30, 30, 0)
-    found = seeds.over_seeds([mean_of(rng.normal(0, 1, 30)), missing, missing])
-    assert np.isnan(found.estimate.value) and found.estimate.reason == "undefined in 2 of 3: no positive call"
+    mean = seeds.over_seeds([mean_of(rng.normal(0, 1, 30)), missing, missing])
+    assert np.isnan(mean.estimate.value) and mean.estimate.reason == "undefined in 2 of 3: no positive call"
 
 
 def test_the_interval_excludes_0_exactly_where_p_is_below_5_percent(rng):
     for _ in range(200):
-        found = seeds.over_seeds([mean_of(v) for v in layout(rng, 4, 30) / 3 + rng.normal(0, 1.2)])
-        low, high = found.estimate.limits(0.95)
-        assert (found.p < 0.05) == (low > 0 or high < 0)
+        mean = seeds.over_seeds([mean_of(v) for v in layout(rng, 4, 30) / 3 + rng.normal(0, 1.2)])
+        low, high = mean.estimate.limits(0.95)
+        assert (mean.p < 0.05) == (low > 0 or high < 0)
 
 
 def test_limits_stay_within_bounds(rng):
@@ -173,7 +173,7 @@ def coverage(kind, runs, n, sets):
         a, b = study.runs(kind, 0), study.runs(kind, 1)
         apart = [seeds.combination(pair, (1, -1)) for pair in zip(a, b, strict=True)]
         groups = [study.runs(kind, 0, group) for group in range(3)]
-        found = {
+        limits = {
             "mean": (first, *seeds.over_seeds(a, (0, 1)).estimate.limits(0.95)),
             "difference": (first - second, *seeds.over_seeds(apart).estimate.limits(0.95)),
             "worst group": (
@@ -183,23 +183,23 @@ def coverage(kind, runs, n, sets):
             "range": (0, *seeds.largest_difference(groups)[1:]),
         }
         if kind == "accuracy":
-            found["crossed percentiles"] = (first, *crossed_percentiles(study, rng))
-        for name, (true, low, high) in found.items():
+            limits["crossed percentiles"] = (first, *crossed_percentiles(study, rng))
+        for name, (true, low, high) in limits.items():
             hits[name] += low <= true <= high
     return {name: count / sets for name, count in hits.items()}
 
 
 def test_a_small_simulation_covers():
-    found = coverage("accuracy", 6, 100, 100)  # Monte-Carlo error 2.2 points
-    assert found["mean"] > 0.88 and found["difference"] > 0.88
-    assert found["worst group"] > 0.9 and found["range"] > 0.9
-    assert found["crossed percentiles"] < found["mean"]
+    covered = coverage("accuracy", 6, 100, 100)  # Monte-Carlo error 2.2 points
+    assert covered["mean"] > 0.88 and covered["difference"] > 0.88
+    assert covered["worst group"] > 0.9 and covered["range"] > 0.9
+    assert covered["crossed percentiles"] < covered["mean"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["accuracy", "auroc"])
 @pytest.mark.parametrize("runs", [6, 10])
 def test_the_intervals_cover(kind, runs):
-    found = coverage(kind, runs, 300, 2000)  # Monte-Carlo error 0.5 points
-    assert 0.93 <= found["mean"] <= 0.97 and 0.93 <= found["difference"] <= 0.97
-    assert found["worst group"] >= 0.93 and found["range"] >= 0.93
+    covered = coverage(kind, runs, 300, 2000)  # Monte-Carlo error 0.5 points
+    assert 0.93 <= covered["mean"] <= 0.97 and 0.93 <= covered["difference"] <= 0.97
+    assert covered["worst group"] >= 0.93 and covered["range"] >= 0.93

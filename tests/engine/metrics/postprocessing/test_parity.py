@@ -48,7 +48,7 @@ def expected(mixture, truth, score):
 )
 def test_the_rates_are_equal_and_as_good_as_fairlearns(constraint, peer, objective, rng):
     truth, score, sex = simulated(rng)
-    found = parity.equalize(table(truth, score, sex), constraint, by="sex", objective=objective)
+    chosen = parity.equalize(table(truth, score, sex), constraint, by="sex", objective=objective)
     optimizer = ThresholdOptimizer(
         estimator=Given(), constraints=peer, objective=f"{objective}_score", predict_method="predict", grid_size=5000,
     ).fit(score[:, None], truth.astype(int), sensitive_features=sex)  # fmt: skip
@@ -56,9 +56,9 @@ def test_the_rates_are_equal_and_as_good_as_fairlearns(constraint, peer, objecti
     ours = np.zeros(len(truth))
     for level in ("F", "M"):
         rows = sex == level
-        reached = expected(found.mixtures[level], truth[rows], score[rows])
-        assert reached == pytest.approx(found.reached[level], abs=1e-12)
-        for cut, share in zip(found.mixtures[level].values, found.mixtures[level].shares, strict=True):
+        reached = expected(chosen.mixtures[level], truth[rows], score[rows])
+        assert reached == pytest.approx(chosen.reached[level], abs=1e-12)
+        for cut, share in zip(chosen.mixtures[level].values, chosen.mixtures[level].shares, strict=True):
             ours[rows] += share * (score[rows] >= cut)
     gaps = [ours[truth & (sex == "F")].mean() - ours[truth & (sex == "M")].mean()]
     if constraint == "equalized_odds":

@@ -17,12 +17,12 @@ SCHEMA = Schema(
 
 def table(truth, score, sex="F", split="validation", threshold_split="fixed"):
     n = len(truth)
-    found = pd.DataFrame({
+    chosen = pd.DataFrame({
         "scan_id": [f"{split}-{i:05d}" for i in range(n)], "subject_id": [f"{split}-p{i // 2}" for i in range(n)], "cohort": "x",
         "split": split, "target": np.asarray(truth, int), "score": score, "threshold": 0.5, "threshold_split": threshold_split,
         "checkpoint_step": 1, "checkpoint_fingerprint": "f", "config_fingerprint": "g", "sex": sex, "age": 50.0,
     })  # fmt: skip
-    return Table(validate(found, SCHEMA, "t"), SCHEMA)
+    return Table(validate(chosen, SCHEMA, "t"), SCHEMA)
 
 
 def simulated(rng, n=600, stretch=2.0, shift=0.5):

@@ -41,20 +41,20 @@ def test_calling_nobody_positive_is_a_choice():
 )
 def test_a_choice_is_the_lowest_of_the_best_thresholds(rows, rule):
     truth, score = np.array([t for t, _ in rows]), np.array([s for _, s in rows]) / 6
-    found = {}
+    gains = {}
     for cut in [*sorted(set(score)), np.nextafter(score.max(), np.inf)]:
         columns = {"truth": truth, "score": score, "called": score >= cut}
         tpr, tnr, right = (
             registry.compute(name, columns) for name in ("sensitivity", "specificity", "accuracy")
         )
-        found[cut] = {
+        gains[cut] = {
             "youden": tpr + tnr - 1,
             "max_accuracy": right,
             "sens0.8": tnr if tpr >= 0.8 - 1e-12 else -1,
             "spec0.8": tpr if tnr >= 0.8 - 1e-12 else -1,
         }[rule]
-    best = max(found.values())
-    assert choose(rule, truth, score, "val").value == min(c for c, v in found.items() if v > best - 1e-12)
+    best = max(gains.values())
+    assert choose(rule, truth, score, "val").value == min(c for c, v in gains.items() if v > best - 1e-12)
 
 
 def test_equally_good_thresholds_are_exactly_equal():
