@@ -25,7 +25,7 @@ class Schema:
       has_mask: whether examples hold a mask [*spatial] of codes.
       has_affine: whether every example holds its own ``affine`` (of :class:`Pixels`), as volumes that were read from
         files should; without it, nothing computed on their grid can be written as NIfTI in its place.
-      metadata: JSON values that an analysis must know of the cohort. Any cohort may give these, which reports read:
+      metadata: JSON values that an analysis must know of the cohort. Any cohort may give these:
         ``affine``: [4, 4], voxel to mm, of a cohort whose volumes all lie on one grid (``has_affine`` is then not needed).
         ``regions``: name -> mask of :func:`equipoise.engine.transforms.masks.encode_mask`, outlined on saliency maps;
         ``region_names``: the same names -> words. ``label_map``, for scores of every region: ``labels`` of

@@ -41,7 +41,7 @@ DESIKAN_KILLIANY = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class VoxelGrid:
     """A grid of voxels in space.
 
     Attributes:
@@ -53,7 +53,7 @@ class Grid:
     affine: Float[np.ndarray, "4 4"]
 
     @classmethod
-    def canonical(cls, shape: tuple[int, int, int], affine: np.ndarray) -> "Grid":
+    def canonical(cls, shape: tuple[int, int, int], affine: np.ndarray) -> "VoxelGrid":
         """Returns the grid of an image after its axes were turned to the right, anterior, superior."""
         import nibabel as nib
 
@@ -209,7 +209,7 @@ def load_mni152(resolution: int) -> Anatomy:
     return Anatomy(np.ascontiguousarray(padded[cut]), atlas, affine)
 
 
-def template_grid(template: pathlib.Path | None) -> Grid:
+def template_grid(template: pathlib.Path | None) -> VoxelGrid:
     """Reads the grid of a template's file, which does not depend on the cohort's resolution; None: MNI152 of nilearn, 1 mm.
 
     Raises:
@@ -224,7 +224,7 @@ def template_grid(template: pathlib.Path | None) -> Grid:
             image = nib.load(template)
         except Exception as error:
             raise UserError(f"simba: template={template}: not a readable NIfTI file") from error
-    return Grid.canonical(image.shape[:3], np.asarray(image.affine, float))
+    return VoxelGrid.canonical(image.shape[:3], np.asarray(image.affine, float))
 
 
 def load_pair(template: pathlib.Path, labels: pathlib.Path, resolution: int) -> Anatomy:

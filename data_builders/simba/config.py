@@ -185,7 +185,7 @@ class SimbaConfig(tfds.core.BuilderConfig):
         """Returns the fraction by which the region of "disease" or "morphology" grows with each unit of its score."""
         return self.disease_volume if effect == "disease" else self.bias_volume
 
-    def template_grid(self) -> anatomy.Grid:
+    def template_grid(self) -> anatomy.VoxelGrid:
         """Reads the grid of the template's file, on which velocity fields must be."""
         return anatomy.template_grid(pathlib.Path(self.template).expanduser() if self.template else None)
 

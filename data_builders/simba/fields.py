@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from equipoise.data_builders.base.settings import fingerprint
-from equipoise.data_builders.simba.anatomy import Grid
+from equipoise.data_builders.simba.anatomy import VoxelGrid
 from equipoise.engine.errors import UserError
 
 _VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intent codes
@@ -36,7 +36,7 @@ class VelocityFields:
       grid: of every field and of the template.
     """
 
-    def __init__(self, files: Sequence[pathlib.Path], grid: Grid):
+    def __init__(self, files: Sequence[pathlib.Path], grid: VoxelGrid):
         """Reads the headers.
 
         Args:
@@ -118,7 +118,7 @@ def list_fields(folder: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def resampler(source: Grid, target: Grid) -> Callable[[np.ndarray], Float[np.ndarray, "3 d h w"]]:
+def resampler(source: VoxelGrid, target: VoxelGrid) -> Callable[[np.ndarray], Float[np.ndarray, "3 d h w"]]:
     """Makes the function that resamples fields onto another grid whose axes have the same directions.
 
     Interpolation is linear; where the target is coarser, the weights are as wide as its voxels, so that every value counts.
@@ -171,13 +171,13 @@ def _open(file: pathlib.Path) -> Any:
         raise _refused(file, f"not a readable NIfTI file, or truncated ({type(error).__name__})") from error
 
 
-def _check(file: pathlib.Path, grid: Grid) -> None:
+def _check(file: pathlib.Path, grid: VoxelGrid) -> None:
     image = _open(file)
     _to_mm(file, image)
     affine = np.asarray(image.affine, float)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise _refused(file, "header has a singular or non-finite affine")
-    own_grid = Grid.canonical(image.shape[:3], affine)
+    own_grid = VoxelGrid.canonical(image.shape[:3], affine)
     remedy = "resample the fields to the template's grid"
     if own_grid.shape != grid.shape:
         sizes = ["x".join(map(str, g.shape)) for g in (own_grid, grid)]

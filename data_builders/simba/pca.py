@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from equipoise.data_builders.base import cache
-from equipoise.data_builders.simba.anatomy import Grid
+from equipoise.data_builders.simba.anatomy import VoxelGrid
 from equipoise.data_builders.simba.fields import VelocityFields, resampler
 from equipoise.data_builders.simba.velocity import Modes, growth
 from equipoise.engine.errors import UserError
@@ -30,7 +30,7 @@ _FORMAT = 1  # of the files in which fits are kept; files of another format are 
 
 
 @dataclasses.dataclass(frozen=True)
-class Components:
+class Decomposition:
     """Principal components of n rows, as weights of the rows.
 
     Attributes:
@@ -58,7 +58,7 @@ def gram_matrix(blocks: Iterable[Float[np.ndarray, "n b"]]) -> Float[np.ndarray,
     return total / (len(total) - 1)
 
 
-def decompose(gram: Float[np.ndarray, "n n"], share: float = 1.0) -> Components:
+def decompose(gram: Float[np.ndarray, "n n"], share: float = 1.0) -> Decomposition:
     """Computes the leading components that hold ``share`` of the variance: at most n - 1, the largest possible rank.
 
     Args:
@@ -78,7 +78,7 @@ def decompose(gram: Float[np.ndarray, "n n"], share: float = 1.0) -> Components:
     vectors = vectors[:, :count]
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(count)])
     weights = vectors * signs / np.sqrt((len(gram) - 1) * values[:count])
-    return Components(values[:count], weights, float(held[count - 1]))
+    return Decomposition(values[:count], weights, float(held[count - 1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +139,13 @@ class PrincipalComponents:
         }
         return self._kept(settings, target, lambda: self._fit_effect(region, target, self.width_mm / spacing))
 
-    def _target(self, shape: Sequence[int], spacing: float) -> Grid:
+    def _target(self, shape: Sequence[int], spacing: float) -> VoxelGrid:
         """Returns a grid that begins at the first voxel of the cohort and has its axes."""
         affine = np.array(self.affine, float)
         affine[:3, :3] *= spacing / np.linalg.norm(affine[:3, :3], axis=0)
-        return Grid(tuple(shape), affine)
+        return VoxelGrid(tuple(shape), affine)
 
-    def _fit_subject(self, target: Grid) -> Modes:
+    def _fit_subject(self, target: VoxelGrid) -> Modes:
         resample = resampler(self.fields.grid, target)
         sizes = [3 * int(np.prod(grid.shape)) for grid in (self.fields.grid, target)]
         needed = 4 * len(self.fields) * sum(sizes)
@@ -175,7 +175,7 @@ class PrincipalComponents:
         )
         return Modes(mean.reshape(3, *target.shape), modes.reshape(-1, 3, *target.shape))
 
-    def _fit_effect(self, region: np.ndarray, target: Grid, width: float) -> Modes:
+    def _fit_effect(self, region: np.ndarray, target: VoxelGrid, width: float) -> Modes:
         resample = resampler(self.fields.grid, target)
         inside = []
         for field in self._read_all("one region"):
@@ -197,7 +197,7 @@ class PrincipalComponents:
         indices = cache.tracked(range(len(self.fields)), f"velocity fields: {what}", len(self.fields))
         return map(self.fields.read, indices)
 
-    def _kept(self, settings: dict[str, Any], target: Grid, fit: Callable[[], Modes]) -> Modes:
+    def _kept(self, settings: dict[str, Any], target: VoxelGrid, fit: Callable[[], Modes]) -> Modes:
         identity = [_FORMAT, self.fields.fingerprint, self.fields.grid.identity, target.identity, settings]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         path = self.folder / f"{digest[:40]}.npz"

@@ -23,9 +23,9 @@ PLAIN = {"noise": 0.0, "texture": 0.0, "vessels": 0.0}
 
 def some(config, count, group=None):
     """The first subjects with a cup, of one group if asked."""
-    found = [s for s in design_subjects(config) if s.cup and group in (None, s.group)]
-    assert len(found) >= count
-    return found[:count]
+    subjects = [s for s in design_subjects(config) if s.cup and group in (None, s.group)]
+    assert len(subjects) >= count
+    return subjects[:count]
 
 
 def depth(region):

@@ -88,10 +88,10 @@ def rows(splits):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_form_of_the_files_gives_the_same_cohort(tmp_path, variant):
     report, splits = build(write(tmp_path / "raw", variant=variant))
-    found = rows(splits)
-    assert len(found) == 40 and report["skipped_total"] == 0
+    scans = rows(splits)
+    assert len(scans) == 40 and report["skipped_total"] == 0
     expected = person(7)
-    _, example = found["data_00007"]
+    _, example = scans["data_00007"]
     assert example["image"].shape == (14, 17, 1) and (example["image"] == 7).all()
     np.testing.assert_array_equal(example["mask"], -expected["disc_cup_mask"])
     np.testing.assert_allclose(example["scale"], [1 / 255, 0])
@@ -128,9 +128,9 @@ def test_lists_folders_and_our_own_splits(tmp_path):
     lists = source / "lists" / "FairSeg_final"
     write_lists(lists, range(11, 41), range(1, 11))
     report, splits = build(source)
-    found = rows(splits)
+    scans = rows(splits)
     assert report["findings"]["split_rule"]["source"] == "lists"
-    assert {k for k, (split, _) in found.items() if split == "test"} == {
+    assert {k for k, (split, _) in scans.items() if split == "test"} == {
         f"data_{i:05d}" for i in range(1, 11)
     }
     assert {name: len(s) for name, s in splits.items()} == {"train": 27, "validation": 3, "test": 10}
@@ -193,9 +193,9 @@ def test_ages_in_days_are_told_from_years(tmp_path):
     days = {i: {"age": (40 + i) * 365.25} for i in range(1, 41)} | {5: {"age": -1}}
     report, splits = build(write(tmp_path / "raw", edits=days))
     assert report["findings"]["age_unit"] == "days"
-    found = rows(splits)
-    assert found["data_00007"][1]["attributes"]["age"] == pytest.approx(47)
-    assert np.isnan(found["data_00005"][1]["attributes"]["age"])
+    scans = rows(splits)
+    assert scans["data_00007"][1]["attributes"]["age"] == pytest.approx(47)
+    assert np.isnan(scans["data_00005"][1]["attributes"]["age"])
     mixed = write(tmp_path / "second" / "raw", edits={3: {"age": 20000.0}})
     with pytest.raises(UserError, match="1 ages are above 130 and 39 are not.*age_unit=days"):
         build(mixed)
@@ -205,10 +205,10 @@ def test_ages_in_days_are_told_from_years(tmp_path):
 def test_an_unknown_code_keeps_the_scan_as_unknown_and_is_counted(tmp_path):
     edits = {1: {"race": 7}, 2: {"race": 7}, 3: {"language": None}, 4: {"race": 5}}
     report, splits = build(write(tmp_path / "raw", edits=edits))
-    found = rows(splits)
+    scans = rows(splits)
     words = splits["train"].vocabulary("attributes")["race"]
     assert words == ["Asian", "Black", "White", "unknown"]
-    assert all(words[found[f"data_0000{i}"][1]["attributes"]["race"]] == "unknown" for i in (1, 2, 4))
+    assert all(words[scans[f"data_0000{i}"][1]["attributes"]["race"]] == "unknown" for i in (1, 2, 4))
     assert report["findings"]["codes_taken_as_unknown"] == {"race": {"5": 1, "7": 2}}
     assert report["findings"]["files_without_the_key"] == {"language": 1}
     assert sum(c["attributes"]["race"].get("unknown", 0) for c in report["counts"].values()) == 3
@@ -268,9 +268,9 @@ def test_what_cannot_be_used_is_skipped_with_its_reason(tmp_path):
 def test_grey_in_three_alike_channels_and_whole_floats_are_taken(tmp_path):
     image = np.arange(14 * 17).reshape(14, 17)
     edits = {1: {"image": np.repeat(image[..., None], 3, -1).astype(np.uint8)}, 2: {"image": image * 1.0}}
-    found = rows(build(write(tmp_path / "raw", edits=edits))[1])
+    scans = rows(build(write(tmp_path / "raw", edits=edits))[1])
     for i in (1, 2):
-        np.testing.assert_array_equal(found[f"data_0000{i}"][1]["image"][..., 0], image)
+        np.testing.assert_array_equal(scans[f"data_0000{i}"][1]["image"][..., 0], image)
 
 
 def test_empty_masks_are_kept_and_counted_by_structure(tmp_path):
@@ -288,9 +288,9 @@ def test_empty_masks_are_kept_and_counted_by_structure(tmp_path):
 def test_sizes_may_differ_and_a_run_crops_them_to_one(tmp_path):
     large = {"image": np.ones((20, 9), np.uint8), "mask": np.zeros((20, 9), np.int8)}
     _, splits = build(write(tmp_path / "raw", edits=dict.fromkeys(range(1, 21), large)))
-    found = rows(splits)
-    assert {e["image"].shape for _, e in found.values()} == {(20, 9, 1), (14, 17, 1)}
-    assert all(e["mask"].shape == e["image"].shape[:2] for _, e in found.values())
+    scans = rows(splits)
+    assert {e["image"].shape for _, e in scans.values()} == {(20, 9, 1), (14, 17, 1)}
+    assert all(e["mask"].shape == e["image"].shape[:2] for _, e in scans.values())
     assert splits["train"].image_shape == (None, None, 1)
     with pytest.raises(UserError, match=r"differ in size .*set --config\.data\.shape"):
         data.batch_shape(splits["train"], Data())
@@ -337,8 +337,8 @@ def test_a_sister_set_is_a_few_lines(tmp_path):
     edits = {i: {"glaucoma": i % 2, "mask": None} for i in range(1, 41)} | {9: {"mask": None}}
     report, splits = build(write(tmp_path / "raw", edits=edits, sub=folder), cls=HarvardGlaucoma)
     assert report["skipped"] == [{"scan_id": "data_00009", "reason": "label 'glaucoma' is missing"}]
-    found = rows(splits)
-    assert {split for k, (split, _) in found.items() if int(k[-2:]) % 3 == 1} == {"validation"}
-    assert all(e["labels"]["glaucoma"] == int(k[-2:]) % 2 and "mask" not in e for k, (_, e) in found.items())
+    scans = rows(splits)
+    assert {split for k, (split, _) in scans.items() if int(k[-2:]) % 3 == 1} == {"validation"}
+    assert all(e["labels"]["glaucoma"] == int(k[-2:]) % 2 and "mask" not in e for k, (_, e) in scans.items())
     assert report["findings"]["split_rule"]["validation"] == "as the rest"
     assert set(splits["train"].vocabulary("attributes")) == set(ATTRIBUTES)

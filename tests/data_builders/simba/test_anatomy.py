@@ -48,8 +48,8 @@ def test_the_installed_brain_and_its_regions_line_up():
     ):
         label = simba_anatomy.find_region(name, simba_anatomy.DESIKAN_KILLIANY)
         voxels = np.argwhere(anatomy.region(label))
-        found = anatomy.affine[:3, :3] @ voxels.mean(0) + anatomy.affine[:3, 3]
-        np.testing.assert_allclose(found, centre, atol=4)
+        middle = anatomy.affine[:3, :3] @ voxels.mean(0) + anatomy.affine[:3, 3]
+        np.testing.assert_allclose(middle, centre, atol=4)
         assert anatomy.template[tuple(voxels.T)].mean() > 0.3  # inside the brain
 
 
@@ -129,19 +129,19 @@ def test_a_users_pair_keeps_its_grid_and_is_turned_to_ras(tmp_path):
     assert anatomy.template.min() == 0 and anatomy.template.max() == 1
     assert np.diag(anatomy.affine).tolist() == [2, 2, 2, 1]
     for label, centre, radius in ((21, (8, 14, 10), 3), (34, (16, 12, 10), 3)):
-        there = np.argwhere(anatomy.region(label))
-        assert len(there) == ball(centre, radius).sum()
-        found = anatomy.affine[:3, :3] @ there.mean(0) + anatomy.affine[:3, 3]
-        np.testing.assert_allclose(found, (AFFINE @ [*centre, 1])[:3], atol=1e-6)
+        voxels = np.argwhere(anatomy.region(label))
+        assert len(voxels) == ball(centre, radius).sum()
+        middle = anatomy.affine[:3, :3] @ voxels.mean(0) + anatomy.affine[:3, 3]
+        np.testing.assert_allclose(middle, (AFFINE @ [*centre, 1])[:3], atol=1e-6)
 
 
 def test_a_users_pair_is_resampled_to_a_coarser_grid(tmp_path):
     fine, coarse = (simba_anatomy.load_pair(*write_pair(tmp_path), mm) for mm in (2, 4))
     assert coarse.template.shape == tuple(n // 2 for n in SHAPE)
     for anatomy in (fine, coarse):
-        there = np.argwhere(anatomy.region(34)).mean(0)
-        found = anatomy.affine[:3, :3] @ there + anatomy.affine[:3, 3]
-        np.testing.assert_allclose(found, (AFFINE @ [16, 12, 10, 1])[:3], atol=1)
+        voxels = np.argwhere(anatomy.region(34)).mean(0)
+        middle = anatomy.affine[:3, :3] @ voxels + anatomy.affine[:3, 3]
+        np.testing.assert_allclose(middle, (AFFINE @ [16, 12, 10, 1])[:3], atol=1)
     assert coarse.region(34).sum() * 8 == pytest.approx(fine.region(34).sum(), rel=0.25)
 
 

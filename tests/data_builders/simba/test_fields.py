@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from equipoise.data_builders.simba.anatomy import Grid
+from equipoise.data_builders.simba.anatomy import VoxelGrid
 from equipoise.data_builders.simba.fields import list_fields, resampler
 from equipoise.engine.errors import UserError
 from tests.data_builders.simba.velocity_fields import LPS, opened, write_field, write_fields
@@ -54,9 +54,9 @@ def test_the_header_says_what_components_are(tmp_path, options, to_ras):
     fields = opened(three(tmp_path, **options), SHAPE, TURNED)
     assert fields.grid.shape == (5, 4, 6)
     assert np.count_nonzero(fields.grid.affine[:3, :3]) == 3 and (np.diag(fields.grid.affine) > 0).all()
-    found = fields.read(0)
-    assert found.dtype == np.float32
-    check_at_places(fields.grid, found, draw(0), to_ras)
+    field = fields.read(0)
+    assert field.dtype == np.float32
+    check_at_places(fields.grid, field, draw(0), to_ras)
 
 
 def test_signs_and_axes_are_those_of_simpleitk(tmp_path):
@@ -73,16 +73,16 @@ def test_signs_and_axes_are_those_of_simpleitk(tmp_path):
     image.SetOrigin([10.0, -20.0, 5.0])
     for index in range(3):
         sitk.WriteImage(image, str(tmp_path / f"{index}.nii.gz"))
-    there = sitk.ReadImage(str(tmp_path / "0.nii.gz"))
+    written = sitk.ReadImage(str(tmp_path / "0.nii.gz"))
     fields = opened(tmp_path, SHAPE, nib.load(tmp_path / "0.nii.gz").affine)
-    found = fields.read(0)
+    field = fields.read(0)
     for index in [(0, 0, 0), (4, 5, 3), (1, 4, 2), (3, 0, 1)]:
-        np.testing.assert_allclose(there.GetPixel(index), values[(slice(None), *index)], rtol=1e-6)
-        place = LPS * there.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose(written.GetPixel(index), values[(slice(None), *index)], rtol=1e-6)
+        place = LPS * written.TransformIndexToPhysicalPoint(index)
         at = np.linalg.inv(fields.grid.affine) @ [*place, 1]
         np.testing.assert_allclose(at, np.rint(at), atol=1e-4)
-        vector = found[(slice(None), *np.rint(at[:3]).astype(int))]
-        np.testing.assert_allclose(vector, LPS * there.GetPixel(index), rtol=1e-5)
+        vector = field[(slice(None), *np.rint(at[:3]).astype(int))]
+        np.testing.assert_allclose(vector, LPS * written.GetPixel(index), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -162,26 +162,26 @@ def test_a_folder_holds_fields_and_nothing_else(tmp_path):
 
 
 def test_a_linear_field_comes_onto_any_grid_as_it_is():
-    source = Grid((12, 14, 10), np.diag([1.0, 1.5, 2.0, 1.0]))
+    source = VoxelGrid((12, 14, 10), np.diag([1.0, 1.5, 2.0, 1.0]))
     affine = np.diag([2.0, 3.0, 2.0, 1.0])
     affine[:3, 3] = [2.0, 3.0, 3.0]
-    target = Grid((3, 4, 6), affine)
+    target = VoxelGrid((3, 4, 6), affine)
     slope = np.random.default_rng(0).normal(size=(3, 3))
 
     def linear(grid):
         places = np.moveaxis(np.indices(grid.shape), 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
         return np.moveaxis(places @ slope.T, -1, 0)
 
-    found = resampler(source, target)(linear(source).astype(np.float32))
+    resampled = resampler(source, target)(linear(source).astype(np.float32))
     expected = linear(target) / np.array([2.0, 3.0, 2.0])[:, None, None, None]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(resampled, expected, atol=1e-4)
     same = resampler(source, source)(linear(source).astype(np.float32))
     np.testing.assert_allclose(same.T * [1, 1.5, 2], linear(source).T, rtol=1e-5, atol=1e-4)
 
 
 def test_beyond_a_grid_its_edge_goes_on():
-    source, affine = Grid((4, 4, 4), np.eye(4)), np.eye(4)
+    source, affine = VoxelGrid((4, 4, 4), np.eye(4)), np.eye(4)
     affine[:3, 3] = -2
     field = np.arange(3 * 64, dtype=np.float32).reshape(3, 4, 4, 4)
-    found = resampler(source, Grid((8, 8, 8), affine))(field)
-    np.testing.assert_array_equal(found, np.pad(field, [(0, 0), (2, 2), (2, 2), (2, 2)], mode="edge"))
+    resampled = resampler(source, VoxelGrid((8, 8, 8), affine))(field)
+    np.testing.assert_array_equal(resampled, np.pad(field, [(0, 0), (2, 2), (2, 2), (2, 2)], mode="edge"))

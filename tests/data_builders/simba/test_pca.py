@@ -49,14 +49,14 @@ def model(folder, rows, *, share=0.95, width_mm=6.0, affine=PLACE, shape=GRID):
 def test_planted_modes_come_back():
     """Noise of sd 0.01 in each of p values turns a mode of variance V by 0.01 sqrt(p / ((n - 1) V)): 0.016 at most here."""
     rows, modes, scores = planted(noise=0.01)
-    found = decompose(gram_matrix([rows]), share=0.99)
-    np.testing.assert_allclose(found.eigenvalues, [400, 100, 25], rtol=5e-3)
-    components = found.weights.T @ (rows - rows.mean(0))
+    leading = decompose(gram_matrix([rows]), share=0.99)
+    np.testing.assert_allclose(leading.eigenvalues, [400, 100, 25], rtol=5e-3)
+    components = leading.weights.T @ (rows - rows.mean(0))
     np.testing.assert_allclose(components @ components.T, np.eye(3), atol=1e-10)
     turned = 0.01 * np.sqrt(rows.shape[1] / (39 * np.array([25, 100, 400])))
     np.testing.assert_allclose(linalg.subspace_angles(components.T, modes.T), turned, rtol=0.05)
     for k in range(3):
-        recovered = (rows - rows.mean(0)) @ components[k] / np.sqrt(found.eigenvalues[k])
+        recovered = (rows - rows.mean(0)) @ components[k] / np.sqrt(leading.eigenvalues[k])
         assert abs(recovered @ scores[:, k]) / (len(rows) - 1) > 1 - 1e-4
         assert recovered[np.abs(recovered).argmax()] > 0
 
@@ -66,19 +66,19 @@ def test_the_gram_form_is_the_singular_value_decomposition():
     centred = rows - rows.mean(0)
     _, singular, right = np.linalg.svd(centred, full_matrices=False)
     blocks = np.split(rows, [5, 700, 701, 2000], axis=1)
-    found = decompose(gram_matrix(blocks))
-    assert len(found.eigenvalues) == 11 and found.share == pytest.approx(1)  # n - 1, the whole variance
-    np.testing.assert_allclose(found.eigenvalues, singular[:11] ** 2 / 11, rtol=1e-10)
-    components = found.weights.T @ centred
+    fit = decompose(gram_matrix(blocks))
+    assert len(fit.eigenvalues) == 11 and fit.share == pytest.approx(1)  # n - 1, the whole variance
+    np.testing.assert_allclose(fit.eigenvalues, singular[:11] ** 2 / 11, rtol=1e-10)
+    components = fit.weights.T @ centred
     np.testing.assert_allclose(np.abs(np.diag(components @ right[:11].T)), 1, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 1), (0.8, 2), (0.96, 3), (1.0, 3)])
 def test_as_many_components_as_hold_the_share(share, count):
     rows, _, _ = planted(count=8, variances=(6.0, 3.0, 1.0))  # 60, 90 and 100 %
-    found = decompose(gram_matrix([rows]), share)
-    assert len(found.eigenvalues) == count
-    assert found.share == pytest.approx([0.6, 0.9, 1.0][count - 1])
+    fit = decompose(gram_matrix([rows]), share)
+    assert len(fit.eigenvalues) == count
+    assert fit.share == pytest.approx([0.6, 0.9, 1.0][count - 1])
 
 
 def test_fields_that_do_not_differ_are_refused():
@@ -90,11 +90,11 @@ def test_subjects_are_the_components_of_the_files(tmp_path, monkeypatch):
     """Through files, scratch and many blocks; velocities of 2 mm voxels are half their mm."""
     monkeypatch.setattr(simba_pca, "_BLOCK", 999)
     rows, modes, _ = planted(count=10, noise=0.05)
-    found = model(tmp_path, rows, share=0.99).subject(GRID, 2)
-    assert found.modes.shape == (3, 3, *GRID) and found.modes.dtype == np.float32
-    np.testing.assert_allclose(2 * found.mean.ravel(), rows.mean(0), atol=1e-5)
+    fit = model(tmp_path, rows, share=0.99).subject(GRID, 2)
+    assert fit.modes.shape == (3, 3, *GRID) and fit.modes.dtype == np.float32
+    np.testing.assert_allclose(2 * fit.mean.ravel(), rows.mean(0), atol=1e-5)
     _, singular, right = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    for k, mode in enumerate(2 * found.modes.reshape(3, -1).astype(float)):
+    for k, mode in enumerate(2 * fit.modes.reshape(3, -1).astype(float)):
         expected = singular[k] / 3 * right[k]
         np.testing.assert_allclose(mode * np.sign(mode @ expected), expected, atol=2e-5)
         assert abs(mode @ modes[k]) == pytest.approx(np.sqrt([400, 100, 25][k]), rel=0.02)
@@ -106,8 +106,8 @@ def test_a_subject_on_a_coarser_grid_is_the_same_subject(tmp_path):
     shapes = [np.stack([np.sin(places @ w)] * 3) for w in ([1, 0, 1], [0, 2, -1])]
     scores = linalg.orth(np.random.default_rng(0).normal(size=(6, 2)) - 1)
     fields = np.tensordot(scores, shapes, 1)
-    own = model(tmp_path, fields, share=1.0, affine=np.eye(4), shape=(13,) * 3)
-    fine, coarse = own.subject((13,) * 3, 1), own.subject((5,) * 3, 3)
+    on_own_grid = model(tmp_path, fields, share=1.0, affine=np.eye(4), shape=(13,) * 3)
+    fine, coarse = on_own_grid.subject((13,) * 3, 1), on_own_grid.subject((5,) * 3, 3)
     assert coarse.modes.shape[0] >= 2
     inner = (slice(None), slice(None), *(slice(1, -1),) * 3)
     away = (3 * coarse.modes[inner] - fine.modes[:, :, ::3, ::3, ::3][inner])[:2]
@@ -132,9 +132,9 @@ def test_a_regions_effect_knows_nothing_of_the_rest(tmp_path):
     # A Gaussian of no width leaves the region as it is: the first component of its own values, images pulled back.
     inside = rows.reshape(9, 3, *GRID)[:, :, region].reshape(9, -1)
     _, singular, right = np.linalg.svd(inside - inside.mean(0), full_matrices=False)
-    found = 2 * effects[0].modes[0][:, region].ravel()
+    mode = 2 * effects[0].modes[0][:, region].ravel()
     expected = singular[0] / np.sqrt(8) * right[0]
-    np.testing.assert_allclose(found * np.sign(found @ expected), expected, atol=1e-4)
+    np.testing.assert_allclose(mode * np.sign(mode @ expected), expected, atol=1e-4)
     np.testing.assert_allclose(2 * effects[0].mean[:, region].ravel(), -inside.mean(0), atol=1e-5)
     assert not effects[0].modes[0][:, ~region].any()
 
@@ -174,9 +174,9 @@ def test_subjects_move_the_way_that_their_fields_register_them(tmp_path):
     config = Simba.configure("none_4mm", resolution=2, noise=0, disease_mm=0)
     velocity = Pairing(model(tmp_path, fields, affine=affine, shape=shape), GaussianProcess())
     requests = [Request(design_subjects(config)[0], frozenset())]
-    (found,) = Renderer(config, anatomy, velocity).render(requests)
+    (rendering,) = Renderer(config, anatomy, velocity).render(requests)
     expected = 255 * np.roll(anatomy.template, 2, axis=0)
-    assert np.abs(found.image - expected)[3:].max() <= 1
+    assert np.abs(rendering.image - expected)[3:].max() <= 1
 
 
 def test_fits_are_kept_until_a_field_changes(tmp_path, monkeypatch):
@@ -206,25 +206,25 @@ def test_one_field_is_in_memory_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(simba_pca, "_BLOCK", 2**16)
     shape, count = (64, 64, 64), 8
     rows = np.random.default_rng(0).normal(size=(count, 3, *shape)).astype(np.float32)
-    found = model(tmp_path, rows, share=0.5, affine=np.eye(4), shape=shape)
-    one = rows[0].nbytes
+    components = model(tmp_path, rows, share=0.5, affine=np.eye(4), shape=shape)
+    field_bytes = rows[0].nbytes
     del rows
     tracemalloc.start()
     try:
-        found.subject((8, 8, 8), 8)
+        components.subject((8, 8, 8), 8)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2.5 * one  # the field, parts of it in other types, blocks
+    assert peak < 2.5 * field_bytes  # the field, parts of it in other types, blocks
 
 
 def test_a_fit_that_finds_no_room_says_so(tmp_path, monkeypatch):
     rows, _, _ = planted(count=4)
-    found = model(tmp_path, rows)
+    components = model(tmp_path, rows)
     usage = type(simba_pca.shutil.disk_usage(tmp_path))(10, 10, 10)
     monkeypatch.setattr(simba_pca.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match="fitting 4 velocity fields needs 0.0 GiB of disk for a while"):
-        found.subject(GRID, 2)
+        components.subject(GRID, 2)
 
 
 def smooth_fields(folder, count=5, scale=1.0):

@@ -23,11 +23,11 @@ def requests(base="near_4mm", shown=(), count=4, **options):
     return [Request(s, frozenset(shown)) for s in subjects[:count]]
 
 
-def render(base, wanted, model=None, anatomy=None, **options):
+def render(base, asked, model=None, anatomy=None, **options):
     config = Simba.configure(base, **options)
     anatomy = anatomy or load_mni152(config.resolution)
     model = model or GaussianProcess(subject_mm=config.subject_mm, num_modes=config.num_modes)
-    return [r.image.astype(int) for r in Renderer(config, anatomy, model).render(wanted)]
+    return [r.image.astype(int) for r in Renderer(config, anatomy, model).render(asked)]
 
 
 def test_an_effect_lands_on_the_subjects_own_region():
@@ -67,12 +67,12 @@ def test_an_image_is_the_template_through_effects_then_subject(variability, monk
         monkeypatch.setattr(jax.lax, "map", lambda function, batch, **_: jax.vmap(function)(batch))
     anatomy, model = load_mni152(8), GaussianProcess()
     options = {"resolution": 8, "subjects": 60, "variability": variability, "noise": 0}
-    wanted = requests("near_4mm", ["morphology"], **options)
-    found = render("near_4mm", wanted, **options)
+    asked = requests("near_4mm", ["morphology"], **options)
+    images = render("near_4mm", asked, **options)
     modes = model.subject(anatomy.template.shape, 8).modes
     fields = [model.effect(anatomy.region(label), 8).modes[0] for label in (75, 78)]
     exponential, compose = jax.jit(deformation.exponential), jax.jit(deformation.compose)
-    for request, image in zip(wanted, found, strict=True):
+    for request, image in zip(asked, images, strict=True):
         drawn = request.subject
         key = jax.random.split(jax.random.fold_in(jax.random.key(0), drawn.number))[0]
         amplitudes = {
@@ -90,10 +90,10 @@ def test_an_image_is_the_template_through_effects_then_subject(variability, monk
 @pytest.mark.parametrize("local_model", ["expansion", "mode"])
 def test_the_bias_stays_around_its_region(local_model):
     anatomy, model = load_mni152(8), GaussianProcess(subject_mm=0.0, local_model=local_model)
-    wanted = [
+    asked = [
         Request(r.subject, shown) for shown in (frozenset(), frozenset(["morphology"])) for r in requests()
     ]
-    without, shown = np.split(np.array(render("far_4mm", wanted, model, resolution=8, noise=0)), 2)
+    without, shown = np.split(np.array(render("far_4mm", asked, model, resolution=8, noise=0)), 2)
     change = np.abs(shown - without).mean(0)
     region = anatomy.region(21)
     around = ndimage.distance_transform_edt(~region) * 8 <= 16
@@ -103,10 +103,10 @@ def test_the_bias_stays_around_its_region(local_model):
 
 
 def test_contrast_is_stretched_about_mid_range_and_nothing_moves():
-    wanted = [
+    asked = [
         Request(r.subject, shown) for shown in (frozenset(), frozenset(["intensity"])) for r in requests()
     ]
-    images = render("intensity_4mm", wanted, resolution=8, noise=0)
+    images = render("intensity_4mm", asked, resolution=8, noise=0)
     for before, after in zip(images[:4], images[4:], strict=True):
         middle = before.max() / 2
         expected = np.clip(middle + 1.2 * (before - middle), 0, before.max())
@@ -158,9 +158,9 @@ def test_no_subject_of_the_shipped_design_folds():
     config = Simba.configure("near_4mm")
     drawn = design_subjects(config)
     extreme = sorted(drawn, key=lambda s: -abs(s.disease_score) - s.bias_score * s.groups["bias"])[:32]
-    wanted = [Request(s, frozenset(["morphology"] if s.groups["bias"] else [])) for s in extreme]
-    found = list(Renderer(config, load_mni152(4), GaussianProcess()).render(wanted))
-    assert min(r.least_jacobian for r in found) > 0
+    asked = [Request(s, frozenset(["morphology"] if s.groups["bias"] else [])) for s in extreme]
+    renderings = list(Renderer(config, load_mni152(4), GaussianProcess()).render(asked))
+    assert min(r.least_jacobian for r in renderings) > 0
 
 
 def test_draws_do_not_depend_on_the_precision_of_the_process():
@@ -183,7 +183,7 @@ np.save({path!r}, render("multi_4mm", requests("multi_4mm", ["morphology", "inte
 
 @pytest.mark.slow
 def test_images_do_not_depend_on_the_number_of_devices(tmp_path):
-    found = []
+    images = []
     for devices in (1, 4):
         path = str(tmp_path / f"{devices}.npy")
         environment = {
@@ -196,6 +196,6 @@ def test_images_do_not_depend_on_the_number_of_devices(tmp_path):
             env=os.environ | {"PYTHONPATH": ":".join(sys.path)} | environment,
             check=True,
         )
-        found.append(np.load(path))
-    assert found[0].shape[0] == 19 and found[0].std() > 0
-    np.testing.assert_array_equal(*found)
+        images.append(np.load(path))
+    assert images[0].shape[0] == 19 and images[0].std() > 0
+    np.testing.assert_array_equal(*images)

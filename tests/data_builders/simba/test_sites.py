@@ -26,11 +26,11 @@ def design(**options):
 
 def by_site(subjects, *splits):
     """Site -> its subjects in some splits."""
-    found = collections.defaultdict(list)
+    members = collections.defaultdict(list)
     for s in subjects:
         if s.split in splits:
-            found[s.levels["site"]].append(s)
-    return found
+            members[s.levels["site"]].append(s)
+    return members
 
 
 def is_mixed(members):
@@ -141,20 +141,20 @@ def requests(count=4, **options):
     return [Request(s, frozenset(), s.levels["scanner"]) for s in design(**options)[:count]]
 
 
-def images(render, wanted):
-    return np.array([r.image for r in render.render(wanted)]).astype(int)
+def images(render, asked):
+    return np.array([r.image for r in render.render(asked)]).astype(int)
 
 
 def test_without_scanner_and_sex_effects_images_are_those_of_none():
     options = {"scanner_strength": 0, "sex_size": 0}
     plain = Renderer(Simba.configure("none_8mm"), load_mni152(8), GaussianProcess())
-    wanted = requests()
-    np.testing.assert_array_equal(images(renderer(**options), wanted), images(plain, wanted))
+    asked = requests()
+    np.testing.assert_array_equal(images(renderer(**options), asked), images(plain, asked))
 
 
 def test_men_have_larger_brains_by_the_stated_share_of_volume():
     render = renderer(scanner_strength=0, noise=0)
-    wanted = requests(8)
+    asked = requests(8)
     as_sex = {
         sex: images(
             render,
@@ -162,7 +162,7 @@ def test_men_have_larger_brains_by_the_stated_share_of_volume():
                 dataclasses.replace(
                     r, subject=dataclasses.replace(r.subject, levels=r.subject.levels | {"sex": sex})
                 )
-                for r in wanted
+                for r in asked
             ],
         ).sum((1, 2, 3))
         for sex in ("F", "M")
@@ -176,7 +176,7 @@ def test_a_scanners_effect_equals_its_formula():
     every = simba_scanner.signatures(generator(0, "scanners"), 1.0)
     for number in (0, 11, 22):
         signature = {name: values[number] for name, values in every.items()}
-        found = np.asarray(simba_scanner.scan(jnp.asarray(image), signature, 2.0))
+        image_after = np.asarray(simba_scanner.scan(jnp.asarray(image), signature, 2.0))
         blurred = ndimage.gaussian_filter(
             image.astype(np.float64), signature["blur_mm"] / 2.0, mode="constant", truncate=8
         )
@@ -184,8 +184,8 @@ def test_a_scanners_effect_equals_its_formula():
         shade = np.einsum("a,aijk->ijk", signature["shade"], places) - abs(signature["shade"]).sum()
         expected = blurred ** signature["gamma"] * np.exp(shade + signature["log_gain"])
         inside = (slice(7, -7),) * 3
-        np.testing.assert_allclose(found[inside], expected[inside], atol=2e-5)
-        assert found.min() >= 0 and found.max() <= 1
+        np.testing.assert_allclose(image_after[inside], expected[inside], atol=2e-5)
+        assert image_after.min() >= 0 and image_after.max() <= 1
 
 
 def test_scanners_grow_with_strength_and_resemble_their_vendor():

@@ -32,15 +32,15 @@ def ball(shape, centre, radii):
 def test_subject_modes_are_the_eigenvectors_of_the_covariance_matrix():
     shape, spacing = (6, 7, 5), 9.0
     model = GaussianProcess(length_mm=20.0, num_modes=12, subject_mm=2.0)
-    found = model.subject(shape, spacing)
-    assert not found.mean.any()
-    assert found.modes.shape == (12, 3, *shape)
+    modes = model.subject(shape, spacing)
+    assert not modes.mean.any()
+    assert modes.modes.shape == (12, 3, *shape)
     values, vectors = linalg.eigh(kernel(grid(shape, spacing), 20.0))
     values, vectors = values[::-1], vectors[:, ::-1]
     scale = None
     for k in range(4):  # each scalar mode once along every axis
         for component in range(3):
-            mode = found.modes[3 * k + component].astype(float)
+            mode = modes.modes[3 * k + component].astype(float)
             others = np.delete(mode, component, axis=0)
             assert not others.any()
             flat = mode[component].ravel()
@@ -89,9 +89,9 @@ def test_an_effect_is_one_millimetre_at_most_and_ends_near_its_region(local_mode
     shape, spacing, width = (40, 36, 32), 2.0, 4.0
     region = ball(shape, (20, 14, 16), (2, 5, 4))
     model = GaussianProcess(width_mm=width, local_model=local_model)
-    found = model.effect(region, spacing)
-    assert found.modes.shape == (1, 3, *shape) and not found.mean.any()
-    speed = np.linalg.norm(found.modes[0], axis=0) * spacing
+    effect = model.effect(region, spacing)
+    assert effect.modes.shape == (1, 3, *shape) and not effect.mean.any()
+    speed = np.linalg.norm(effect.modes[0], axis=0) * spacing
     assert speed.max() == pytest.approx(1, rel=1e-5)
     away = ndimage.distance_transform_edt(~region) * spacing
     assert not speed[away > 4 * width * np.sqrt(3) + 2 * spacing].any()

@@ -32,7 +32,7 @@ def ball(radius, size=41):
 
 
 def soft_volume(region, *displacements):
-    """Of a region through maps, the last applied to a point first."""
+    """Computes the volume of a region after maps; the last map is applied to a point first."""
     whole = displacements[-1]
     for outer in reversed(displacements[:-1]):
         whole = deformation.compose(outer, whole)
@@ -59,15 +59,15 @@ def test_a_shell_is_its_formula():
     """Around a half space at 1 mm: the normal is the first axis, the shell two voxels on either side."""
     region = np.zeros((12, 5, 5), bool)
     region[:6] = True
-    found = Shell(1.5).effect(region, 1.0)
-    assert not found.mean.any() and not found.modes[0, 1:].any()
+    shell = Shell(1.5).effect(region, 1.0)
+    assert not shell.mean.any() and not shell.modes[0, 1:].any()
     phi = np.arange(12) - 5.5
     expected = np.where(np.abs(phi) <= 2, -np.exp(-((phi / 1.5) ** 2) / 2), 0)
     np.testing.assert_allclose(
-        found.modes[0, 0], np.broadcast_to(expected[:, None, None], region.shape), rtol=1e-6
+        shell.modes[0, 0], np.broadcast_to(expected[:, None, None], region.shape), rtol=1e-6
     )
     coarse = Shell(6.0).effect(region, 4.0).modes[0, 0] * 4  # the same voxels of 4 mm: the same mm
-    np.testing.assert_allclose(coarse, found.modes[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(coarse, shell.modes[0, 0], rtol=1e-6)
 
 
 def test_a_shell_is_that_of_the_whole_grid():
@@ -77,11 +77,11 @@ def test_a_shell_is_that_of_the_whole_grid():
     phi = signed_distance(region, 2.0)
     slope = np.stack(np.gradient(phi, 2.0))
     inside = np.abs(phi) <= 4
-    found = Shell(3.0).effect(region, 2.0).modes[0]
-    speed = 2 * np.linalg.norm(found, axis=0)
+    velocity = Shell(3.0).effect(region, 2.0).modes[0]
+    speed = 2 * np.linalg.norm(velocity, axis=0)
     np.testing.assert_allclose(speed[inside], np.exp(-((phi[inside] / 3) ** 2) / 2), rtol=1e-5)
     assert not speed[~inside].any()
-    assert ((found * slope).sum(0)[inside] < 0).all()
+    assert ((velocity * slope).sum(0)[inside] < 0).all()
 
 
 def test_the_growth_of_a_box_is_its_surface():
@@ -152,9 +152,9 @@ def check_rendered_volumes(resolution, width_mm, count):
     model = Pairing(GaussianProcess(), Shell(width_mm))
     for what, label in (("disease", 75), ("bias", 78)):
         masked = dataclasses.replace(anatomy, template=anatomy.region(label).astype(np.float32))
-        found = list(Renderer(config, masked, model).render([*plain, *requests]))
-        assert max(r.volume_error for r in found) < 1e-4
-        before, after = np.split(np.array([r.image.sum() / 255 for r in found]), 2)
+        renderings = list(Renderer(config, masked, model).render([*plain, *requests]))
+        assert max(r.volume_error for r in renderings) < 1e-4
+        before, after = np.split(np.array([r.image.sum() / 255 for r in renderings]), 2)
         counted = np.array([what == "disease"] * count) | has_bias
         targets = 1 + 0.1 * np.array([getattr(s, f"{what}_score") for s in drawn])
         # Images are bytes: half a grey level at the voxels of an edge.

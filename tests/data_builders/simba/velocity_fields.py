@@ -3,7 +3,7 @@
 import nibabel as nib
 import numpy as np
 
-from equipoise.data_builders.simba.anatomy import Grid
+from equipoise.data_builders.simba.anatomy import VoxelGrid
 from equipoise.data_builders.simba.fields import VelocityFields, list_fields
 
 LPS = np.array([-1, -1, 1])
@@ -28,4 +28,4 @@ def write_fields(folder, fields, affine, suffix=".nii"):
 
 
 def opened(folder, shape, affine):
-    return VelocityFields(list_fields(folder), Grid.canonical(tuple(shape), np.asarray(affine, float)))
+    return VelocityFields(list_fields(folder), VoxelGrid.canonical(tuple(shape), np.asarray(affine, float)))

@@ -78,11 +78,11 @@ def build(table, **options):
 
 
 def examples(builder):
-    found = {}
+    stored = {}
     for name in builder.info.splits:
         split = data.open_split(f"table/{builder.builder_config.name}", name, builder._data_dir_root)
-        found |= {split.source[i]["scan_id"].decode(): split.source[i] for i in range(len(split))}
-    return found
+        stored |= {split.source[i]["scan_id"].decode(): split.source[i] for i in range(len(split))}
+    return stored
 
 
 def report(builder):
@@ -95,12 +95,12 @@ def reasons(builder):
 
 def test_pixels_read_back_are_the_files_pixels(tmp_path):
     builder = build(pictures(tmp_path))
-    found = examples(builder)
-    assert len(found) == 20
+    stored = examples(builder)
+    assert len(stored) == 20
     for name, number in (("p000-001", 0), ("p000-002", 1), ("p002-001", 2)):
-        np.testing.assert_array_equal(found[name]["image"][..., 0], picture(number))
-    assert found["p002-001"]["subject_id"] == b"p002"
-    assert found["p002-001"]["attributes"] == {"sex": 1, "age": 32.0}
+        np.testing.assert_array_equal(stored[name]["image"][..., 0], picture(number))
+    assert stored["p002-001"]["subject_id"] == b"p002"
+    assert stored["p002-001"]["attributes"] == {"sex": 1, "age": 32.0}
     vocabulary = data.open_split("table/my", "train", tmp_path / "data").vocabulary
     assert vocabulary("labels") == {"y": ["no", "yes"]}
     assert vocabulary("attributes") == {"age": None, "sex": ["F", "M", "unknown"]}
@@ -108,10 +108,10 @@ def test_pixels_read_back_are_the_files_pixels(tmp_path):
 
 
 def test_voxels_read_back_are_the_files_voxels_and_the_cache_is_gone(tmp_path):
-    found = examples(build(volumes(tmp_path)))
+    stored = examples(build(volumes(tmp_path)))
     for i in (0, 7):
         raw = nib.load(tmp_path / f"img/{i:03d}.nii.gz")
-        example = found[f"p{i:03d}-001"]
+        example = stored[f"p{i:03d}-001"]
         np.testing.assert_array_equal(example["image"][..., 0], raw.get_fdata())
         np.testing.assert_array_equal(example["spacing"], [1, 1, 2])
         np.testing.assert_array_equal(example["affine"], raw.affine)
@@ -254,9 +254,9 @@ def test_tables_of_other_delimiters_and_parquet_are_the_same_table(tmp_path, del
     assert frame["age"].dtype == float  # whole numbers and an empty cell
     frame.to_parquet(tmp_path / "other.parquet")
     for path in (other, tmp_path / "other.parquet"):
-        found = builder_of(path)
-        pd.testing.assert_frame_equal(found.builder_config.table.frame, usual.builder_config.table.frame)
-        assert found.schema_file == usual.schema_file
+        builder = builder_of(path)
+        pd.testing.assert_frame_equal(builder.builder_config.table.frame, usual.builder_config.table.frame)
+        assert builder.schema_file == usual.schema_file
 
 
 def test_lines_are_counted_as_an_editor_does(tmp_path):
@@ -354,9 +354,9 @@ def test_truncated_volumes_are_skipped(tmp_path):
     file = tmp_path / "img/004.nii.gz"
     file.write_bytes(file.read_bytes()[:-60])
     (tmp_path / "img/007.nii.gz").write_bytes(b"no volume")
-    found = reasons(build(table))
-    assert found["p004-001"].startswith("data are truncated or damaged")
-    assert found["p007-001"].startswith("not a readable NIfTI file")
+    reason_of = reasons(build(table))
+    assert reason_of["p004-001"].startswith("data are truncated or damaged")
+    assert reason_of["p007-001"].startswith("not a readable NIfTI file")
 
 
 def test_people_who_contradict_themselves_are_counted(tmp_path):
@@ -409,15 +409,15 @@ def test_a_subject_in_two_splits_and_a_word_that_is_no_split(tmp_path):
 
 def test_splits_are_balanced_and_do_not_depend_on_the_order_of_rows(tmp_path):
     table = pictures(tmp_path, count=80)
-    one = build(table)
-    counts = {k: c["labels"]["y"] for k, c in report(one)["counts"].items()}
+    first = build(table)
+    counts = {k: c["labels"]["y"] for k, c in report(first)["counts"].items()}
     assert all(abs(c["no"] - c["yes"]) <= 4 for c in counts.values())
     header, *lines = table.read_text().splitlines()
     table.write_text("\n".join([header, *lines[::-1]]) + "\n")
     other = catalogue.find_builder("table/other", data_dir=tmp_path, **COLUMNS, table=str(table))
     other.download_and_prepare()
     for name in ("splits.json", "table-train.array_record-00000-of-00001"):
-        assert (pathlib.Path(one.data_path) / name).read_bytes() == (
+        assert (pathlib.Path(first.data_path) / name).read_bytes() == (
             pathlib.Path(other.data_path) / name
         ).read_bytes()
 
@@ -440,10 +440,10 @@ def test_pictures_of_different_shapes_need_a_size(tmp_path):
         UserError, match=r"different shapes: 8x9 \(19\), 16x18 \(1\).*e.g. --size=16,18, to which"
     ):
         builder_of(table)
-    found = examples(build(table, size=["8", "9"]))
-    np.testing.assert_array_equal(found["p002-001"]["image"][..., 0], picture(2))
+    stored = examples(build(table, size=["8", "9"]))
+    np.testing.assert_array_equal(stored["p002-001"]["image"][..., 0], picture(2))
     expected = Image.fromarray(picture(3, (16, 18))).resize((9, 8), Image.Resampling.BILINEAR)
-    assert np.abs(found["p003-001"]["image"][..., 0] - np.asarray(expected).astype(int)).max() <= 1
+    assert np.abs(stored["p003-001"]["image"][..., 0] - np.asarray(expected).astype(int)).max() <= 1
 
 
 def test_a_new_shape_in_a_later_table_is_an_error_too(tmp_path):
@@ -460,9 +460,9 @@ def test_grey_and_colour_become_what_most_are(tmp_path):
     Image.fromarray(colour).save(tmp_path / "img/003.png")
     builder = builder_of(table)
     assert "1 of them colour, made grey" in builder.propose()
-    found = examples(build(table))
+    stored = examples(build(table))
     expected = np.asarray(Image.fromarray(colour).convert("L"))
-    np.testing.assert_array_equal(found["p003-001"]["image"][..., 0], expected)
+    np.testing.assert_array_equal(stored["p003-001"]["image"][..., 0], expected)
 
 
 def test_pictures_of_8_and_16_bits_are_not_mixed(tmp_path):
@@ -480,17 +480,17 @@ def test_volumes_are_resampled_then_cropped_or_padded(tmp_path):
         UserError, match=r"6x7x8 \(19\), 4x4x4 \(1\).*--spacing=MM first, where voxel sizes differ"
     ):
         builder_of(table)
-    found = examples(build(table, spacing=["1"], size=["8", "8", "10"]))
-    image = found["p003-001"]["image"][..., 0]
+    stored = examples(build(table, spacing=["1"], size=["8", "8", "10"]))
+    image = stored["p003-001"]["image"][..., 0]
     assert image.shape == (8, 8, 10) and (image[..., 0] == image.min()).all()  # padded with the least
-    np.testing.assert_array_equal(found["p003-001"]["spacing"], 1)
+    np.testing.assert_array_equal(stored["p003-001"]["spacing"], 1)
     # Along z the fine grid has two points per voxel, each a quarter of a voxel from its centre.
     raw = nib.load(tmp_path / "img/002.nii.gz").get_fdata()
-    image = found["p002-001"]["image"][1:-1, :-1, :, 0]  # 6x7x16, padded to 8x8 and cropped to 10 planes
+    image = stored["p002-001"]["image"][1:-1, :-1, :, 0]  # 6x7x16, padded to 8x8 and cropped to 10 planes
     np.testing.assert_allclose(image[..., 1], 0.75 * raw[..., 2] + 0.25 * raw[..., 1], atol=0.51)
     np.testing.assert_allclose(image[..., 2], 0.75 * raw[..., 2] + 0.25 * raw[..., 3], atol=0.51)
     # So plane 2 of the image lies at 2.25 planes of the file, 4.5 mm; one row is padded before, and no column.
-    place = found["p002-001"]["affine"] @ [1, 0, 2, 1]
+    place = stored["p002-001"]["affine"] @ [1, 0, 2, 1]
     np.testing.assert_allclose(place, [0, 0, 4.5, 1], atol=1e-6)
 
 
@@ -511,8 +511,8 @@ def test_masks_follow_their_images(tmp_path):
     for i in range(20):
         Image.fromarray(picture(i, (8, 9) if i != 4 else (8, 8)) // 128).save(tmp_path / f"mask/{i:03d}.png")
     builder = build(table, mask="mask")
-    found = examples(builder)
-    np.testing.assert_array_equal(found["p005-001"]["mask"], picture(5) // 128)
+    stored = examples(builder)
+    np.testing.assert_array_equal(stored["p005-001"]["mask"], picture(5) // 128)
     assert reasons(builder) == {
         "p002-001": "the table names no mask",
         "p003-001": "mask: file is missing",
