@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.confounding import balance
-from equipoise.engine.metrics.confounding import gaps as adjustment
+from equipoise.engine.metrics.confounding import gaps as confounded_gaps
 from equipoise.engine.metrics.confounding.gaps import Adjusted
 from equipoise.engine.metrics.frames.disparities import Disparity
 from equipoise.engine.metrics.frames.export import clean
@@ -84,7 +84,7 @@ def added(context: Context, adjustment: Adjustment, *, resamples: int = 500, see
         if context.schema.kind == "values":
             adjusted[attribute] = _adjust_columns(table, metrics, place | settings)
         else:
-            adjusted[attribute] = adjustment.evaluate(table, metrics=metrics, **place, **settings)
+            adjusted[attribute] = confounded_gaps.evaluate(table, metrics=metrics, **place, **settings)
     if not adjusted:
         raise UserError(
             f"--adjust={','.join(confounders)}: no group is left to compare; name one with --group that is not a confounder"
@@ -105,7 +105,9 @@ def _adjust_columns(table: Table, metrics: Sequence[str], settings: Mapping[str,
     merged: dict[str, Adjusted] = {}
     for name in metrics:
         metric, _, column = name.partition(":")
-        for level, gaps in adjustment.evaluate(table, metrics=[metric], model=column, **settings).items():
+        for level, gaps in confounded_gaps.evaluate(
+            table, metrics=[metric], model=column, **settings
+        ).items():
             parts = {k: {name: getattr(gaps, k)[metric]} for k in ("raw", "gaps", "explained", "estimates")}
             if level in merged:
                 parts = {k: getattr(merged[level], k) | part for k, part in parts.items()}
@@ -191,7 +193,7 @@ def _gap_figures(context: Context, attribute: str, levels: Mapping[str, Adjusted
             axes.set_yticks(-np.arange(len(rows)), [label(f"{level} − {reference}") for level, *_ in rows])
             axes.tick_params(axis="y", length=0, labelcolor=INK)
             axes.spines["left"].set_visible(False)
-            axes.table(axis="x", color=LINE, linewidth=0.6)
+            axes.grid(axis="x", color=LINE, linewidth=0.6)
             axes.set_axisbelow(True)
             axes.set_xlabel(f"difference in {short_title(metric)}")
             axes.set_ylim(-len(rows) + 0.5, 0.5)

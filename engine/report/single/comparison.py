@@ -167,7 +167,7 @@ def _panel(axes: Axes, rows: Sequence[Change], colour: dict[str, str], marker: d
     reach = max([0.02, *(abs(x) for c in rows for x in (c.low, c.value, c.high) if math.isfinite(x))]) * 1.08
     axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, symmetric=True))
-    axes.table(axis="x", color=figures.LINE, lw=0.7)
+    axes.grid(axis="x", color=figures.LINE, lw=0.7)
     axes.set_axisbelow(True)
 
 
