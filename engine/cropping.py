@@ -18,7 +18,7 @@ def count_cut(split: Split, shape: tuple[int, ...], threads: int = 2) -> tuple[i
     Args:
       split: a split with masks.
       shape: [*spatial] the size after the crop.
-      threads: that read masks.
+      threads: how many threads read masks.
 
     Returns:
       (images that lose some of their foreground, images that lose all of it).

@@ -21,7 +21,7 @@ def input_gradient(
 
     Args:
       predict: images to logits.
-      images: to explain.
+      images: the images to explain.
       targets: index of the logit, for instance the true class.
     """
 
@@ -60,7 +60,7 @@ def smooth_grad(
 
     Args:
       predict: images to logits.
-      images: to explain.
+      images: the images to explain.
       targets: index of the logit.
       keys: one per image; a map depends on its own key, not on the batch around it.
       num_samples: noisy copies of each image.

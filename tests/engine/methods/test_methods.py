@@ -117,7 +117,7 @@ def test_groups_are_known_levels_with_images():
 
 
 def test_weights_by_hand():
-    """Of nine known images 5 are healthy, 6 are F, 4 are healthy and F: w = 5/9 6/9 / (4/9) = 5/6, and so on."""
+    """Nine images are known; 5 are healthy, 6 are F, 4 are healthy and F: w = 5/9 6/9 / (4/9) = 5/6, and so on."""
     _, method = made("reweighing", Rows(DISEASE, sex=SEX))
     expected = [[5 * 6 / (9 * 4), 5 * 3 / (9 * 1), 1], [4 * 6 / (9 * 2), 4 * 3 / (9 * 2), 1]]
     np.testing.assert_allclose(method.table, expected)
