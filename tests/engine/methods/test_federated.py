@@ -361,7 +361,7 @@ def test_what_cannot_be_learned_across_sites_is_refused(monkeypatch):
             methods.make(run_config.replaced(tiny_method("fedavg").config, **changes), split)
     with pytest.raises(UserError, match=r"site=site: .* in 0 group\(s\)"):
         tiny_method("fedavg", ["unknown"] * 3)
-    with pytest.raises(UserError, match="min_scans=13: no site of more than one class .* largest has 12"):
+    with pytest.raises(UserError, match="min_scans=13: no site with more than one class .* largest has 12"):
         tiny_method("fedtm", min_scans=13).resolved()
     with pytest.raises(UserError, match="pretrain_steps=7: harmony_tm counts in cycles"):
         tiny_method("harmony_tm", pretrain_steps=7).resolved()
