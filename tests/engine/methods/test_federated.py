@@ -402,7 +402,7 @@ def test_members_of_other_seeds_take_turns_at_other_sites(tiny_data_dir):
     config.population.seeds, config.population.form = 2, "mapped"
     split = data.open_split("tiny", "train", tiny_data_dir)
     task = make_task(config, split)
-    with pytest.raises(UserError, match="members of other seeds are at other sites"):
+    with pytest.raises(UserError, match="members with different seeds are at different sites"):
         population.make(config, task, split)
     population.make(run_config.replaced(config, **{"method.fixed_order": True}), task, split)
     config.population.form = "auto"
