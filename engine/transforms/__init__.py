@@ -1,9 +1,7 @@
 """Operations on single images, and the text that chains them: ``"minmax|shift(voxels=2)|noise(sd=0.02)"``.
 
-  intensity       operations on values, such as ``minmax`` and ``noise``
-  spatial         operations on places, such as ``flip`` and ``rotate``; masks move with their images
-  deformation     displacements and velocity fields of volumes
-  masks           masks and label maps as short JSON values
+- ``intensity`` has operations on values, such as ``minmax`` and ``noise``; ``spatial`` has operations on places, such as ``flip``.
+- ``deformation`` has displacements and velocity fields of volumes; ``masks`` writes masks and label maps as short JSON values.
 
 An operation is a function of one image [*spatial, channel]; if its second parameter is called ``key``, it is random. Where an
 image has a mask, spatial operations move both by the same key, and the others leave the mask as it is. A chain runs on the
