@@ -31,7 +31,7 @@ UPDATES = 2 + 1 + 3 + 1 + 1
 
 @pytest.fixture(autouse=True)
 def float64():
-    """64-bit arithmetic, and programs that compile quickly, for this test alone."""
+    """Switches 64-bit arithmetic and quick compilation on, for one test."""
     for name in ("jax_enable_x64", "jax_disable_most_optimizations"):
         jax.config.update(name, True)
     yield
@@ -61,12 +61,12 @@ def tiny_method(name, site=SITE, optimizer="sgd", freeze="hidden/bias", **settin
 
 @pytest.fixture(scope="module")
 def images():
-    """Faint ones: the gradient of a normalised batch of one image is 0 but for rounding, which grows with their square."""
+    """Faint images: the gradient of a normalised batch of one image is 0 except for rounding, which grows with their square."""
     return np.random.default_rng(1).normal(size=(len(SITE), *SHAPE)) / 10
 
 
 class Engine:
-    """A method's run on given images, update by update, through the engine's own order, phases and step."""
+    """Runs a method on given images, update by update, with the order, phases and steps of the engine."""
 
     def __init__(self, method, images, order=None):
         self.method, self.images, self.order = method, images, order or method.order()
@@ -99,7 +99,7 @@ class Engine:
         self.state, _ = self.steps[phase](self.state, self.runner.shard(batch))
 
     def cycle(self):
-        """Goes on to the end of the cycle; returns what then predicts."""
+        """Goes on to the end of the cycle; returns the variables that then predict."""
         before = jax.device_get(self.method.variables(self.state))
         while True:
             self.update()
@@ -179,7 +179,7 @@ def test_harmonising_is_the_plain_loop(images):
 
 
 def test_fedtm_is_the_plain_loops_one_after_the_other(images):
-    """Rounds over A and C: E is large enough, but has one class."""
+    """The rounds visit A and C; E is large enough, but has only one class."""
     method = tiny_method("fedtm", warm_rounds=2, warm_epochs=3, min_scans=5, mu=0.3)
     engine = Engine(method, images)
     network, given = (engine.start.params, engine.start.batch_stats), (images, np.asarray(DISEASE))
@@ -223,7 +223,7 @@ def test_fedprox_without_its_term_is_fedavg(images):
 
 
 def test_the_order_of_sites_is_nothing_to_an_average(images):
-    """Another number makes a site another place, and its one batch another order."""
+    """A site with another number has another place in the cycle, and its only batch another order."""
     found = []
     for names in ("ABC", "CAB"):
         engine = Engine(tiny_method("fedavg", [name for name in names for _ in range(5)]), images)
@@ -233,7 +233,7 @@ def test_the_order_of_sites_is_nothing_to_an_average(images):
 
 
 def test_sites_start_afresh_but_the_rate_goes_on(images):
-    """After a round Adam has no moments and has counted nothing; its schedule stands at the round."""
+    """After a round Adam has no moments and a count of 0; its schedule stands at the round."""
     engine = Engine(tiny_method("fedavg", ALIKE, optimizer="adam", freeze=""), images)
     engine.cycle()
     adam, _ = engine.state.opt_state

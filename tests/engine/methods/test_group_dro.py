@@ -18,7 +18,7 @@ def twin(torch, params):
 
 
 def test_group_dro_is_the_plain_loop(rng):
-    """Every group's mean loss by itself, from PyTorch's forward pass and autograd; q in plain NumPy."""
+    """The loop takes each group's mean loss from PyTorch's forward pass and autograd, and moves q in plain NumPy."""
     torch = pytest.importorskip("torch", reason="PyTorch is the peer: pip install 'equipoise[bench]'")
     config, method = tiny_method("group_dro", Rows(DISEASE, sex=["F"] * 4 + ["M"] * 4 + ["X"] * 2))
     config.optimizer.momentum = 0.0
@@ -49,7 +49,7 @@ def test_group_dro_is_the_plain_loop(rng):
 
 
 def test_group_dro_with_microbatches_weighs_by_the_whole_batch(rng):
-    """Each half alone holds one group; a network without batch statistics makes the update that of one batch."""
+    """Each microbatch holds one group; without batch statistics the update must be that of one whole batch."""
     results = []
     for parts in (1, 2):
         config, method = tiny_method("group_dro", Rows(DISEASE, sex=SEX))

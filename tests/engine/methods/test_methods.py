@@ -51,7 +51,7 @@ def test_absent_groups_give_no_nan(rng, name, group):
     ],
 )
 def test_every_method_trains_and_goes_on_as_if_never_stopped(tiny_data_dir, tmp_path, name):
-    """Four steps, and the last two again from the checkpoint at step 2: equal to the bit, across a method's phases."""
+    """Makes four steps, then the last two again from the checkpoint at step 2: equal to the bit, across a method's phases."""
     config = tiny_runs.get_config()
     config.num_steps, config.model.args = 4, {}
     config.model.name, config.data.augment = "tests.tiny_network:Model", "flip(axis=1)"

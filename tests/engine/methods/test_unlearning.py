@@ -10,7 +10,7 @@ from tests.engine.methods.tiny_methods import DISEASE, SEX, Rows, batch_of, tiny
 
 @pytest.mark.parametrize("name", ["unlearning", "adversarial"])
 def test_unlearning_is_pytorchs(rng, name):
-    """Phases, the three updates and which of them moves what, over five batches; running statistics move once each."""
+    """Five batches go through all phases; running statistics must move once in each batch."""
     torch = pytest.importorskip("torch", reason="PyTorch is the peer: pip install 'equipoise[bench]'")
     config, method = tiny_method(name, Rows(DISEASE, sex=SEX))
     config.optimizer.weight_decay = 0.01

@@ -65,7 +65,7 @@ def batch_of(rng, group, shape=SHAPE, dtype=np.float32):
 
 
 def tiny_machine(config, method):
-    """(fresh state, phase -> compiled step) of a tiny 2D network."""
+    """(model, fresh state, compiled step of any phase) of a tiny 2D network."""
     runner = mesh.make_runner(config)
     model = models.build(config.model.name, num_outputs=2, **config.model.args)
     optimizer = optim.make(config.optimizer)
