@@ -37,7 +37,7 @@ def method(name, **settings):
 
 
 def batch(group, seed=0, size=6):
-    """Logits that are the better the lower the group, and masks."""
+    """Masks, and logits that are better for groups with lower numbers."""
     generator = np.random.default_rng(seed)
     mask = generator.integers(0, CLASSES, (len(group), size, size))
     skill = np.array([4.0, 2.0, 0.5, 1.0])[np.array(group)]
@@ -48,7 +48,7 @@ def batch(group, seed=0, size=6):
 
 
 def plain_dice(probabilities, truth):
-    """[k] losses of soft Dice, over all pixels of all images given."""
+    """[k] soft Dice losses over all pixels of all given images."""
     overlap, squares = (
         (2 * probabilities * truth).sum((0, 1, 2)),
         (probabilities**2 + truth**2).sum((0, 1, 2)),
@@ -57,7 +57,7 @@ def plain_dice(probabilities, truth):
 
 
 def plain_weights(probabilities, truth, group, gamma, absent):
-    """Group by group, as the released code has it; None for images of unknown group."""
+    """The weights group by group, as in the released code; -1 is the key of images of unknown group."""
     loss = {
         g: float(plain_dice(probabilities[group == g], truth[group == g]).sum())
         for g in set(group.tolist()) - {-1}
@@ -89,7 +89,7 @@ def plain_intent(logits, made, gamma):
 
 
 def task_loss(task, made):
-    """Mean loss of the batch, less cross-entropy: what the task descends on, as a function of the logits."""
+    """The mean loss of the batch without cross-entropy, as a function of the logits."""
 
     def loss(logits):
         whole = task.batch_sums(jax.lax.stop_gradient(logits), made)
@@ -145,7 +145,7 @@ def slopes(name, made, logits, **settings):
 
 
 def test_the_released_form_learns_the_hard_group_less_and_the_intended_form_more():
-    """Relative to Dice of the whole batch, as group 2 is the hardest and group 0 the easiest."""
+    """Group 2 is the hardest and group 0 the easiest; gradients are compared with those of Dice of the whole batch."""
     logits, made = batch([0] * 4 + [1] * 4 + [2] * 4, size=16)
     plain = Segmentation(
         ("background", "rim", "cup"), STRUCTURES, {}, run_config.Task(dice_weight=0.8, dice_over="batch", loss_grid="image")

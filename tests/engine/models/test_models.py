@@ -59,7 +59,7 @@ def test_sfcn_leaves_the_published_positions():
 
 
 class FlaxTwin(nn.Module):
-    """Both networks again, from flax's layers, each step in the papers' order."""
+    """Both networks again, made of flax's layers, in the order of the papers."""
 
     features: tuple
     activation: str

@@ -51,14 +51,14 @@ def test_sizes_of_samed():
 
 
 def _fresh(model, value=np.zeros):
-    """Variables of the model's shapes, without compiling how they are drawn."""
+    """Random variables in the model's shapes, without compiling the model's own way to draw them."""
     shapes = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, *SIZE, 3))))
     return jax.tree.map(lambda x: jnp.asarray(value(x.shape), x.dtype), shapes)
 
 
 @pytest.fixture(scope="module")
 def reference():
-    """The released modules; what their package imports of torchvision is not used here."""
+    """The released modules; their package imports torchvision, but they do not use it."""
     torch = pytest.importorskip("torch")
     stubs = {
         "torchvision": (),
@@ -101,7 +101,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def ours(reference, tmp_path_factory):
-    """(model, variables) with the reference's weights, by way of a file."""
+    """(model, variables) with the reference's weights, which pass through a file."""
     import torch
 
     path = tmp_path_factory.mktemp("weights") / "sam.pth"

@@ -46,7 +46,7 @@ def released(name):
 
 
 def test_sam_is_that_of_transformers(tmp_path, rng):
-    """Its blocks of the decoder normalise with 1e-6 where the released code has 1e-5: set to that here."""
+    """The port's decoder normalises with 1e-6 where the released code has 1e-5; this sets 1e-5."""
     torch = pytest.importorskip("torch")
     port = pytest.importorskip("transformers", reason="a peer: pip install transformers")
     torch.manual_seed(0)

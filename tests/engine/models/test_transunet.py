@@ -15,7 +15,7 @@ HYBRID = TINY | transunet.HYBRID | {"stages": (1, 2, 1), "stem": 4}
 
 
 def _drawn(model, image, rng):
-    """Variables of the model's shapes, none of which is a constant."""
+    """Random variables in the model's shapes; none is constant."""
     shapes = jax.eval_shape(lambda: model.init(KEY, jnp.asarray(image)))
 
     def draw(path, leaf):

@@ -76,7 +76,7 @@ def test_network_is_its_pytorch_twin(rng, sizes, norm):
 
 
 def test_size_is_that_of_its_parts():
-    """3D, five stages of two blocks, as a hand counts them."""
+    """The parameters of five stages of two blocks in 3D, counted by hand."""
     widths = (32, 64, 128, 256, 320)
     model = models.build("unet", num_outputs=2, features=widths)
     shapes = jax.eval_shape(lambda: model.init(KEY, jnp.zeros((1, 32, 32, 32, 1))))

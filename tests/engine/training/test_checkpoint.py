@@ -63,7 +63,7 @@ def test_restored_is_what_was_saved(saved):
 
 
 def test_what_is_saved_is_what_was_given(tmp_path):
-    """The write is asynchronous; what the caller does to its own list meanwhile must not reach the disk."""
+    """Writing is asynchronous: what the caller does to its list meanwhile must not reach the disk."""
     checkpoints = Checkpoints(tmp_path, keep=1)
     window = [{"loss": 1.0}]
     checkpoints.save(state(1), {"window": window}, None)
@@ -212,7 +212,7 @@ with Checkpoints(folder) as checkpoints:
 
 
 def run_sharded(folder, processes):
-    """Saves and restores a state that lies on eight devices of so many processes."""
+    """Saves and restores a state that lies on eight devices, which the processes share."""
     with launching.free_address() as address:
         words = [sys.executable, "-c", SHARDED, str(folder), address, str(processes)]
     env = launching.environment(8 // processes)

@@ -44,7 +44,7 @@ def test_exponential_of_minus_v_inverts():
 
 
 def test_a_field_that_is_zero_outside_a_box_may_be_kept_on_the_box():
-    """Its exponential, and what it does to points anywhere, are those of the whole field."""
+    """A box gives the exponential, and moves points anywhere, as the whole field does."""
     box, origin = (slice(None), slice(3, 13), slice(4, 15), slice(2, 12)), (3, 4, 2)
     inside = np.zeros(SHAPE, np.float32)
     inside[4:12, 5:14, 3:11] = 1
@@ -75,7 +75,7 @@ def test_jacobian_of_a_linear_map_is_its_determinant():
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (16, 5, 4), (37, 6, 9)])
 def test_jacobian_is_that_of_central_differences(rng, shape):
-    """At every voxel, edges too, whether or not planes come out even; against NumPy's gradient and determinant."""
+    """Every voxel is compared with NumPy's gradient and determinant, edges too, for numbers of planes that do not divide evenly."""
     u = rng.normal(size=(3, *shape))
     matrices = np.stack([np.stack(np.gradient(row), -1) for row in u], -2) + np.eye(3)
     found = deformation.jacobian_determinant(jnp.asarray(u, jnp.float32))

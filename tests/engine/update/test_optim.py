@@ -34,7 +34,7 @@ def test_freeze_leaves_matching_paths_alone():
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_schedule_is_put_at_a_count_and_nothing_else(name):
-    """In whatever the chain wraps it; Adam's own count, and its moments, stay."""
+    """Schedules move wherever in the chain they are; Adam's own count and moments stay."""
     config = Optimizer(
         name=name, learning_rate=0.1, clip_norm=1.0, freeze="^a/", schedule="exponential", decay_steps=1
     )
@@ -64,7 +64,7 @@ def test_partition_and_its_inverse():
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_what_is_frozen_has_no_gradient_and_the_rest_the_same(rng, accumulate):
-    """Against a step that differentiates in everything, and a program that has the products to do so."""
+    """The update is that of a step that differentiates in everything, and its program lacks the products for what is frozen."""
     config = Run(model=Model(name="tests.tiny_network:Model", args={"width": 32, "dropout": 0.0}))
     config.data.preprocess, config.optimizer.accumulate = "", accumulate
     task, image = Classification("sex", ("F", "M"), "M"), rng.normal(size=(8, 16, 16, 1)).astype(np.float32)
