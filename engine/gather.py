@@ -195,15 +195,15 @@ def _thinned(name: str, config: Run, step: int, read: Table, bases: dict[tuple[s
     question = (schema.task, schema.label, schema.classes, schema.positive, schema.scores, grouped)
     images = _digest(frame, ("scan_id", "subject_id"))
     known = hashlib.sha256(repr(question).encode()).hexdigest() + _digest(frame, (*schema.targets, *grouped))
-    own = {
+    of_run = {
         c: frame[c].to_numpy()
         for c in frame
         if c in schema.scores or str(c).startswith("threshold:") or c == "threshold"
     }
     marks = ("threshold_split", "checkpoint_step", "checkpoint_fingerprint", "config_fingerprint")
-    own |= {c: frame[c].iloc[0] for c in marks if len(frame)}
-    base = bases.setdefault((images, known), Table(frame.drop(columns=list(own)), schema))
-    return _Read(name, config, step, base, own)
+    of_run |= {c: frame[c].iloc[0] for c in marks if len(frame)}
+    base = bases.setdefault((images, known), Table(frame.drop(columns=list(of_run)), schema))
+    return _Read(name, config, step, base, of_run)
 
 
 def _same_images(
@@ -319,8 +319,8 @@ def _arranged(
             excluded[run.name] = f"it has the same configuration and seed as {seen[where]}, which is counted"
             continue
         seen[where] = run.name
-        own = {f: values[f][run.name] for f in values}
-        members.append((run.config.seed, Member(run.name, *where, own, run.step, run.base, run.own)))
+        of_run = {f: values[f][run.name] for f in values}
+        members.append((run.config.seed, Member(run.name, *where, of_run, run.step, run.base, run.own)))
     place = {name: number for number, name in enumerate(dict.fromkeys(m.method for _, m in members))}
     members.sort(key=lambda pair: (place[pair[1].method], pair[0], pair[1].block))
     return [member for _, member in members], factors, within

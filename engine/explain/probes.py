@@ -134,9 +134,9 @@ def probe_run(
             checkpoint.machine, checkpoint.restore(), opened, kept, blocks,
             lambda done, total: tell(f"features of {opened.cohort} {opened.name}", done, total),
         )  # fmt: skip
-        told = []
+        of_blocks = []
         for done, (block, activations) in enumerate(values.items(), start=1):
-            told.append(
+            of_blocks.append(
                 probe_block(
                     block, activations, codes, patient, where, share=share, repeats=control, seed=seed
                 )
@@ -146,8 +146,8 @@ def probe_run(
         if not keep_features:
             shutil.rmtree(kept)
         path = folder.probes(opened.cohort, opened.name, checkpoint.step)
-        write(path, told, codes, settings)
-        probes = [of_block for of_block, _ in told]
+        write(path, of_blocks, codes, settings)
+        probes = [of_labels for of_labels, _ in of_blocks]
         result = Probed(
             checkpoint.workdir, checkpoint.step, opened.cohort, opened.name, len(opened), probes, path
         )

@@ -47,9 +47,9 @@ def _training_scans(context: Context, attribute: str) -> dict[str, int]:
     return {site: n for site, n in sizes.items() if n >= (context.min_cell or 1)}
 
 
-def _drawn(found: Mapping[str, Estimate], size: Mapping[str, int], common: float) -> Figure:
+def _drawn(rates: Mapping[str, Estimate], size: Mapping[str, int], common: float) -> Figure:
     """Draws rates against sizes; sites of the same size stand beside each other."""
-    shown = {site: e for site, e in found.items() if site in size}
+    shown = {site: e for site, e in rates.items() if site in size}
     by_size: dict[int, list[str]] = {}
     for site in shown:
         by_size.setdefault(size[site], []).append(site)
@@ -59,7 +59,7 @@ def _drawn(found: Mapping[str, Estimate], size: Mapping[str, int], common: float
         axes.axhline(common, color=figures.INK, lw=1, ls=(0, (4, 2)), zorder=1)
         for scans, sites in by_size.items():
             for place, site in enumerate(sites):
-                estimate, x = found[site], scans * np.exp(0.06 * (place - (len(sites) - 1) / 2))
+                estimate, x = rates[site], scans * np.exp(0.06 * (place - (len(sites) - 1) / 2))
                 axes.plot(
                     [x, x],
                     estimate.limits(CONFIDENCE),
@@ -116,15 +116,15 @@ def _spread_grid(spreads: Collection[SiteSpread]) -> Grid:
 def _overall_grid(everyone: Mapping[str, Mapping[str, Estimate]]) -> Grid:
     rows = []
     for metric, name in (("accuracy", "accuracy"), ("auroc", "AUROC")):
-        found = everyone[metric]
-        limits = [Cell(interval(*e.limits(CONFIDENCE)) or "–") for e in found.values()]
+        by_unit = everyone[metric]
+        limits = [Cell(interval(*e.limits(CONFIDENCE)) or "–") for e in by_unit.values()]
         rows.append(
-            (text_cell(name), Cell(number(found["patient"].value), pointer("overall", metric)), *limits)
+            (text_cell(name), Cell(number(by_unit["patient"].value), pointer("overall", metric)), *limits)
         )
     return Grid(("", "value", "95 % interval, patients", "95 % interval, sites"), rows, "Everyone")
 
 
-def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
+def _site_grid(rates: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
     rows = [
         (
             text_cell(site),
@@ -133,7 +133,7 @@ def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
             Cell(str(e.events)),
             Cell(number(e.value), note=interval(*e.limits(CONFIDENCE))),
         )
-        for site, e in found.items()
+        for site, e in rates.items()
     ]
     header = ("site", "training scans", "test scans", "of them misclassified", "rate, 95 % interval")
     return Grid(header, rows, "Every site", True)
