@@ -1,8 +1,8 @@
 """From a prepared cohort on disk to batches on devices.
 
-The path of a training batch, in order: the whole split is shuffled (anew each epoch; a method may draw otherwise), the
-global batch at a step is cut out, each host takes its contiguous part, threads read and decode, and the parts are placed
-on devices. Every batch is a pure function of (seed, step): there is no iterator state to save.
+A training batch comes about in this order: the whole split is shuffled (anew in each epoch; a method may draw in another
+way), the global batch of a step is cut out, each host takes its contiguous part, threads read and decode it, and the parts
+are placed on devices. Every batch is a pure function of (seed, step): there is no state of an iterator to save.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ MASK = "mask"  # the label of a task whose target is the mask
 
 
 def open_builder(cohort: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """Opens the newest prepared version of ``cohort`` (``"simba/near_4mm"``) without its builder's code.
+    """Opens the newest prepared version of a cohort such as ``"simba/near_4mm"``; the code of its builder is not needed.
 
     Raises:
       UserError: when it is not prepared there, with the command that prepares it.
@@ -51,10 +51,10 @@ def open_builder(cohort: str, data_dir: pathlib.Path) -> tfds.core.DatasetBuilde
 
 
 class _Kept:
-    """A source that keeps what it has decoded, up to a limit: small cohorts are read once, however many epochs there are."""
+    """A source that keeps what it has decoded, up to a limit: a small cohort is read once, however many epochs there are."""
 
     def __init__(self, source: Any, limit: int = 1 << 29):
-        """Of a source; ``limit`` in bytes of image and mask."""
+        """Wraps ``source``; ``limit`` is in bytes of images and masks."""
         self._source, self._left = source, limit
         self._kept: dict[int, dict[str, Any]] = {}
 
@@ -62,16 +62,15 @@ class _Kept:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        found = self._kept.get(index)
-        if found is None:
-            found = self._source[index]
-            size = sum(found[k].nbytes for k in ("image", "mask") if k in found)
-            if (
-                size <= self._left
-            ):  # threads that read one image at once count it twice, which only keeps less
+        example = self._kept.get(index)
+        if example is None:
+            example = self._source[index]
+            size = sum(example[name].nbytes for name in ("image", "mask") if name in example)
+            # Two threads that read the same image at once count it twice; then only less is kept.
+            if size <= self._left:
                 self._left -= size
-                self._kept[index] = found
-        return found
+                self._kept[index] = example
+        return example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +78,10 @@ class Split:
     """One split of a prepared cohort, with random access.
 
     Attributes:
-      cohort: as given to :func:`open_split`.
-      name: of the split.
+      cohort: its name, such as ``simba/near_4mm``.
+      name: the split's name.
       source: ``source[i]`` reads and decodes example ``i``.
-      metadata: what the builder recorded of the cohort (regions, design, positive classes, ...).
+      builder: the prepared cohort.
     """
 
     cohort: str
@@ -95,7 +94,7 @@ class Split:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the builder recorded of the cohort (regions, design, positive classes, ...)."""
+        """What the builder recorded of the cohort: regions, design, positive classes, ..."""
         return dict(self.builder.info.metadata or {})
 
     def vocabulary(self, group: str) -> dict[str, list[str] | None]:
@@ -106,25 +105,26 @@ class Split:
 
     @functools.cached_property
     def columns(self) -> pd.DataFrame:
-        """Everything but pixels, one row per image in storage order: scan_id, subject_id, labels, attributes.
+        """Everything except pixels, one row per image in storage order: scan_id, subject_id, labels, attributes.
 
-        Levels come as strings; ``label:NAME`` holds labels as stored numbers.
+        Levels of attributes are strings; ``label:NAME`` holds labels as the stored numbers.
         """
-        skip = {k: tfds.decode.SkipDecoding() for k in ("image", "mask") if k in self.builder.info.features}
-        light = self.builder.as_data_source(split=self.name, decoders=skip)
-        words = self.vocabulary("attributes")
+        features = self.builder.info.features
+        skip = {name: tfds.decode.SkipDecoding() for name in ("image", "mask") if name in features}
+        without_pixels = self.builder.as_data_source(split=self.name, decoders=skip)
+        levels = self.vocabulary("attributes")
         rows = []
-        for i in range(len(light)):
-            example = light[i]
-            row = {k: example[k].decode() for k in ("scan_id", "subject_id")}
-            row |= {f"label:{k}": v for k, v in example.get("labels", {}).items()}
-            for k, v in example.get("attributes", {}).items():
-                row[k] = words[k][v] if words[k] is not None else float(v)
+        for place in range(len(without_pixels)):
+            example = without_pixels[place]
+            row = {name: example[name].decode() for name in ("scan_id", "subject_id")}
+            row |= {f"label:{name}": value for name, value in example.get("labels", {}).items()}
+            for name, value in example.get("attributes", {}).items():
+                row[name] = levels[name][value] if levels[name] is not None else float(value)
             rows.append(row)
         return pd.DataFrame(rows)
 
     def target(self, label: str) -> np.ndarray:
-        """[n] the label of every image, a class index or a number; masks are one class."""
+        """[n] the label of every image: a class index or a number; 0 for every mask, since masks count as one class."""
         return np.zeros(len(self), np.int64) if label == MASK else self.columns[f"label:{label}"].to_numpy()
 
     @property
@@ -134,7 +134,7 @@ class Split:
 
     @functools.cached_property
     def image_shape(self) -> tuple[int | None, ...]:
-        """[*spatial, channel] as declared; None where sizes vary."""
+        """[*spatial, channel] as the cohort declares it; None along an axis whose size varies."""
         return tuple(self.builder.info.features["image"].shape)
 
 
@@ -170,7 +170,7 @@ def batch_shape(split: Split, config: Data) -> tuple[int, ...]:
 
 
 def _decode(example: dict[str, Any], label: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """One stored example to the arrays that a batch holds (integers stay integers: they travel four times faster)."""
+    """The arrays of one stored example that a batch holds. Integers stay integers: they travel four times faster."""
     cut = {"image": example["image"], "scale": example["scale"]}
     if label == MASK:
         cut |= {"mask": example["mask"], "spacing": example["spacing"], "target": np.int32(0)}
@@ -184,25 +184,34 @@ def _decode(example: dict[str, Any], label: str, shape: tuple[int, ...]) -> dict
 
 
 def _group(group: Int[np.ndarray, " n"] | None, row: int) -> dict[str, np.ndarray]:
+    """The entry ``group`` of one row; empty where there are no groups."""
     return {} if group is None else {"group": np.int32(group[row])}
 
 
 def read(
     split: Split, rows: list[int], config: Data, label: str, group: Int[np.ndarray, " n"] | None = None
 ) -> dict[str, np.ndarray]:
-    """A batch of chosen rows, read now."""
+    """Reads a batch of chosen rows at once, without threads.
+
+    Args:
+      split: the split to read.
+      rows: the rows of the batch.
+      config: shape of the images.
+      label: which label is the target.
+      group: [n] the group of every row of the split, which the batch then holds as ``group`` [b].
+    """
     shape = batch_shape(split, config)[:-1]
-    examples = [_decode(split.source[i], label, shape) | _group(group, i) for i in rows]
-    return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+    examples = [_decode(split.source[row], label, shape) | _group(group, row) for row in rows]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def shuffled(rows: Int[np.ndarray, " n"], seed: int) -> grain.MapDataset:
-    """An endless order of rows, each once per epoch and every epoch in its own order."""
+    """An endless order of rows: each row once per epoch, each epoch in another order."""
     return grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
 
 
 class _HostPart(grain.MapDataset):
-    """Positions of this host's contiguous part of every global batch, in order."""
+    """(position in the global batch, row) of this host's contiguous part of every global batch, in order."""
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, host: int, num_hosts: int):
         super().__init__(parent)
@@ -238,14 +247,14 @@ class TrainBatches:
         """Describes the stream; reads nothing yet.
 
         Args:
-          split: to read.
-          config: batch size (global), shape, threads.
+          split: the split to read.
+          config: size of the global batch, shape of the images, threads.
           label: which label is the target.
-          seed: of the run.
-          host: index of this process, by default the real one.
-          num_hosts: number of processes.
-          order: the row that each draw gives, draw ``step * batch_size + place``; by default :func:`shuffled`.
-          group: of every row of the split, which batches then hold as ``group`` [b].
+          seed: the run's seed.
+          host: index of this process; by default the real one.
+          num_hosts: how many processes there are; by default the real number.
+          order: the row that draw ``step * batch_size + place`` gives; by default :func:`shuffled`.
+          group: [n] the group of every row of the split, which batches then hold as ``group`` [b].
 
         Raises:
           UserError: for an empty split, a missing label, or a batch that does not divide among hosts.
@@ -262,12 +271,12 @@ class TrainBatches:
         order = shuffled(np.arange(len(split)), seed) if order is None else order
         part = _HostPart(order, config.batch_size, host, num_hosts)
 
-        def one(item: tuple[int, int]) -> dict[str, np.ndarray]:
+        def read_example(item: tuple[int, int]) -> dict[str, np.ndarray]:
             position, row = item
             arrays = _decode(split.source[row], label, shape) | _group(group, row)
             return arrays | {"position": np.int32(position), "weight": np.float32(1)}
 
-        self._batches = part.map(one).batch(config.batch_size // num_hosts)
+        self._batches = part.map(read_example).batch(config.batch_size // num_hosts)
         self._options = grain.ReadOptions(
             num_threads=config.num_threads, prefetch_buffer_size=config.prefetch
         )
@@ -293,10 +302,10 @@ def check_label(split: Split, label: str) -> None:
 def check_classes(split: Split, label: str, classes: tuple[str, ...]) -> None:
     """Raises UserError when a cohort's label does not have the classes that a model was trained on, in that order."""
     check_label(split, label)
-    there = split.metadata.get("mask_classes") if label == MASK else split.vocabulary("labels")[label]
-    if tuple(there or ()) != tuple(classes):
+    known = split.metadata.get("mask_classes") if label == MASK else split.vocabulary("labels")[label]
+    if tuple(known or ()) != tuple(classes):
         raise UserError(
-            f"label {label!r} is {there} in {split.cohort!r}, but the run was trained on {list(classes)}"
+            f"label {label!r} is {known} in {split.cohort!r}, but the run was trained on {list(classes)}"
         )
 
 
@@ -310,19 +319,19 @@ def eval_batches(
     *,
     group: Int[np.ndarray, " n"] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's part of batches of every example once; the last is padded; ``index`` is -1 in padding, else the row.
+    """This host's part of batches that hold every example once; the last batch is padded.
 
     Args:
-      split: to read.
-      config: evaluation batch size, shape, threads.
+      split: the split to read.
+      config: size of a batch in evaluation, shape of the images, threads.
       label: which label is the target.
       multiple: batches hold a multiple of this many examples (the number of devices).
-      host: index of this process, by default the real one.
-      num_hosts: number of processes.
-      group: of every row of the split, which batches then hold as ``group`` [b].
+      host: index of this process; by default the real one.
+      num_hosts: how many processes there are; by default the real number.
+      group: [n] the group of every row of the split, which batches then hold as ``group`` [b].
 
     Yields:
-      Batches as in training, with ``index`` [b] and ``weight`` [b] 0 in padding.
+      Batches as in training, with ``index`` [b], the row of each example; in padding ``index`` is -1 and ``weight`` 0.
     """
     host, num_hosts = (hosts.index() if host is None else host), (num_hosts or hosts.count())
     check_label(split, label)
@@ -330,24 +339,28 @@ def eval_batches(
     size = -(-min(config.eval_batch_size, len(split)) // multiple) * multiple
     count = -(-len(split) // size)
 
-    def one(item: tuple[int, int]) -> dict[str, np.ndarray]:
+    def read_example(item: tuple[int, int]) -> dict[str, np.ndarray]:
         position, row = item
-        real, row = row < len(split), min(row, len(split) - 1)
+        is_real, row = row < len(split), min(row, len(split) - 1)
         arrays = _decode(split.source[row], label, shape) | _group(group, row)
         return arrays | {
-            "index": np.int32(row if real else -1),
+            "index": np.int32(row if is_real else -1),
             "position": np.int32(position),
-            "weight": np.float32(real),
+            "weight": np.float32(is_real),
         }
 
     part = _HostPart(grain.MapDataset.range(count * size), size, host, num_hosts)
-    dataset = part.map(one).batch(size // num_hosts)
+    dataset = part.map(read_example).batch(size // num_hosts)
     options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
     return iter(dataset.to_iter_dataset(options))
 
 
 class Waiting:
-    """Wraps an iterator and counts the seconds its consumer spent waiting for it."""
+    """Wraps an iterator and counts the seconds that its consumer has waited for it.
+
+    Attributes:
+      seconds: waited so far.
+    """
 
     def __init__(self, iterator: Iterator[Any]):
         self._iterator, self.seconds = iterator, 0.0

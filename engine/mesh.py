@@ -1,7 +1,8 @@
-"""Where a run is computed: devices, the mesh over them, and the runner that compiles one pure step for it.
+"""Where a run is computed: devices, the mesh over them, and the runner that compiles a pure step for the mesh.
 
-Nothing else in the project names a device; the processes that share them are in :mod:`equipoise.engine.hosts`. A step is a pure function of (state, batch); the runner decides how the
-batch is split and where the state lives, and must not change a single number by deciding.
+Nothing else in the project names a device; the processes that share them are in :mod:`equipoise.engine.hosts`. A step is a
+pure function of (state, batch). The runner decides how the batch is split and where the state lives, and its decision must
+not change a single number.
 """
 
 import collections
@@ -23,7 +24,7 @@ class JitRunner:
 
     Attributes:
       num_devices: how many devices share a batch; batch sizes must be a multiple of it.
-      axis_name: None: sums over a batch are already global under ``jit``.
+      axis_name: the mapped axis over which a step must sum; None: sums are global already, as under ``jit``.
     """
 
     axis_name = None
@@ -47,33 +48,33 @@ class JitRunner:
         return jax.device_put(tree, self._replicated)
 
     def abstract(self, tree: Any) -> Any:
-        """Shapes, dtypes and this run's shardings of a state: what a checkpoint is restored onto."""
+        """Shapes, dtypes and shardings of a state on this runner's devices, for a checkpoint to be restored onto."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree)
 
     def shard(self, batch: Any) -> Any:
-        """Places a host batch (this process's part of it), split along its first axis."""
+        """Places this process's part of a host batch on the devices, split along its first axis."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._split, x), batch)
 
     def train(self, step: Callable) -> Callable:
-        """Compiles ``(state, batch) -> (state, metrics)``; the old state's memory is reused."""
+        """Compiles ``(state, batch) -> (state, metrics)``; the new state reuses the memory of the old one."""
         replicated, split = self._replicated, self._split
         return jax.jit(step, in_shardings=(replicated, split), out_shardings=replicated, donate_argnums=0)
 
     def predict(self, step: Callable) -> Callable:
-        """Compiles ``(variables, batch) -> outputs``, the outputs gathered on every device."""
+        """Compiles ``(variables, batch) -> outputs``; every device gets all outputs."""
         return jax.jit(step, in_shardings=(self._replicated, self._split), out_shardings=self._replicated)
 
     def each(self, function: Callable) -> Callable:
-        """Compiles ``(shared, batch) -> outputs`` from ``function(shared, example)``, which sees one example of the batch.
+        """Compiles ``(shared, batch) -> outputs`` from ``function(shared, example)``, a function of one example.
 
-        Outputs stay on the device that made them. A CPU takes its examples one by one, since gathers over a batch run
-        there at half the speed; an accelerator takes them all at once.
+        Outputs stay on the device that made them. A CPU takes its examples one by one, since gathers over a batch run at half
+        the speed there; an accelerator takes them all at once.
         """
         one_by_one = self._devices[0].platform == "cpu"
 
         def part(shared: Any, batch: Any) -> Any:
-            one = functools.partial(function, shared)
-            return jax.lax.map(one, batch) if one_by_one else jax.vmap(one)(batch)
+            of_example = functools.partial(function, shared)
+            return jax.lax.map(of_example, batch) if one_by_one else jax.vmap(of_example)(batch)
 
         specs = (PartitionSpec(), PartitionSpec("data"))
         return jax.jit(jax.shard_map(part, mesh=self._mesh, in_specs=specs, out_specs=specs[1]))
@@ -82,7 +83,7 @@ class JitRunner:
 class PmapRunner(JitRunner):
     """One program per device: each sees its part of the batch, and the step itself sums over ``axis_name``.
 
-    A state lives on the devices as under :class:`JitRunner`, so checkpoints of either go on under the other.
+    A state lies on the devices as it does under :class:`JitRunner`, so that a run can go on under the other runner.
     """
 
     axis_name = "data"
@@ -101,32 +102,36 @@ class PmapRunner(JitRunner):
         return lambda state, batch: jax.tree.map(self._as_global, mapped(state, batch))
 
     def _as_global(self, x: jax.Array) -> jax.Array:
-        """Names a value that every host holds as one of the whole mesh, as which it can be saved; copies nothing."""
+        """Makes one array of the whole mesh from the copies that the hosts hold, so that it can be saved; copies nothing."""
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, self._replicated, parts)
 
     def train(self, step: Callable) -> Callable:
-        """As in :class:`JitRunner`, for a step that sums over ``axis_name``."""
+        """Compiles ``(state, batch) -> (state, metrics)`` from a step that sums over ``axis_name``."""
         return self._map(step, donate_argnums=0)
 
     def predict(self, step: Callable) -> Callable:
-        """As in :class:`JitRunner`."""
+        """Compiles ``(variables, batch) -> outputs``; every device gets all outputs."""
         gather = functools.partial(jax.lax.all_gather, axis_name=self.axis_name, tiled=True)
         return self._map(lambda variables, batch: jax.tree.map(gather, step(variables, batch)))
 
 
 class MemberRunner(JitRunner):
-    """One program mapped over a population of models: members lie along the devices, and share nothing."""
+    """One program mapped over a population of models: members lie along the devices and share nothing."""
 
     def __init__(self, count: int, num_devices: int = 0):
-        """Chooses devices, by default as many as share the members evenly.
+        """Chooses the devices; by default as many as share the members evenly.
+
+        Args:
+          count: number of members.
+          num_devices: how many devices to use; 0: the default.
 
         Raises:
-          UserError: for devices that do not.
+          UserError: when the members do not divide among the devices.
         """
-        there = len(jax.devices())
+        present = len(jax.devices())
         if not num_devices:
-            num_devices = max(n for n in range(1, there + 1) if count % n == 0)
+            num_devices = max(n for n in range(1, present + 1) if count % n == 0)
         super().__init__(num_devices)
         if count % num_devices:
             raise UserError(f"a population of {count} does not divide among {num_devices} devices")
@@ -136,16 +141,16 @@ class MemberRunner(JitRunner):
         return jax.device_put(tree, self._split)
 
     def shard(self, batch: Any) -> Any:
-        """Places a list of trees of host arrays, one of each member."""
+        """Places a list of trees of host arrays, one for each member."""
         return self.place(jax.tree.map(lambda *x: np.stack(x), *batch))
 
     def train(self, step: Callable) -> Callable:
-        """Compiles ``(states, batches) -> (states, metrics)``, all by member; the old states' memory is reused."""
+        """Compiles ``(states, batches) -> (states, metrics)``, all by member; new states reuse the memory of the old."""
         split = self._split
         return jax.jit(step, in_shardings=(split, split), out_shardings=split, donate_argnums=0)
 
     def predict(self, step: Callable) -> Callable:
-        """Compiles ``(variables by member, batch) -> outputs``, the outputs gathered on every device."""
+        """Compiles ``(variables by member, batch) -> outputs``; every device gets all outputs."""
         return jax.jit(step, in_shardings=(self._split, self._replicated), out_shardings=self._replicated)
 
 
@@ -153,10 +158,10 @@ RUNNERS = {"jit": JitRunner, "pmap": PmapRunner}
 
 
 def make_runner(config: Run) -> JitRunner:
-    """The runner that a configuration asks for; switches 64-bit arithmetic on where the model needs it.
+    """The runner that a configuration asks for; it switches 64-bit arithmetic on where the model needs it.
 
     Raises:
-      UserError: when there are not as many devices as asked for, or a batch does not divide among them.
+      UserError: when there are fewer devices than asked for, or a batch does not divide among them.
     """
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)

@@ -1,4 +1,4 @@
-"""Random streams by name: a key is a pure function of (seed, stream, step), so none is threaded through calls."""
+"""Random streams by name: a key is a pure function of (seed, stream, step), so that no key has to be passed through calls."""
 
 import zlib
 
@@ -8,12 +8,12 @@ from jaxtyping import Array, Int, Key
 
 
 def key(seed: int, name: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
-    """The key of stream ``name`` at ``step`` of the run with this ``seed``.
+    """The key of a stream at a step of a run.
 
     Args:
-      seed: of the run.
-      name: of the stream, e.g. ``"dropout"``.
-      step: may be traced.
+      seed: the run's seed.
+      name: the stream's name, such as ``"dropout"``.
+      step: updates made so far; may be traced.
     """
     stream = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return jax.random.fold_in(stream, step)
@@ -22,18 +22,18 @@ def key(seed: int, name: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
 def example_keys(stream: Key[Array, ""], positions: Int[Array, " b"]) -> Key[Array, " b"]:
     """One key per example, from its position in the global batch.
 
-    Keyed so, randomness does not depend on which device or host holds the example.
+    So randomness does not depend on which device or host holds the example.
     """
     return jax.vmap(lambda i: jax.random.fold_in(stream, i))(positions)
 
 
 def generator(seed: int, name: str, index: int = 0) -> np.random.Generator:
-    """NumPy's generator of stream ``name``, on the host: streams are independent, and so are the ``index`` of one.
+    """A NumPy generator for draws on the host; generators with different names or indices are independent.
 
     Args:
-      seed: of the draws.
-      name: of the stream.
-      index: e.g. of a subject, whose draws then do not depend on who else there is.
+      seed: the seed of all draws.
+      name: the stream's name.
+      index: number within the stream, for instance of a subject, whose draws then do not depend on who else there is.
     """
     key = np.array([seed, zlib.crc32(name.encode())], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, index], np.uint64)))

@@ -1,6 +1,6 @@
-"""Where in an image a model's answer comes from: input gradients, and their means over groups of people.
+"""Which parts of an image a model's output depends on: input gradients, and their means over groups of people.
 
-``predict`` is any function of images [b, *spatial, c] to logits [b, k] that treats each image on its own, such as
+``predict`` is any function from images [b, *spatial, c] to logits [b, k] that treats each image on its own, such as
 ``lambda image: model.apply(variables, image, train=False)[0]``.
 """
 
@@ -17,12 +17,12 @@ Predict = Callable[[Float[Array, "b *spatial c"]], Float[Array, "b k"]]
 def input_gradient(
     predict: Predict, images: Float[Array, "b *spatial c"], targets: Int[Array, " b"]
 ) -> Float[Array, "b *spatial c"]:
-    """Derivative of each image's target logit by its voxels.
+    """The derivative of each image's target logit with respect to its voxels.
 
     Args:
       predict: images to logits.
-      images: to explain.
-      targets: index of the logit, the true class for instance.
+      images: the images to explain.
+      targets: index of the logit, for instance the true class.
     """
 
     def chosen(x: Array) -> Array:
@@ -32,14 +32,14 @@ def input_gradient(
 
 
 def magnitude(gradients: Float[Array, "b *spatial c"]) -> Float[Array, "b *spatial"]:
-    """Largest absolute value over the channels (Simonyan et al. 2014, arXiv:1312.6034, section 3)."""
+    """The largest absolute value over the channels (Simonyan et al. 2014, arXiv:1312.6034, section 3)."""
     return jnp.abs(gradients).max(-1)
 
 
 def gradient(
     predict: Predict, images: Float[Array, "b *spatial c"], targets: Int[Array, " b"]
 ) -> Float[Array, "b *spatial"]:
-    """The plain gradient map: magnitude of :func:`input_gradient`."""
+    """The plain gradient map: the magnitude of :func:`input_gradient`."""
     return magnitude(input_gradient(predict, images, targets))
 
 
@@ -53,20 +53,20 @@ def smooth_grad(
     noise: float = 0.2,
     absolute: bool = True,
 ) -> Float[Array, "b *spatial"]:
-    """SmoothGrad: mean gradient map of noisy copies (Smilkov et al. 2017, arXiv:1706.03825, equation 1).
+    """SmoothGrad: the mean gradient map of noisy copies (Smilkov et al. 2017, arXiv:1706.03825, equation 1).
 
-    The standard deviation of the noise is ``noise`` times the image's own range, maximum minus minimum. The samples
-    are unrolled: memory is that of one gradient, and XLA's convolution is slow inside a loop on a CPU.
+    The standard deviation of the noise is ``noise`` times the image's own range, maximum minus minimum. The samples are
+    unrolled, because XLA's convolution is slow inside a loop on a CPU; memory is still that of one gradient.
 
     Args:
       predict: images to logits.
-      images: to explain.
+      images: the images to explain.
       targets: index of the logit.
       keys: one per image; a map depends on its own key, not on the batch around it.
       num_samples: noisy copies of each image.
       noise: standard deviation as a fraction of the range.
-      absolute: take the magnitude of each copy's gradient and then the mean, so that signs cannot cancel; otherwise
-        the magnitude of the mean gradient.
+      absolute: whether to take the mean of the copies' magnitudes, in which signs cannot cancel; otherwise the magnitude of
+        the mean gradient.
     """
     axes = tuple(range(1, images.ndim))
     sigma = noise * (images.max(axes, keepdims=True) - images.min(axes, keepdims=True))
@@ -86,14 +86,14 @@ def smooth_grad(
 
 
 def normalise(maps: Float[Array, "b *spatial"]) -> Float[Array, "b *spatial"]:
-    """Scales each map to [0, 1] by its own minimum and maximum; a constant map holds no place and becomes 0."""
+    """Scales each map to [0, 1] by its own minimum and maximum; a constant map becomes 0."""
     axes = tuple(range(1, maps.ndim))
     low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
     return (maps - low) / jnp.where(high > low, high - low, 1)
 
 
 class GroupMeans:
-    """Mean map of each group, one batch at a time, in float64 on the host.
+    """The mean map of each group, added up batch by batch in float64 on the host.
 
     Attributes:
       count: maps added to each group so far.
@@ -109,17 +109,17 @@ class GroupMeans:
         Raises:
           ValueError: when there are not as many groups as maps.
         """
-        for one, group in zip(np.asarray(maps, np.float64), groups, strict=True):
-            self._total[group] = self._total.get(group, 0.0) + one
+        for image_map, group in zip(np.asarray(maps, np.float64), groups, strict=True):
+            self._total[group] = self._total.get(group, 0.0) + image_map
             self.count[group] = self.count.get(group, 0) + 1
 
     def means(self) -> dict[str, Float[np.ndarray, "*spatial"]]:
-        """The mean map of every group that has one, by name."""
+        """The mean map of every group that has at least one, by name."""
         return {group: self._total[group] / self.count[group] for group in sorted(self._total)}
 
 
 def differences(means: Mapping[str, np.ndarray], reference: str) -> dict[str, np.ndarray]:
-    """Every other group's mean map minus that of ``reference``.
+    """The mean map of every other group minus that of ``reference``.
 
     Raises:
       KeyError: when the reference has no map.

@@ -24,16 +24,16 @@ def group_maps(
     num_samples: int = 20,
     noise: float = 0.05,
 ) -> dict[str, np.ndarray]:
-    """Mean SmoothGrad map of the true class's logit in every group of images, each map scaled to [0, 1] first.
+    """The mean SmoothGrad map of the true class's logit in every group of images; each map is first scaled to [0, 1].
 
     Args:
-      machine: of the run.
-      state: to explain.
-      split: that the images are from.
-      groups: name -> rows of the split, as from :func:`correct_groups`.
+      machine: the run's machine.
+      state: the state to explain.
+      split: the split that the images are from.
+      groups: name -> rows of the split, from :func:`correct_groups`.
       num_samples: noisy copies of each image.
-      noise: standard deviation as a fraction of the image's range. Volumes are mostly smooth, so that the tenth or
-        fifth usual for photographs drowns what the model sees.
+      noise: standard deviation as a fraction of the image's range. A tenth or a fifth, usual for photographs, would hide what
+        the model sees in a volume, which is mostly smooth.
 
     Returns:
       ``mean_NAME`` [*spatial] and ``count_NAME`` of each group, and ``template``, the mean of all their images.
@@ -65,8 +65,8 @@ def group_maps(
             total = total + one_sample(variables, images, batch, drawn)
         maps.add(gradients.normalise(total[: len(rows)]), [name] * len(rows))
         template.add(np.asarray(images)[: len(rows)].mean(-1), ["template"] * len(rows))
-    means = {f"mean_{k}": v.astype(np.float32) for k, v in maps.means().items()}
-    counts = {f"count_{k}": np.int32(n) for k, n in maps.count.items()}
+    means = {f"mean_{name}": mean.astype(np.float32) for name, mean in maps.means().items()}
+    counts = {f"count_{name}": np.int32(count) for name, count in maps.count.items()}
     return means | counts | {"template": template.means()["template"].astype(np.float32)}
 
 
@@ -98,11 +98,14 @@ def correct_groups(
     """Rows of correctly classified images, up to ``per_group`` of each class and level, drawn by a hash of the scan.
 
     Args:
-      frame: stamped predictions, one row per image of the split in storage order.
-      task: of the run.
-      attribute: whose levels form the groups; ``unknown`` forms none.
-      per_group: images of each.
-      seed: of the draw.
+      frame: the stamped prediction table of a split, one row per image in storage order.
+      task: the run's task.
+      attribute: the attribute whose levels form the groups; an unknown level forms none.
+      per_group: how many images of each group, at most.
+      seed: the seed of the draw.
+
+    Returns:
+      ``CLASS_LEVEL`` -> rows of the table.
 
     Raises:
       UserError: when no image at all is classified correctly.
@@ -120,16 +123,16 @@ def correct_groups(
 
 
 def choose_attribute(split: data.Split, wanted: str | None) -> str:
-    """The attribute that forms groups: the one asked for, else the first that has levels.
+    """The attribute that forms groups: the one that is asked for, or else the first that has levels.
 
     Raises:
       UserError: when there is none, or it is a number.
     """
-    words = [k for k, levels in split.vocabulary("attributes").items() if levels is not None]
-    if wanted is None and words:
-        return words[0]
-    if wanted not in words:
+    names = [name for name, levels in split.vocabulary("attributes").items() if levels is not None]
+    if wanted is None and names:
+        return names[0]
+    if wanted not in names:
         raise UserError(
-            f"cohort {split.cohort!r} has no attribute {wanted!r} with levels; it has: {', '.join(words) or 'none'}"
+            f"cohort {split.cohort!r} has no attribute {wanted!r} with levels; it has: {', '.join(names) or 'none'}"
         )
     return wanted

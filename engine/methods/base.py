@@ -98,7 +98,7 @@ class Method:
 
         Args:
           method_state: the method's part of the state before.
-          sums: of :meth:`group_sums`, over the global batch.
+          sums: what :meth:`group_sums` gives over the global batch.
         """
         return method_state
 
@@ -107,7 +107,7 @@ class Method:
 
         Args:
           method_state: the method's next state, as from :meth:`update`.
-          sums: of :meth:`group_sums`, over the global batch.
+          sums: what :meth:`group_sums` gives over the global batch.
           batch: the examples, or a part of them.
         """
         return jnp.ones(batch["weight"].shape, batch["weight"].dtype)

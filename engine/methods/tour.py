@@ -95,6 +95,6 @@ def draws(rows: Callable[[int], Int[np.ndarray, " m"]], size: int) -> grain.MapD
 
     Args:
       rows: update -> its rows.
-      size: of a batch.
+      size: images of a batch.
     """
     return grain.MapDataset.source(_Draws(rows, size))

@@ -1,11 +1,9 @@
 """Networks by name: each module here with a class ``Model`` is a network, and a user may name any class of their own.
 
-  cnn, sfcn                   classification and regression, in 2D and 3D
-  unet, transunet, sam        segmentation
-  layers, resampling          layers in the form that is fastest on each platform
-  transformer, lora           attention, and adapters of low rank
-  sam_encoder, sam_decoder    the parts of SAM
-  published                   parameters that others trained
+- Classification and regression, in 2D and 3D: ``cnn``, ``sfcn``. Segmentation: ``unet``, ``transunet``, ``sam``.
+- Parts: ``layers`` and ``resampling`` have the form that is fastest on each platform; ``transformer`` has attention, ``lora``
+  adapters of low rank, ``sam_encoder`` and ``sam_decoder`` the parts of SAM.
+- ``published``: parameters that others trained, to start from.
 
 A model is a flax linen module. ``output, features = model.apply(variables, image, train=False, keys=None)`` takes images
 [b, *spatial, c] in 2D or 3D. The output is [b, num_outputs], or [b, *reduced, num_outputs] for a segmentation, in at least

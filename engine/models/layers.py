@@ -291,7 +291,7 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: share of the old running statistics that an update keeps.
       epsilon: added to the variance.
-      dtype: of the output; statistics and parameters are float32 or wider.
+      dtype: the type of the output; statistics and parameters are float32 or wider.
       axis_name: the mapped axis over which statistics are averaged (``pmap``); its shards must be of equal size. Under
         ``jit`` with a sharded batch they are global as they stand.
     """

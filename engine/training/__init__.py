@@ -1,9 +1,13 @@
 """Training runs, and opening what they left.
 
-loop.train                            trains a configuration until its end
-machine.Machine                       a run made concrete: compiled functions, up to the prediction table of a split
-population.make                       the machine of one model, or of many at once
-step.make_train_step                  the pure functions that are compiled
-choosing.choose_steps, restore        which checkpoint is meant, and what it holds
-checkpoint.Checkpoints, writers       what a run writes
+- ``train`` trains a configuration to its end, and goes on from the newest checkpoint. It may raise ``Diverged`` or ``Preempted``.
+- ``Machine`` is a run made concrete: compiled functions, up to the prediction table of a split. ``population.make`` makes the machine
+  of one model, or of many that are trained at once.
+- ``choose_steps`` and ``best_step`` choose a checkpoint of a run; ``restore`` opens it. ``Checkpoints`` are all of a run, checked by
+  checksums; a ``Damaged`` one is never used.
+- ``step`` makes the pure functions that are compiled; ``writers`` write a run's numbers.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

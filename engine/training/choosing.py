@@ -42,7 +42,7 @@ def choose_steps(workdir: pathlib.Path, config: Run, wanted: str) -> list[int]:
 
     Args:
       workdir: folder of the run.
-      config: of the run.
+      config: the run.
       wanted: one of these words, or a number.
 
     Raises:

@@ -68,9 +68,9 @@ class _Record:
     through the checkpoint.
 
     Attributes:
-      config: of the run.
+      config: the run.
       workdir: its folder.
-      checkpoints: open.
+      checkpoints: its checkpoints, open.
       last_good: the newest step with a checkpoint; None where there is none.
     """
 
@@ -85,10 +85,10 @@ class _Record:
         """Starts where a run goes on.
 
         Args:
-          config: of the run.
+          config: the run.
           workdir: its folder, which it has claimed.
-          checkpoints: as from :func:`_open_checkpoints`.
-          step: to go on from; 0 begins.
+          checkpoints: from :func:`_open_checkpoints`.
+          step: where to go on; 0 is the beginning.
           window: metrics of the updates before it that no row holds yet.
         """
         self.config, self.workdir, self.checkpoints = config, workdir, checkpoints
@@ -140,11 +140,11 @@ class _Record:
         """Judges the validation predictions of this step and keeps them.
 
         Args:
-          task: of the run.
-          frame: predictions, as from :meth:`Machine.predict`.
-          loss: mean over the images.
-          split: that was scored.
-          cost: what it took to get to this step, written beside the metrics.
+          task: the run's task.
+          frame: the predictions, from :meth:`Machine.predict`.
+          loss: the mean loss over the images.
+          split: the split that was scored.
+          cost: what it cost to get to this step, written beside the metrics.
 
         Returns:
           The metrics, by name.

@@ -128,7 +128,7 @@ class Population:
     Its two forms are :class:`Mapped` and :class:`ByTurns`.
 
     Attributes:
-      config: of the whole population.
+      config: the configuration of the whole population.
       task: the task of all members.
       training: the split that all of them are trained on.
       members: the configuration of every member.

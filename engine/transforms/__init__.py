@@ -1,7 +1,11 @@
-"""Per-example operations, and the text that chains them: ``"minmax|shift(voxels=2)|noise(sd=0.02)"``.
+"""Operations on single images, and the text that chains them: ``"minmax|shift(voxels=2)|noise(sd=0.02)"``.
 
-An operation is a function of one image [*spatial, channel]; if its second parameter is called ``key`` it is random. Where an
-image has a mask, spatial operations move both by the same key, and the others leave the mask alone. The chain runs on the accelerator inside the compiled step, mapped over the batch with one key per example.
+- ``intensity`` has operations on values, such as ``minmax`` and ``noise``; ``spatial`` has operations on places, such as ``flip``.
+- ``deformation`` has displacements and velocity fields of volumes; ``masks`` writes masks and label maps as short JSON values.
+
+An operation is a function of one image [*spatial, channel]; if its second parameter is called ``key``, it is random. Where an
+image has a mask, spatial operations move both by the same key, and the others leave the mask as it is. A chain runs on the
+device inside the compiled step, mapped over the batch with one key per example.
 """
 
 import ast
@@ -82,7 +86,7 @@ def parse(text: str, *, allow_random: bool = True) -> list[tuple[Callable, dict]
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Operations one after the other, mapped over a batch.
+    """Operations that follow one another, mapped over a batch.
 
     Attributes:
       steps: operations with their keyword arguments.
@@ -91,7 +95,7 @@ class Chain:
     steps: Sequence[tuple[Callable, dict]]
 
     def __call__(self, images: Float[Array, "b ..."], keys: Key[Array, " b"] | None = None) -> Array:
-        """Images after the chain, each with its own key."""
+        """The images after the chain; each has its own key."""
         return self.with_masks(images, None, keys)[0]
 
     def with_masks(
@@ -100,9 +104,9 @@ class Chain:
         masks: Integer[Array, "b *spatial"] | None,
         keys: Key[Array, " b"] | None = None,
     ) -> tuple[Array, Array | None]:
-        """Images and their masks after the chain; None has no mask."""
+        """(images, masks) after the chain; the masks are None where none are given."""
 
-        def one(image: Array, mask: Array | None, key: Array | None) -> tuple[Array, Array | None]:
+        def apply(image: Array, mask: Array | None, key: Array | None) -> tuple[Array, Array | None]:
             for index, (operation, kwargs) in enumerate(self.steps):
                 move = functools.partial(operation, **kwargs)
                 if is_random(operation):
@@ -112,9 +116,9 @@ class Chain:
                     mask = move(mask[..., None])[..., 0]
             return image, mask
 
-        return jax.vmap(one)(images, masks, keys)
+        return jax.vmap(apply)(images, masks, keys)
 
 
 def chain(text: str, *, allow_random: bool = True) -> Chain:
-    """The batched function of (images, per-example keys) that ``text`` stands for."""
+    """The function of a batch of images, and of one key for each, that ``text`` stands for."""
     return Chain(tuple(parse(text, allow_random=allow_random)))

@@ -1,8 +1,8 @@
-"""Deformations of 3D volumes: displacements in voxels, stationary velocity fields, and what is done with them.
+"""Deformations of 3D volumes: displacements in voxels, stationary velocity fields, and operations on them.
 
-A displacement ``u`` [3, d, h, w] stands for the map x -> x + u(x); an image is pulled back along it. Values between
-voxels are linear, outside the grid those of its edge. A displacement that is zero outside a box may be kept on that
-box alone, with the index of its first voxel as ``origin``.
+A displacement ``u`` [3, d, h, w] stands for the map x -> x + u(x); an image is pulled back along it. Values between voxels
+are interpolated linearly; outside the grid they are those of its edge. A displacement that is zero outside a box may be
+stored for that box alone, with the index of the box's first voxel as ``origin``.
 """
 
 import jax
@@ -26,7 +26,7 @@ def looks_at(displacement: Float[Array, "3 d h w"], origin: Origin = _WHOLE) -> 
     """Coordinates x + u(x) along d, h and w, in voxels.
 
     Args:
-      displacement: of a whole grid, or of the box of it that begins at ``origin``.
+      displacement: for a whole grid, or for a box of it that begins at ``origin``.
       origin: index of the first voxel.
     """
     grid = _grid(displacement.shape[1:], displacement.dtype, origin)
@@ -38,12 +38,12 @@ def sample(
 ) -> Float[Array, "c ..."]:
     """Linear interpolation of several volumes at the same points.
 
-    One gather per corner and volume from flat memory: on a CPU, gathering vectors is thirty times slower.
+    There is one gather from flat memory per corner and volume: on a CPU, gathering vectors is thirty times slower.
 
     Args:
-      volumes: on one grid.
-      points: coordinates along d, h and w, in voxels of the grid whose voxel ``origin`` is the volumes' first.
-      origin: not zero where the volumes hold a box of a larger grid; beyond it their edge goes on.
+      volumes: volumes on the same grid.
+      points: coordinates along d, h and w, in voxels of the grid in which ``origin`` is the volumes' first voxel.
+      origin: not zero where the volumes are a box of a larger grid; beyond the box they continue with their edge.
     """
     shape = volumes.shape[1:]
     points = [p - start for p, start in zip(points, origin, strict=True)] if any(origin) else points
@@ -74,8 +74,8 @@ def compose(
     """The displacement of ``outer ∘ inner``: inner(x) + outer(x + inner(x)).
 
     Args:
-      outer: displacement that is applied last to a point, first to an image.
-      inner: on the same grid or box.
+      outer: the displacement that is applied last to a point, and first to an image.
+      inner: the other displacement, on the same grid or box.
       origin: index of the first voxel of both.
     """
     return inner + sample(outer, looks_at(inner, origin), origin)
@@ -86,13 +86,13 @@ def exponential(
 ) -> Float[Array, "3 d h w"]:
     """The displacement of exp(v), by scaling and squaring (Arsigny et al. 2006, doi 10.1007/11866565_113).
 
-    The inverse is ``exponential(-velocity)``. The squarings are a compiled loop: unrolled, XLA would fuse each gather into
-    the next and compute it over and over.
+    The inverse is ``exponential(-velocity)``. The squarings are a compiled loop: if they were unrolled, XLA would fuse each
+    gather into the next and compute it over and over.
 
     Args:
-      velocity: stationary, in voxels per unit time.
+      velocity: stationary velocity, in voxels per unit of time.
       num_squarings: v is first divided by 2 to this power; a step should then move less than half a voxel.
-      origin: index of the first voxel, where the velocity is that of a box with zeros all around it.
+      origin: index of the first voxel, where the velocity is given for a box with zeros all around it.
     """
     start = velocity / 2**num_squarings
     return jax.lax.fori_loop(0, num_squarings, lambda _, u: compose(u, u, origin), start)
@@ -106,16 +106,16 @@ def control_shape(shape: tuple[int, ...], every: int) -> tuple[int, ...]:
 def upsample(
     coarse: Float[Array, "3 i j k"], shape: tuple[int, int, int], every: int
 ) -> Float[Array, "3 d h w"]:
-    """A displacement on the grid of :func:`control_shape`, in steps of that grid, as one in voxels of the full grid.
+    """Brings a displacement from the grid of :func:`control_shape`, in steps of that grid, to the full grid, in voxels.
 
-    The exponential of a smooth velocity is as smooth, so it may be taken on a coarse grid and brought here; along an
-    axis, linear interpolation errs by at most (every voxels)² / 8 times the second derivative. Products with one small
-    matrix per axis, not gathers.
+    The exponential of a smooth velocity is equally smooth, so it can be taken on a coarse grid and brought to the full one.
+    Along an axis, linear interpolation errs by at most (every voxels)² / 8 times the second derivative. It is computed as
+    products with one small matrix per axis, without gathers.
 
     Args:
       coarse: sampled at voxels 0, every, 2 every, ...
-      shape: of the full grid.
-      every: voxels between control points; at 1 the field is returned as it is.
+      shape: [d, h, w] of the full grid.
+      every: voxels between control points; with 1 the field is returned as it is.
     """
     if every == 1:
         return coarse
@@ -130,19 +130,19 @@ def upsample(
 
 
 def jacobian_determinant(displacement: Float[Array, "3 d h w"]) -> Float[Array, "d h w"]:
-    """Local change of volume of x + u(x), by central differences; a fold shows as a value of 0 or below.
+    """The local change of volume under x + u(x), by central differences; a value of 0 or below shows a fold.
 
-    A compiled loop over planes: were it one expression, XLA would fuse what made the field into it, and compute that
-    anew for each of the neighbours that a difference takes.
+    It is a compiled loop over planes. In one expression XLA would fuse the computation of the field into it, and repeat it for
+    each of the neighbours that a difference takes.
     """
     count = displacement.shape[1]
     identity = jnp.eye(3, dtype=displacement.dtype)[..., None, None]
 
     def plane(index: Array) -> Float[Array, "h w"]:
         ends = jnp.clip(index + jnp.array([-1, 1]), 0, count - 1)
-        before, here, after = (displacement[:, at] for at in (ends[0], index, ends[1]))
+        before, here, after = (displacement[:, place] for place in (ends[0], index, ends[1]))
         columns = [(after - before) / (ends[1] - ends[0]), *jnp.gradient(here, axis=(1, 2))]
-        (a, d, g), (b, e, h), (c, f, i) = (u + one for u, one in zip(columns, identity, strict=True))
+        (a, d, g), (b, e, h), (c, f, i) = (u + unit for u, unit in zip(columns, identity, strict=True))
         return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
     return jax.lax.map(plane, jnp.arange(count), batch_size=16)

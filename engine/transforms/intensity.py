@@ -17,7 +17,7 @@ def standardise(image: Float[Array, "..."], foreground: bool = False) -> Float[A
 
     Args:
       image: any shape.
-      foreground: take both over voxels above 0 only, as for skull-stripped brains, and leave the rest at 0.
+      foreground: whether to take both only over voxels above 0, as for skull-stripped brains, and to leave the rest at 0.
     """
     inside = (image > 0) if foreground else jnp.ones_like(image, bool)
     count = jnp.maximum(inside.sum(), 1)
@@ -33,7 +33,7 @@ def rescale(image: Float[Array, "..."], factor: float = 1.0, offset: float = 0.0
 
 
 def contrast(image: Float[Array, "..."], factor: float = 1.2) -> Float[Array, "..."]:
-    """Stretches (or, below 1, flattens) contrast about the middle of the image's own range, which it does not leave."""
+    """Stretches contrast (flattens it, below 1) about the middle of the image's own range; values stay within that range."""
     least, most = image.min(), image.max()
     middle = (least + most) / 2
     return jnp.clip(middle + factor * (image - middle), least, most)
@@ -55,17 +55,16 @@ def brightness(image: Float[Array, "..."], key: Key[Array, ""], spread: float = 
 
 
 def stretch(image: Float[Array, "..."], key: Key[Array, ""], spread: float = 0.2) -> Float[Array, "..."]:
-    """:func:`contrast` by a factor drawn uniformly from [1 - spread, 1 + spread]."""
+    """Changes :func:`contrast` by a factor drawn uniformly from [1 - spread, 1 + spread]."""
     return contrast(image, jax.random.uniform(key, (), image.dtype, 1 - spread, 1 + spread))
 
 
 def gamma(image: Float[Array, "..."], key: Key[Array, ""], spread: float = 0.3) -> Float[Array, "..."]:
-    """Raises the image, mapped to [0, 1] by its own range and back, to a power; its logarithm is uniform in [-spread, spread]."""
-    power = jnp.exp(jax.random.uniform(key, (), image.dtype, -spread, spread))
-    return raised(image, power)
+    """Applies :func:`power` with a random exponent, whose logarithm is uniform in [-spread, spread]."""
+    return power(image, jnp.exp(jax.random.uniform(key, (), image.dtype, -spread, spread)))
 
 
-def raised(image: Float[Array, "..."], power: float | Float[Array, ""]) -> Float[Array, "..."]:
-    """``least + (most - least) ((image - least) / (most - least))^power``; a constant image stays as it is."""
+def power(image: Float[Array, "..."], exponent: float | Float[Array, ""]) -> Float[Array, "..."]:
+    """``least + (most - least) ((image - least) / (most - least))^exponent``; a constant image stays as it is."""
     least, most = image.min(), image.max()
-    return least + (most - least) * minmax(image) ** power
+    return least + (most - least) * minmax(image) ** exponent

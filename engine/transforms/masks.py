@@ -1,4 +1,4 @@
-"""Masks and label maps as short JSON values, so that a cohort's metadata can carry its regions."""
+"""Masks and label maps as short JSON values, so that the metadata of a cohort can hold its regions."""
 
 import base64
 import zlib
@@ -16,7 +16,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def decode_mask(encoded: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of :func:`encode_mask`."""
+    """The boolean array that :func:`encode_mask` has packed."""
     packed = np.frombuffer(zlib.decompress(base64.b64decode(encoded["bits"])), np.uint8)
     shape = tuple(encoded["shape"])
     return np.unpackbits(packed, count=int(np.prod(shape))).astype(bool).reshape(shape)
@@ -25,7 +25,7 @@ def decode_mask(encoded: Mapping[str, Any]) -> np.ndarray:
 def encode_labels(labels: Integer[np.ndarray, "..."]) -> dict[str, Any]:
     """Packs whole numbers from 0, of any shape: ``{"shape": [...], "dtype": "<u2", "values": base64(zlib(values))}``.
 
-    The type is the smallest that holds them: a map of 83 brain regions takes 12 kB of text at 4 mm, 60 kB at 2 mm.
+    The type is the smallest that can hold them: a map of 83 brain regions takes 12 kB of text at 4 mm, 60 kB at 2 mm.
 
     Raises:
       ValueError: for a negative number.
@@ -38,6 +38,6 @@ def encode_labels(labels: Integer[np.ndarray, "..."]) -> dict[str, Any]:
 
 
 def decode_labels(encoded: Mapping[str, Any]) -> Integer[np.ndarray, "..."]:
-    """The inverse of :func:`encode_labels`, as int64."""
+    """The label map that :func:`encode_labels` has packed, as int64."""
     values = np.frombuffer(zlib.decompress(base64.b64decode(encoded["values"])), encoded["dtype"])
     return values.astype(np.int64).reshape(encoded["shape"])

@@ -1,7 +1,7 @@
 """Spatial operations on one image [*spatial, channel] or mask [*spatial, 1]: the same move for both.
 
-A mask is told by its whole numbers: where an operation looks between pixels, an image is interpolated and a mask takes the
-nearest code. What lies outside the image is its edge repeated, or 0.
+An array of whole numbers is a mask. Where an operation looks between pixels, an image is interpolated, and a mask takes the
+nearest code. Outside the image its edge is repeated, or there is 0.
 """
 
 import jax
@@ -31,14 +31,14 @@ def shift(image: Shaped[Array, "..."], key: Key[Array, ""], voxels: int = 2) -> 
 def turned(
     image: Shaped[Array, "..."], quarters: int | Int[Array, ""], axes: tuple[int, int] = (0, 1)
 ) -> Shaped[Array, "..."]:
-    """Turned by so many quarters from the first of ``axes`` towards the second, as ``numpy.rot90``.
+    """The image turned by ``quarters`` quarter turns from the first of ``axes`` towards the second, as by ``numpy.rot90``.
 
     Raises:
       UserError: for axes of different lengths.
     """
     if image.shape[axes[0]] != image.shape[axes[1]]:
         raise UserError(
-            f"quarter turns want axes of one length, and axes {axes} have {image.shape[axes[0]]} and "
+            f"quarter turns need two axes of the same length, but axes {axes} have {image.shape[axes[0]]} and "
             f"{image.shape[axes[1]]}: set --config.data.shape, or augment by rotate instead"
         )
     return jax.lax.switch(quarters, [lambda x, k=k: jnp.rot90(x, k, axes) for k in range(4)], image)
@@ -47,7 +47,7 @@ def turned(
 def rot90(
     image: Shaped[Array, "..."], key: Key[Array, ""], axes: tuple[int, int] = (0, 1)
 ) -> Shaped[Array, "..."]:
-    """Turns by 0, 1, 2 or 3 quarters in the plane of two spatial axes, each as often."""
+    """Turns by 0, 1, 2 or 3 quarter turns, equally often, in the plane of two spatial axes."""
     return turned(image, jax.random.randint(key, (), 0, 4), axes)
 
 
@@ -57,10 +57,10 @@ def looked_up(
     outside: str = "edge",
     interpolation: str = "linear",
 ) -> Shaped[Array, "... c"]:
-    """Values at points between pixels: linear, or of the nearest pixel, which whole numbers always take.
+    """Values at points between pixels: interpolated linearly, or those of the nearest pixel, which masks always take.
 
     Args:
-      image: to look into.
+      image: the image to look into.
       points: coordinates along each spatial axis, in pixels.
       outside: ``edge`` or ``zero``.
       interpolation: ``linear`` or ``nearest``.
@@ -72,11 +72,14 @@ def looked_up(
         if word not in known:
             raise UserError(f"transforms know no {word!r}: choose one of {', '.join(known)}")
     is_linear = interpolation == "linear" and jnp.issubdtype(image.dtype, jnp.floating)
-    if not is_linear:  # a point between two pixels takes the one above, whatever the rounding of halves
+    if not is_linear:  # a point in the middle of two pixels always takes the upper one
         points = [jnp.floor(p + 0.5) for p in points]
-    one = lambda plane: jax.scipy.ndimage.map_coordinates(plane, points, int(is_linear), _OUTSIDE[outside])  # noqa: E731
+
+    def look_up(channel: Array) -> Array:
+        return jax.scipy.ndimage.map_coordinates(channel, points, int(is_linear), _OUTSIDE[outside])
+
     # One gather per channel: on a CPU, gathering vectors is far slower.
-    return jnp.stack([one(image[..., c]) for c in range(image.shape[-1])], axis=-1)
+    return jnp.stack([look_up(image[..., c]) for c in range(image.shape[-1])], axis=-1)
 
 
 def _centred(shape: tuple[int, ...], dtype: jnp.dtype) -> list[Array]:
@@ -96,7 +99,10 @@ def rotated(
     outside: str = "edge",
     interpolation: str = "linear",
 ) -> Shaped[Array, "..."]:
-    """Rotated about its centre from the first of ``axes`` towards the second, at its own shape, as ``scipy.ndimage.rotate``."""
+    """The image rotated about its centre, from the first of ``axes`` towards the second, as by ``scipy.ndimage.rotate``.
+
+    The shape stays the same.
+    """
     places = _centred(image.shape[:-1], jnp.result_type(float))
     angle = jnp.deg2rad(jnp.asarray(degrees, places[0].dtype))
     first, second = (places[a] for a in axes)
@@ -121,7 +127,7 @@ def rotate(
 def scaled(
     image: Shaped[Array, "..."], factor: float | Float[Array, ""], outside: str = "edge"
 ) -> Shaped[Array, "..."]:
-    """Magnified about its centre by ``factor``, at its own shape."""
+    """The image magnified about its centre by ``factor``; the shape stays the same."""
     places = _centred(image.shape[:-1], jnp.result_type(float))
     return _about_centre(image, [p / factor for p in places], outside, "linear")
 
@@ -133,33 +139,34 @@ def scale(
     high: float = 1.1,
     outside: str = "edge",
 ) -> Shaped[Array, "..."]:
-    """Magnifies about the centre, the same along every axis, by a factor uniform in [low, high]."""
+    """Magnifies about the centre by a factor uniform in [low, high], the same along every axis."""
     return scaled(image, jax.random.uniform(key, (), minval=low, maxval=high), outside)
 
 
 def crop(
     image: Shaped[Array, "..."], key: Key[Array, ""], shape: tuple[int, ...] = ()
 ) -> Shaped[Array, "..."]:
-    """Cuts a box of ``shape`` out at a uniformly drawn place.
+    """Cuts a box of ``shape`` out of the image, at a place drawn uniformly.
 
     Raises:
-      UserError: for a shape that the image does not hold.
+      UserError: for a shape that does not fit into the image.
     """
     have = image.shape[:-1]
-    if len(shape) != len(have) or any(want > there for want, there in zip(shape, have, strict=True)):
+    if len(shape) != len(have) or any(want > size for want, size in zip(shape, have, strict=True)):
         raise UserError(
             f"transform crop: shape={shape} does not lie within images of {have}: choose a smaller one"
         )
-    limits = jnp.array([there - want + 1 for want, there in zip(shape, have, strict=True)])
+    limits = jnp.array([size - want + 1 for want, size in zip(shape, have, strict=True)])
     start = jax.random.randint(key, (len(shape),), 0, limits)
     return jax.lax.dynamic_slice(image, (*start, 0), (*shape, image.shape[-1]))
 
 
 def transunet(image: Shaped[Array, "..."], key: Key[Array, ""], degrees: int = 20) -> Shaped[Array, "..."]:
-    """The augmentation of TransUNet and SAMed (Chen et al. 2021, arXiv:2102.04306; their published programs).
+    """Augments a 2D image as TransUNet and SAMed do (Chen et al. 2021, arXiv:2102.04306; their published programs).
 
-    Half of the time a quarter turn and then a mirror image along either axis; else, half of the time, a rotation by a whole
-    angle in [-degrees, degrees), of the image too to the nearest pixel, with zeros outside; else nothing. 2D images.
+    With probability 1/2: quarter turns, then a mirror image along one of the axes. With probability 1/4: a rotation by a whole
+    number of degrees in [-degrees, degrees), in which the image too takes the nearest pixel, with zeros outside. Otherwise
+    nothing.
     """
     which, quarters, axis, angle = (jax.random.fold_in(key, i) for i in range(4))
     drawn = jax.random.uniform(which)
@@ -171,7 +178,9 @@ def transunet(image: Shaped[Array, "..."], key: Key[Array, ""], degrees: int = 2
 
 
 def resize(image: Shaped[Array, "*old c"], shape: tuple[int, ...] = ()) -> Shaped[Array, "*new c"]:
-    """Another grid over the same extent: linear between pixel centres (``align_corners=False``), masks the nearest code.
+    """Brings an image to another grid over the same extent; masks take the nearest code.
+
+    Images are interpolated linearly between pixel centres (``align_corners=False``).
 
     Raises:
       UserError: for a shape of another number of axes.
@@ -184,7 +193,7 @@ def resize(image: Shaped[Array, "*old c"], shape: tuple[int, ...] = ()) -> Shape
 
 
 def nearest(image: Shaped[Array, "*old c"], shape: tuple[int, ...]) -> Shaped[Array, "*new c"]:
-    """Every pixel of the new grid takes the old one in whose middle, or nearest to it, its own middle lies."""
+    """An image on another grid over the same extent, each new pixel taking the old pixel in which its centre lies."""
     for axis, (have, want) in enumerate(zip(image.shape[:-1], shape, strict=True)):
         image = jnp.take(image, np.floor((np.arange(want) + 0.5) * have / want).astype(int), axis=axis)
     return image
@@ -193,7 +202,7 @@ def nearest(image: Shaped[Array, "*old c"], shape: tuple[int, ...]) -> Shaped[Ar
 def nearest_by_corners(mask: Shaped[Array, "b *old"], shape: tuple[int, ...]) -> Shaped[Array, "b *new"]:
     """Masks on another grid whose first and last pixels are those of the old one: pixel i takes ``round(i (n-1)/(m-1))``.
 
-    As ``scipy.ndimage.zoom`` of order 0, by which SAMed and TransUNet bring masks to a smaller grid.
+    ``scipy.ndimage.zoom`` of order 0 does the same; SAMed and TransUNet bring masks to a smaller grid with it.
     """
     for axis, (have, want) in enumerate(zip(mask.shape[1:], shape, strict=True), start=1):
         if have != want:
@@ -203,12 +212,12 @@ def nearest_by_corners(mask: Shaped[Array, "b *old"], shape: tuple[int, ...]) ->
 
 
 def crop_or_pad(image: np.ndarray, shape: tuple[int, ...], value: float = 0) -> np.ndarray:
-    """Centre-crops or pads (on the host) the leading axes to ``shape``.
+    """Crops about the centre, or pads around it, to ``shape``, on the host.
 
     Args:
       image: [*spatial] or [*spatial, channel].
-      shape: wanted size of the spatial axes; with an odd difference the extra voxel goes to the far end.
-      value: fill, in stored units.
+      shape: the wanted size of the spatial axes; with an odd difference the extra voxel goes to the far end.
+      value: what padding is filled with, in stored units.
     """
     source, widths = [], []
     for have, want in zip(image.shape, shape, strict=False):

@@ -1,8 +1,12 @@
-"""What one update is made of: the state it changes, the task's protocol, passes over a batch, losses, optimizers.
+"""What one update is made of.
 
-state.TrainState                      all that training carries, and all that a checkpoint holds
-task.TaskKind                         what the engine must know of a task
-preprocess.make_preprocess            stored integers to the images that a model sees
-sweep.Sweep                           sums and gradients over the global batch
-losses, optim                         one loss per example; optax chains from the configuration
+- ``TrainState``: all that training carries from one update to the next, and all that a checkpoint holds.
+- ``TaskKind``: the protocol of a task. The kinds themselves are in ``tasks/kinds``.
+- ``make_preprocess`` and ``preprocessed_shape``: from stored integers to the images that a model sees.
+- ``Sweep``: sums and gradients over the global batch, microbatch by microbatch.
+- ``losses``: one loss for each example. ``optim``: optax chains from the configuration.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

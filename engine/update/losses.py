@@ -33,7 +33,7 @@ def softmax_cross_entropy(
     Label smoothing follows Szegedy et al. 2016, arXiv:1512.00567, equation 7.
 
     Args:
-      logits: of k exclusive classes.
+      logits: one for each of k exclusive classes.
       labels: class indices.
       label_smoothing: the share of the uniform distribution, in [0, 1).
     """
@@ -51,7 +51,7 @@ def sigmoid_cross_entropy(
 
     Args:
       logits: [b], or [b, k] of k labels that do not exclude each other.
-      targets: of the same shape, in [0, 1].
+      targets: in [0, 1], of the same shape.
       known: which labels are known; the others may hold anything. An example without any known label has loss NaN: give it
         weight 0.
     """
@@ -75,7 +75,7 @@ def focal(
     """``-alpha_y (1 - p_y)^gamma log p_y``, where p is the softmax (Lin et al. 2017, arXiv:1708.02002, equation 5).
 
     Args:
-      logits: of k exclusive classes.
+      logits: one for each of k exclusive classes.
       labels: class indices y.
       gamma: the focusing exponent; 0 is cross-entropy. Between 0 and 1 the gradient is unbounded at p_y = 1.
       class_weights: alpha of each class; by default 1.

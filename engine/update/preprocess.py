@@ -17,8 +17,8 @@ def transformed(
     """The batch with its images, and their masks where it has any, transformed.
 
     Args:
-      chain: of transforms.
-      batch: to transform.
+      chain: the transforms.
+      batch: the batch, with ``image`` [b, *spatial, c] and perhaps ``mask`` [b, *spatial].
       keys: one per image, for what is random.
     """
     images, masks = chain.with_masks(batch["image"], batch.get("mask"), keys)

@@ -33,9 +33,9 @@ class TaskKind(Protocol):
         """The loss of every example, [b].
 
         Args:
-          output: of the model.
-          batch: as the model saw it.
-          sums: of :meth:`batch_sums`, over the global batch; None in evaluation, where no image's loss depends on others.
+          output: the model's output.
+          batch: the batch as the model saw it.
+          sums: what :meth:`batch_sums` gives, over the global batch; None in evaluation, where no image's loss depends on others.
         """
 
     def scores(self, output: Array, batch: dict[str, Array]) -> dict[str, Array]:

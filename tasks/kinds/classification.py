@@ -1,4 +1,4 @@
-"""Classification: one of several exclusive classes per image, softmax and cross-entropy."""
+"""Classification: one of several exclusive classes per image, by softmax and cross-entropy."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -22,9 +22,10 @@ class Classification:
     """A classification task on one label of a cohort.
 
     Attributes:
-      label: its name.
+      label: the label's name.
       classes: its levels, in the cohort's order.
       positive: the class whose probability is the score of a binary task; None with more than two classes.
+      needs_batch_sums: no: each example has a loss of its own.
     """
 
     label: str
@@ -39,7 +40,7 @@ class Classification:
 
     @property
     def score_columns(self) -> tuple[str, ...]:
-        """Columns of the prediction table."""
+        """The columns of the prediction table that hold scores."""
         return ("score",) if self.positive else tuple(f"score_{i}" for i in range(len(self.classes)))
 
     def batch_sums(self, output: Float[Array, "b k"], batch: dict[str, Array]) -> tuple[()]:
@@ -72,7 +73,7 @@ class Classification:
         """Says nothing: every image is learnt and scored."""
 
     def schema(self, split: data.Split) -> Schema:
-        """Of the task, with the attributes of the split."""
+        """The schema of this task, with the attributes of the split."""
         return Schema(
             task="classification",
             label=self.label,
@@ -83,7 +84,7 @@ class Classification:
         )
 
     def choose_threshold(self, rule: str, validation: pd.DataFrame) -> tuple[float, str]:
-        """The operating threshold and the split it came from; NaN for more than two classes (argmax decides)."""
+        """The operating threshold and the split it was chosen on; NaN with more than two classes, where argmax decides."""
         if not self.positive:
             return float("nan"), "argmax"
         chosen = thresholds.choose(rule, self.outcome(validation), validation["score"], "validation")

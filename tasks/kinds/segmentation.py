@@ -1,4 +1,4 @@
-"""Segmentation: one of several exclusive classes per pixel; cross-entropy and soft Dice, and every structure scored in each image.
+"""Segmentation: one of several exclusive classes per pixel, by cross-entropy and soft Dice; images are scored by structure.
 
 A model's logits [b, *spatial, classes] may lie on a coarser grid than the image. The loss is taken there, with the mask
 brought to it, or on the image's grid; predictions are always the largest logit on the image's grid, to which logits are
@@ -41,9 +41,9 @@ class Segmentation:
       classes: names of the mask's codes, the background first.
       structures: name -> codes whose union is scored.
       ratios: name -> what is measured of two structures.
-      settings: the run's, of loss and surfaces.
-      dice: of a batch, from the sums of every group and, last, of images of unknown group; None: groups do not matter.
-      num_groups: of training, where they do.
+      settings: the run's settings of loss and surfaces.
+      dice: Dice of a batch, from the sums of every group and, last, of images of unknown group; None: groups do not matter.
+      num_groups: how many groups training has, where they matter.
     """
 
     classes: tuple[str, ...]
@@ -60,13 +60,13 @@ class Segmentation:
 
     @property
     def needs_batch_sums(self) -> bool:
-        """Whether Dice is that of the whole batch."""
+        """Whether Dice is that of the whole batch, not of each image."""
         return self.dice is not None or (self.settings.dice_over == "batch" and self.settings.dice_weight > 0)
 
     def _sums(
         self, logits: Float[Array, "b *grid k"], labels: Integer[Array, "b *grid"], batch: dict[str, Array]
     ) -> Array:
-        """What Dice is made of, [b, k, 3]; with groups [b, slots, k, 3], zero but in the image's own."""
+        """The sums of which Dice is made, [b, k, 3]; with groups [b, slots, k, 3], zero except in the image's own slot."""
         sums = losses.dice_sums(jax.nn.softmax(logits), labels)
         if self.dice is None:
             return sums
@@ -87,7 +87,7 @@ class Segmentation:
         return output, spatial.nearest_by_corners(mask, output.shape[1:-1]).astype(jnp.int32)
 
     def batch_sums(self, output: Float[Array, "b *spatial k"], batch: dict[str, Array]) -> dict[str, Array]:
-        """Sums that Dice of a batch is made of; nothing where it is of each image."""
+        """The sums of which Dice of a batch is made; nothing where Dice is that of each image."""
         if not self.needs_batch_sums:
             return {}
         logits, labels = self._on_loss_grid(output, batch["mask"])

@@ -18,7 +18,7 @@ from equipoise.engine import config as run_config, data
 from equipoise.engine.training.machine import Machine
 from equipoise.tasks import make_task
 from tests import tiny_runs
-from tests.engine.methods.test_methods import SETTINGS
+from tests.engine.methods.tiny_methods import SETTINGS
 
 data_dir, every, *names = sys.argv[1:]
 data_dir = pathlib.Path(data_dir)

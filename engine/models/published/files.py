@@ -58,7 +58,7 @@ class _Tensors(pickle.Unpickler):
         self._archive, self._folder = archive, folder
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the file stands for."""
+        """The function or type that a name in the file stands for."""
         known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -69,7 +69,7 @@ class _Tensors(pickle.Unpickler):
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The numbers of a storage."""
+        """The array of a storage."""
         _, dtype, key, *_ = pid
         return np.frombuffer(self._archive.read(f"{self._folder}/data/{key}"), jnp.dtype(dtype))
 
@@ -84,13 +84,13 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         pickles = [n for n in archive.namelist() if n.endswith("/data.pkl") and n.count("/") == 1]
         if len(pickles) != 1:
             raise UserError(f"{path} holds no tensors saved by PyTorch")
-        found = _Tensors(archive, pickles[0].removesuffix("/data.pkl")).load()
-    for name in ("model", "state_dict"):  # a training checkpoint
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not all(isinstance(v, np.ndarray) for v in found.values()):
+        content = _Tensors(archive, pickles[0].removesuffix("/data.pkl")).load()
+    for name in ("model", "state_dict"):  # where a training checkpoint keeps the state dictionary
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(v, np.ndarray) for v in content.values()):
         raise UserError(f"{path} holds no state dictionary: save model.state_dict()")
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return {name.removeprefix("module."): value for name, value in content.items()}
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -98,12 +98,12 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     start = 8 + int.from_bytes(content[:8], "little")
     head = json.loads(content[8:start])
     head.pop("__metadata__", None)
-    found = {}
+    arrays = {}
     for name, entry in head.items():
-        first, last = (start + n for n in entry["data_offsets"])
-        found[name] = np.frombuffer(content[first:last], jnp.dtype(_SAFETENSORS[entry["dtype"]]))
-        found[name] = found[name].reshape(entry["shape"])
-    return found
+        first, last = (start + offset for offset in entry["data_offsets"])
+        values = np.frombuffer(content[first:last], jnp.dtype(_SAFETENSORS[entry["dtype"]]))
+        arrays[name] = values.reshape(entry["shape"])
+    return arrays
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -126,7 +126,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
       UserError: for a file that is missing, of another kind, damaged, or that would have to execute something.
     """
     if path.suffix not in _READERS:
-        raise UserError(f"--config.model.weights={path}: a file of {', '.join(_READERS)} is read")
+        raise UserError(f"--config.model.weights={path}: files that can be read end in {', '.join(_READERS)}")
     if not path.is_file():
         raise UserError(f"--config.model.weights={path}: there is no such file")
     try:

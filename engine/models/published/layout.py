@@ -115,8 +115,8 @@ def fill(layout: Layout, arrays: Mapping[str, np.ndarray], variables: Any, sourc
     that depend on the number of outputs stay fresh where the file has another number, and adapters always; both are logged.
 
     Args:
-      layout: of the file's publisher.
-      arrays: of the file.
+      layout: the layout of the file's publisher.
+      arrays: the file's arrays by name.
       variables: ``{"params": ..., "batch_stats": ...}`` of the model.
       source: what messages call the file.
 

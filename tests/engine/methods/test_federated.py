@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from equipoise.engine import config as run_config
-from equipoise.engine import data, mesh, methods, models, validation
+from equipoise.engine import data, hosts, mesh, methods, models, validation
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.methods import federated
@@ -18,7 +18,7 @@ from equipoise.engine.update import optim
 from equipoise.tasks import make_task
 from equipoise.tasks.kinds.classification import Classification
 from tests import oracles, tiny_runs
-from tests.engine.methods.test_methods import Rows
+from tests.engine.methods.tiny_methods import Rows
 
 SHAPE, BATCH, SEED = (4, 4, 1), 5, 3
 TASK = Classification("disease", ("absent", "present"), "present")
@@ -43,7 +43,7 @@ def rate(cycle):
     return 2.0 ** (-4 - cycle)  # exact in the 32 bits of an optax schedule
 
 
-def made(name, site=SITE, optimizer="sgd", freeze="hidden/bias", **settings):
+def tiny_method(name, site=SITE, optimizer="sgd", freeze="hidden/bias", **settings):
     config = Run(seed=SEED)
     config.data.cohort, config.data.preprocess, config.data.batch_size = "made", "", BATCH
     config.task.label = "disease"
@@ -137,7 +137,7 @@ BY_SIZE = {k: SIZES[name] / 27 for k, name in enumerate(sorted(SIZES))}
     ],
 )
 def test_rounds_are_the_plain_loop(images, name, settings, shares, more):
-    engine = Engine(made(name, **settings), images)
+    engine = Engine(tiny_method(name, **settings), images)
     epochs = settings.get("local_epochs", 1)
     network = (engine.start.params, engine.start.batch_stats)
     given = (images, np.asarray(DISEASE))
@@ -151,7 +151,7 @@ def test_rounds_are_the_plain_loop(images, name, settings, shares, more):
 
 @pytest.mark.parametrize("is_fixed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_travelling_is_the_plain_loop(images, is_fixed):
-    engine = Engine(made("travelling", fixed_order=is_fixed), images)
+    engine = Engine(tiny_method("travelling", fixed_order=is_fixed), images)
     order = lambda cycle: range(5) if is_fixed else oracles.journey(5, SEED, cycle)  # noqa: E731
     network, given = (engine.start.params, engine.start.batch_stats), (images, np.asarray(DISEASE))
     for expected in oracles.travelling(network, given, places(), cycles=3, epochs=1, order=order, **TOLD):
@@ -160,7 +160,7 @@ def test_travelling_is_the_plain_loop(images, is_fixed):
 
 def test_harmonising_is_the_plain_loop(images):
     settings = {"pretrain_cycles": 1, "head_cycles": 1, "alpha": 0.7, "beta": 2.0}
-    engine = Engine(made("harmony_tm", **settings), images)
+    engine = Engine(tiny_method("harmony_tm", **settings), images)
     plain = oracles.harmonising(
         (engine.start.params, engine.start.batch_stats),
         engine.start.method["head"],
@@ -180,7 +180,7 @@ def test_harmonising_is_the_plain_loop(images):
 
 def test_fedtm_is_the_plain_loops_one_after_the_other(images):
     """Rounds over A and C: E is large enough, but has one class."""
-    method = made("fedtm", warm_rounds=2, warm_epochs=3, min_scans=5, mu=0.3)
+    method = tiny_method("fedtm", warm_rounds=2, warm_epochs=3, min_scans=5, mu=0.3)
     engine = Engine(method, images)
     network, given = (engine.start.params, engine.start.batch_stats), (images, np.asarray(DISEASE))
     warm = {k: rows for k, rows in places().items() if k in (0, 2)}
@@ -199,7 +199,7 @@ def test_fedtm_is_the_plain_loops_one_after_the_other(images):
 
 def test_one_site_is_training_as_usual_in_its_order(images):
     site = ["A"] * 12
-    averaged = made("fedavg", site)
+    averaged = tiny_method("fedavg", site)
     # rounds and updates count differently, and a round starts afresh
     averaged.config.optimizer.schedule, averaged.config.optimizer.momentum = "constant", 0.0
     ours = Engine(averaged, images)
@@ -216,7 +216,7 @@ ALIKE = ["A"] * 5 + ["B"] * 5 + ["C"] * 5  # sites of one batch of one size
 
 def test_fedprox_without_its_term_is_fedavg(images):
     names = ({"name": "fedavg"}, {"name": "fedprox"}, {"name": "fedprox", "proximal": "norm"})
-    engines = [Engine(made(site=ALIKE, **name), images) for name in names]
+    engines = [Engine(tiny_method(site=ALIKE, **name), images) for name in names]
     averaged, *others = [[engine.cycle(), engine.cycle()] for engine in engines]
     for other in others:
         same(other, averaged)
@@ -226,7 +226,7 @@ def test_the_order_of_sites_is_nothing_to_an_average(images):
     """Another number makes a site another place, and its one batch another order."""
     found = []
     for names in ("ABC", "CAB"):
-        engine = Engine(made("fedavg", [name for name in names for _ in range(5)]), images)
+        engine = Engine(tiny_method("fedavg", [name for name in names for _ in range(5)]), images)
         engine.cycle()
         found.append(engine.cycle())
     same(*found, 1e-12)
@@ -234,14 +234,14 @@ def test_the_order_of_sites_is_nothing_to_an_average(images):
 
 def test_sites_start_afresh_but_the_rate_goes_on(images):
     """After a round Adam has no moments and has counted nothing; its schedule stands at the round."""
-    engine = Engine(made("fedavg", ALIKE, optimizer="adam", freeze=""), images)
+    engine = Engine(tiny_method("fedavg", ALIKE, optimizer="adam", freeze=""), images)
     engine.cycle()
     adam, _ = engine.state.opt_state
     assert int(adam.count) == 0 and not any(np.any(x) for x in jax.tree.leaves((adam.mu, adam.nu)))
     engine.update()
     adam, schedule = engine.state.opt_state
     assert int(adam.count) == 0  # the visit was one update long
-    travelling = Engine(made("travelling", ALIKE, optimizer="adam", freeze=""), images)
+    travelling = Engine(tiny_method("travelling", ALIKE, optimizer="adam", freeze=""), images)
     travelling.cycle()
     travelling.update()
     adam, schedule = travelling.state.opt_state
@@ -249,7 +249,7 @@ def test_sites_start_afresh_but_the_rate_goes_on(images):
 
 
 def test_an_epoch_is_every_image_of_a_site_once():
-    method = made("travelling", local_epochs=2)
+    method = tiny_method("travelling", local_epochs=2)
     assert method.tours[0].updates == 2 * UPDATES
     steps = [method.rows(step) for step in range(2 * UPDATES)]
     assert sorted(np.concatenate(steps)) == sorted([*range(27)] * 2)
@@ -276,7 +276,7 @@ def test_communication_by_hand():
         "fedtm": {"warm_rounds": 2, "min_scans": 5},
         "harmony_tm": {"head_cycles": 1},
     }.items():
-        method = made(name, optimizer="adam", freeze="", **settings)
+        method = tiny_method(name, optimizer="adam", freeze="", **settings)
         model = models.build("tests.tiny_network:Model", num_outputs=2, dtype="float64")
         optimizer = optim.make(method.config.optimizer)
         state = jax.eval_shape(lambda: init_state(method.config, model, optimizer, SHAPE, method))  # noqa: B023
@@ -294,7 +294,7 @@ def test_communication_by_hand():
 
 
 def test_a_run_is_charged_for_the_cycles_that_are_complete():
-    method = made("fedtm", optimizer="adam", freeze="", warm_rounds=2, min_scans=5, warm_epochs=1)
+    method = tiny_method("fedtm", optimizer="adam", freeze="", warm_rounds=2, min_scans=5, warm_epochs=1)
     model = models.build("tests.tiny_network:Model", num_outputs=2, dtype="float64")
     optimizer = optim.make(method.config.optimizer)
     state = jax.eval_shape(lambda: init_state(method.config, model, optimizer, SHAPE, method))
@@ -303,7 +303,7 @@ def test_a_run_is_charged_for_the_cycles_that_are_complete():
         s: method.cost(s, state)["transfers"] for s in (0, round_ - 1, round_, 2 * round_, 2 * round_ + cycle)
     }
     assert list(sent.values()) == [0, 0, 2 * 2, 2 * 2 * 2, 2 * 2 * 2 + 5]
-    assert made("erm").cost(3, state) == {}
+    assert tiny_method("erm").cost(3, state) == {}
 
 
 def test_a_run_of_cycles_has_as_many_updates(monkeypatch):
@@ -316,7 +316,7 @@ def test_a_run_of_cycles_has_as_many_updates(monkeypatch):
         ("harmony_tm", {"cycles": 9, "pretrain_cycles": 2, "head_cycles": 3}, 9 * UPDATES, 5 * UPDATES),
         ("travelling", {}, 1000, 0),
     ):
-        method = made(name, **settings)
+        method = tiny_method(name, **settings)
         run = method.resolved()
         assert (run.num_steps, run.method.starts_after) == (length, first)
         validation.validate(run)
@@ -338,11 +338,11 @@ def test_what_cannot_be_learned_across_sites_is_refused(monkeypatch):
         ({"name": "fedtm", "cycles": 2}, "cycles=2 ends before fedtm is in force, which takes 2"),
         ({"name": "travelling", "local_epochs": 0}, "local_epochs=0 must be above 0"),
     ):
-        config = made("fedavg").config
+        config = tiny_method("fedavg").config
         config.method = run_config.Method(**({"site": "site"} | settings))
         with pytest.raises(UserError, match=words):
             validation.validate(config)
-    config = made("erm").config
+    config = tiny_method("erm").config
     config.evaluation.every_cycles = 1
     with pytest.raises(UserError, match="every_cycles=1: 0, or above 0 with a method that visits sites"):
         validation.validate(config)
@@ -358,16 +358,16 @@ def test_what_cannot_be_learned_across_sites_is_refused(monkeypatch):
         ({"method.site": "age"}, "--config.method.site=age: 'age' is a number"),
     ):
         with pytest.raises(UserError, match=words):
-            methods.make(run_config.replaced(made("fedavg").config, **changes), split)
+            methods.make(run_config.replaced(tiny_method("fedavg").config, **changes), split)
     with pytest.raises(UserError, match=r"site=site: .* in 0 group\(s\)"):
-        made("fedavg", ["unknown"] * 3)
-    with pytest.raises(UserError, match="min_scans=13: no site of more than one class .* largest has 12"):
-        made("fedtm", min_scans=13).resolved()
+        tiny_method("fedavg", ["unknown"] * 3)
+    with pytest.raises(UserError, match="min_scans=13: no site with more than one class .* largest has 12"):
+        tiny_method("fedtm", min_scans=13).resolved()
     with pytest.raises(UserError, match="pretrain_steps=7: harmony_tm counts in cycles"):
-        made("harmony_tm", pretrain_steps=7).resolved()
+        tiny_method("harmony_tm", pretrain_steps=7).resolved()
     monkeypatch.setattr(hosts, "count", lambda: 2)
     with pytest.raises(UserError, match="do not divide among processes"):
-        made("fedavg")
+        tiny_method("fedavg")
 
 
 def tiny(name, cycles, **settings):
@@ -402,7 +402,7 @@ def test_members_of_other_seeds_take_turns_at_other_sites(tiny_data_dir):
     config.population.seeds, config.population.form = 2, "mapped"
     split = data.open_split("tiny", "train", tiny_data_dir)
     task = make_task(config, split)
-    with pytest.raises(UserError, match="members of other seeds are at other sites"):
+    with pytest.raises(UserError, match="members with different seeds are at different sites"):
         population.make(config, task, split)
     population.make(run_config.replaced(config, **{"method.fixed_order": True}), task, split)
     config.population.form = "auto"

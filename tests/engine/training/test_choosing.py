@@ -1,15 +1,19 @@
 """Which checkpoint is meant, and that looking for it leaves nothing open."""
 
+import json
+
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
+from equipoise.engine import config as run_config
 from equipoise.engine import mesh
 from equipoise.engine.config import Run
 from equipoise.engine.errors import UserError
 from equipoise.engine.training import choosing
 from equipoise.engine.training.checkpoint import Checkpoints
 from equipoise.engine.update.state import TrainState
+from tests import tiny_runs
 
 
 class OneState:
@@ -72,3 +76,15 @@ def test_no_manager_stays_open(trained, managers):
 def test_a_folder_without_checkpoints_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="train it first"):
         choosing.choose_steps(tmp_path, Run(), "last")
+
+
+def test_a_checkpoint_from_before_the_method_is_never_the_best(tmp_path):
+    config = tiny_runs.get_config()
+    config.method = run_config.Method("unlearning", "sex", pretrain_steps=2, head_steps=2)
+    rows = [
+        {"step": s, "split": "validation", "auroc": a} for s, a in ((2, 0.9), (4, 0.8), (6, 0.6), (8, 0.7))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert choosing.best_step(tmp_path, config, [2, 4, 6, 8]) == 8
+    config.method = run_config.Method()
+    assert choosing.best_step(tmp_path, config, [2, 4, 6, 8]) == 2

@@ -18,7 +18,7 @@ from equipoise.engine.training import loop, population
 from equipoise.engine.training.machine import Machine
 from equipoise.tasks import make_task
 from tests import launching, tiny_runs
-from tests.engine.methods.test_methods import SETTINGS
+from tests.engine.methods.tiny_methods import SETTINGS
 
 # Adam takes the sign of a gradient that is zero but for rounding, as that of a bias before a normalisation is: SGD.
 CODE = """

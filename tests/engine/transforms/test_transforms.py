@@ -155,9 +155,9 @@ def test_quarter_turns_and_gamma_by_hand():
         np.testing.assert_array_equal(
             spatial.turned(image, quarters)[..., 0], np.rot90(image[..., 0], quarters)
         )
-    np.testing.assert_allclose(intensity.raised(jnp.array([2.0, 4.0, 6.0]), 2.0), [2, 3, 6], rtol=1e-6)
-    np.testing.assert_allclose(intensity.raised(jnp.full(3, 5.0), 2.0), [5, 5, 5])
-    with pytest.raises(UserError, match="axes of one length"):
+    np.testing.assert_allclose(intensity.power(jnp.array([2.0, 4.0, 6.0]), 2.0), [2, 3, 6], rtol=1e-6)
+    np.testing.assert_allclose(intensity.power(jnp.full(3, 5.0), 2.0), [5, 5, 5])
+    with pytest.raises(UserError, match="axes of the same length"):
         spatial.turned(jnp.zeros((3, 4, 1)), 1)
 
 

@@ -65,7 +65,7 @@ def test_a_tensor_beyond_its_data_is_refused():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.bin", b"", "is read"),
+        ("a.bin", b"", "files that can be read end in .pth"),
         ("a.pth", None, "no such file"),
         ("a.pth", b"\x80\x02}", "no PyTorch archive"),
         ("a.safetensors", b"\xff" * 16, "does not read"),
