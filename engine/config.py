@@ -260,7 +260,7 @@ class Population:
 
 @dataclasses.dataclass
 class Parallel:
-    """Where the run is computed. It never changes what is computed."""
+    """Devices and processes that compute the run. They never change what is computed."""
 
     mode: str = option(
         "jit",

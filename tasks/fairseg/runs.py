@@ -57,6 +57,7 @@ def _phantom(run: Run) -> Run:
 
 
 def _length(run: Run, steps: int, every: int) -> Run:
+    """Sets the length of a run, and how often it is scored and saved."""
     run.num_steps = run.optimizer.decay_steps = steps
     run.evaluation.every_steps = run.checkpoint.every_steps = every
     return run

@@ -96,6 +96,7 @@ def _drawn(rates: Mapping[str, Estimate], size: Mapping[str, int], common: float
 
 
 def _spread_grid(spreads: Collection[SiteSpread]) -> Grid:
+    """A table of how errors differ among sites, and by chance."""
     header = (
         "sites with at least", "sites", "test scans", "largest − smallest, 95 % interval", "by chance, 90 % of deals", "p",
         "SD over sites, 95 % interval", "by chance, 90 % of deals", "p",
@@ -114,6 +115,7 @@ def _spread_grid(spreads: Collection[SiteSpread]) -> Grid:
 
 
 def _overall_grid(everyone: Mapping[str, Mapping[str, Estimate]]) -> Grid:
+    """A table of accuracy and AUROC of everyone."""
     rows = []
     for metric, name in (("accuracy", "accuracy"), ("auroc", "AUROC")):
         by_unit = everyone[metric]
@@ -125,6 +127,7 @@ def _overall_grid(everyone: Mapping[str, Mapping[str, Estimate]]) -> Grid:
 
 
 def _site_grid(rates: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
+    """A table of the errors of every site."""
     rows = [
         (
             text_cell(site),
@@ -140,6 +143,7 @@ def _site_grid(rates: Mapping[str, Estimate], size: Mapping[str, int]) -> Grid:
 
 
 def _headline(lead: SiteSpread) -> str:
+    """The sentence for the top of the page."""
     chance = lead.max_min
     p = probability(chance.p)
     p = p if p.startswith("<") else f"= {p}"

@@ -197,6 +197,7 @@ def _every(attributes: Sequence[str]) -> list[frozenset[str]]:
 
 
 def _sentence(ways: RenderingPair, effect: PairedEffect) -> str:
+    """The effect of a pair of renderings in a sentence."""
     moves = any(pairs.direction(change) for change in effect.changes.values())
     verb = "changes" if moves else "changed neither rate beyond chance:"
     return (
@@ -217,6 +218,7 @@ def _verdict(effect: PairedEffect, attributes: Sequence[str]) -> str:
 
 
 def _grid(ways: RenderingPair, effect: PairedEffect, is_one: bool) -> Grid:
+    """A table of the effect of a pair of renderings."""
     ends = [combination(levels) + (" bias" if is_one else "") for levels in (ways.first, ways.second)]
     header = pairs.header("rate", "subjects", ends)
     rows = [pairs.cells(rate, change) for rate, change in effect.changes.items()]

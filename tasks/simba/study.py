@@ -208,10 +208,10 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         return over_seeds(name, folder / "runs" / name, num_seeds, asked.is_population, stages)
 
     def run(scenario: str, method: str) -> list[Job]:
-        own = cohorts.name(scenario)
+        cohort = cohorts.name(scenario)
         words = (
             f"--config=simba:{scenario}{asked.run}",
-            f"--config.data.cohort={own}",
+            f"--config.data.cohort={cohort}",
             *length,
             *asked.words,
         )
@@ -228,10 +228,10 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
 
     def across(schedule: str) -> list[Job]:
         """Runs of one schedule, scored after the last cycle: separate hospitals share no validation split that could choose a step."""
-        own = cohorts.name("sites")
-        words = (f"--config=simba:sites{asked.run}", f"--config.data.cohort={own}")
+        cohort = cohorts.name("sites")
+        words = (f"--config=simba:sites{asked.run}", f"--config.data.cohort={cohort}")
         words += length if schedule == "central" else _schedule_words(schedule, cycles)
-        probed = {own: "disease,scanner,site,sex"} if schedule in _PROBED else {}
+        probed = {cohort: "disease,scanner,site,sex"} if schedule in _PROBED else {}
         shown = schedule in ("central", "travelling")
         return jobs(f"sites-{schedule}", words, cohorts.pairs("sites"), probed, "last", shown)
 
