@@ -226,7 +226,7 @@ def section(study: Schedules) -> Section | None:
     claims, probes = _claims(study), _probes(study)
     sizes = sorted(study.sizes.values())
     text = [
-        f"{sum(sizes):,} training scans lie at {len(sizes)} sites, with {sizes[0]} to {sizes[-1]} scans each ({sizes.count(1)} sites have a single scan). No site "
+        f"{sum(sizes):,} training scans lie at {len(sizes)} sites, {sizes[0]} to {sizes[-1]} scans at each ({sizes.count(1)} with a single scan). No site "
         "shows its images to another. With averages (FedAvg, FedProx), the model goes to every site and back in each round. A travelling model "
         "goes from site to site with its optimizer. HarmonyTM also unlearns the scanner. FedTM first averages over the large sites and then "
         "travels. Every model is scored after its last cycle, because separate hospitals share no validation split that could choose a step.",
