@@ -1,7 +1,9 @@
-"""The run configuration: typed dataclasses, and what makes two the same run; :mod:`equipoise.engine.validation` says which are valid.
+"""The configuration of a run: typed dataclasses, and what makes two configurations the same run.
+
+:mod:`equipoise.engine.validation` says which configurations are valid.
 
 A run file (``tasks/<study>/runs.py``) returns a :class:`Run`; the command line overrides single fields
-(``--config.optimizer.learning_rate=1e-4``). The dataclasses are not frozen because the flags write into them.
+(``--config.optimizer.learning_rate=1e-4``). The dataclasses are not frozen, because the flags write into them.
 """
 
 import copy
@@ -167,17 +169,17 @@ class Method:
 
     @property
     def starts_after(self) -> int:
-        """Updates after which every part of the method is in force: earlier checkpoints are never the best."""
+        """The number of updates after which every part of the method is in force. Earlier checkpoints are never the best."""
         return self.pretrain_steps + self.head_steps
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Which of ``group`` and ``site`` the method cannot do without."""
+        """Those of ``group`` and ``site`` that the method needs."""
         return tuple(name for name in ("group", "site") if name in METHOD_SETTINGS.get(self.name, ()))
 
     @property
     def has_cycles(self) -> bool:
-        """Whether the method visits sites, in cycles."""
+        """Whether the method visits sites in cycles."""
         return "site" in self.needs
 
 
@@ -258,7 +260,7 @@ class Population:
 
 @dataclasses.dataclass
 class Parallel:
-    """Where the run is computed. It never changes what is computed."""
+    """Devices and processes that compute the run. They never change what is computed."""
 
     mode: str = option(
         "jit",
@@ -333,7 +335,7 @@ METHOD_SETTINGS = {
 
 
 def to_dict(config: Run) -> dict[str, Any]:
-    """The configuration as nested dicts and lists, the form that ``config.json`` holds."""
+    """The configuration as nested dictionaries and lists, as ``config.json`` holds it."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -341,7 +343,7 @@ def from_dict(values: Mapping[str, Any]) -> Run:
     """The inverse of :func:`to_dict`.
 
     Raises:
-      UserError: for a field that this version does not have.
+      UserError: for a field that this version does not know.
     """
 
     def build(cls: type, given: Mapping[str, Any]) -> Any:
@@ -374,7 +376,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def identity(config: Run) -> dict[str, Any]:
-    """The flat fields that decide what a run computes: all but topology, workers, writers and length."""
+    """Dotted field -> value, for the fields that decide what a run computes: all but topology, workers, writers, length and study."""
     return {
         name: value
         for name, value in flatten(to_dict(config))
@@ -383,7 +385,7 @@ def identity(config: Run) -> dict[str, Any]:
 
 
 def fingerprint(config: Run) -> str:
-    """Twelve hexadecimal digits that two runs share exactly when they compute the same thing."""
+    """Twelve hexadecimal digits that are the same for two runs exactly when the runs compute the same thing."""
     text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -397,21 +399,21 @@ def load(workdir: pathlib.Path) -> Run:
     path = RunFolder(workdir).config
     if not path.exists():
         raise UserError(
-            f"{workdir} holds no run (no config.json): train one there with `equipoise train --workdir=...`"
+            f"{workdir} holds no run (there is no config.json): train one with `equipoise train --workdir=...`"
         )
     return from_dict(json.loads(path.read_text()))
 
 
 def claim(workdir: pathlib.Path, config: Run, write: bool = True) -> None:
-    """Writes ``config.json``, or checks that the run already there is this one.
+    """Writes ``config.json``, or checks that the run which is there already is this one.
 
     Args:
       workdir: the run's folder.
       config: the run.
-      write: whether this process is the one that writes.
+      write: whether this process writes the file.
 
     Raises:
-      UserError: when the folder holds a run of another configuration; every difference is listed.
+      UserError: where the folder holds a run of another configuration. The message lists every difference.
     """
     path = RunFolder(workdir).config
     if path.exists():
@@ -421,7 +423,7 @@ def claim(workdir: pathlib.Path, config: Run, write: bool = True) -> None:
             lines = "\n".join(f"  {k}: {old.get(k)!r} there, {new.get(k)!r} asked" for k in changed)
             raise UserError(
                 f"{workdir} holds a run with another configuration:\n{lines}\n"
-                "Continue it with its own values, or give a new --workdir."
+                "Go on with its own values, or name a new --workdir."
             )
     if not write:
         return

@@ -1,7 +1,7 @@
-"""Many runs of one question: read one by one, arranged by what differs in their configurations, on the same images.
+"""Gathers runs for a report: reads them one by one and arranges them by the fields in which their configurations differ.
 
-A run that cannot be compared with the others is kept by name with the reason. Of each run that takes part only scores and
-thresholds stay in memory; the images they belong to are held once.
+All runs of a report were scored on the same images. A run that cannot be compared with the others is listed by name with the
+reason. Each run keeps only its scores and thresholds in memory; the columns that all runs share are held once.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -23,22 +23,22 @@ from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.rundir import RunFolder
 from equipoise.engine.training.writers import read_rows
 
-_LEADS = ("kind", "name", "cohort")  # fields that name a method best, in this order
+_LEADS = ("kind", "name", "cohort")  # the fields that name a method best, in this order
 _ABSENT = "–"
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A run that takes part.
+    """A run of a report.
 
     Attributes:
-      name: of its folder, without what all folders share.
+      name: of its folder, without the part of the path that all folders share.
       method: name of its combination of factors.
-      block: what it is paired by: its seed, and whatever else differs within methods.
-      factors: every field that differs between runs, the seed aside -> its value here, as text.
+      block: what runs of different methods are paired by: the seed, and the fields that differ within methods.
+      factors: field that differs between runs -> its value in this run, as text; the seed is none of them.
       step: of the checkpoint.
-      base: its images, which all members share.
-      own: its scores, thresholds and provenance.
+      base: the columns that all members share: images, targets and attributes.
+      own: the columns of this run: scores, thresholds and provenance.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Member:
 
     @property
     def table(self) -> Table:
-        """Its predictions, put together anew at each call."""
+        """The run's prediction table, put together at each call."""
         return Table(self.base.frame.assign(**self.own), self.base.schema)
 
 
@@ -60,12 +60,12 @@ class Gathered:
     """The runs of a report.
 
     Attributes:
-      members: that take part, method by method and seed by seed.
-      excluded: (name of the folder, why) of all others.
-      factors: fields that make the methods.
-      within: fields that differ within methods.
-      cohort: that all were scored on.
-      split: of the cohort.
+      members: the runs that are compared, method by method and seed by seed.
+      excluded: (name of the folder, reason) for every other run.
+      factors: the fields that distinguish methods.
+      within: the fields that differ between runs of one method.
+      cohort: the cohort that all were scored on.
+      split: its split.
     """
 
     members: Sequence[Member]
@@ -78,15 +78,15 @@ class Gathered:
     @property
     def methods(self) -> dict[str, list[Member]]:
         """Method -> its runs."""
-        found: dict[str, list[Member]] = {}
+        methods: dict[str, list[Member]] = {}
         for member in self.members:
-            found.setdefault(member.method, []).append(member)
-        return found
+            methods.setdefault(member.method, []).append(member)
+        return methods
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """A run as read; ``base`` is shared by all runs of the same images."""
+    """A run as it was read. Runs on the same images share ``base``."""
 
     name: str
     config: Run
@@ -102,16 +102,16 @@ def gather(
     """Reads and arranges runs.
 
     Args:
-      folders: of runs.
-      cohort: whose evaluation is read; None: the one that all were trained on.
+      folders: the runs' folders.
+      cohort: the cohort whose evaluations are read; None: the cohort that all runs were trained on.
       split: of that cohort.
-      choose: (folder, configuration, cohort) -> step to read.
-      by: fields that make the methods, such as ``model.name`` or the last part of such a name; by default all that differ.
-      finished: whether a run that has not reached its number of steps is left out.
+      choose: (folder, configuration, cohort) -> the step to read.
+      by: the fields that distinguish methods, such as ``model.name`` or the last part of such a name; by default all that differ.
+      finished: whether to leave out runs that have not reached their number of steps.
       progress: called with (folders done, folders in all).
 
     Raises:
-      UserError: where no run is left, where the runs were trained on several cohorts and none is chosen, or for an unknown field.
+      UserError: when no run is left, when the runs were trained on several cohorts and none is chosen, or for an unknown field.
     """
     names = _names(folders)
     excluded: dict[str, str] = {}
@@ -125,7 +125,7 @@ def gather(
             configs.pop(folder, None)
             excluded[names[folder]] = _reason(error, folder)
     cohort = cohort or _common_cohort(configs.values())
-    found: list[_Read] = []
+    runs: list[_Read] = []
     bases: dict[tuple[str, str], Table] = {}
     for number, folder in enumerate(folders):
         if folder in configs:
@@ -133,12 +133,12 @@ def gather(
                 config = configs[folder]
                 step = choose(folder, config, cohort)
                 read = table.read_table(RunFolder(folder).evaluation(cohort, split, step))
-                found.append(_thinned(names[folder], config, step, read, bases))
+                runs.append(_thinned(names[folder], config, step, read, bases))
             except UserError as error:
                 excluded[names[folder]] = _reason(error, folder)
         if progress:
             progress(number + 1, len(folders))
-    kept = _same_images(found, bases, excluded)
+    kept = _same_images(runs, bases, excluded)
     order = {name: place for place, name in enumerate(names.values())}
     members, factors, within = _arranged(kept, by, excluded)
     left_out = sorted(excluded.items(), key=lambda item: order[item[0]])
@@ -149,18 +149,20 @@ def gather(
 
 
 def _names(folders: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """Each folder without the path that all share."""
+    """Folder -> its name, without the part of the path that all folders share."""
     shared = os.path.commonpath([f.absolute().parent for f in folders])
     return {f: f.absolute().relative_to(shared).as_posix() for f in folders}
 
 
 def _reason(error: Exception, folder: pathlib.Path) -> str:
+    """Why a folder is left out, in words."""
     if isinstance(error, UserError):
         return str(error).replace(str(folder), folder.name)
-    return "config.json cannot be read: it is no configuration of a run"
+    return "config.json cannot be read: it is not the configuration of a run"
 
 
 def _require_end(folder: pathlib.Path, config: Run) -> None:
+    """Raises UserError for a run that has not reached its number of steps."""
     done = max((row["step"] for row in read_rows(RunFolder(folder).metrics)), default=0)
     if done < config.num_steps:
         raise UserError(
@@ -168,50 +170,52 @@ def _require_end(folder: pathlib.Path, config: Run) -> None:
         )
 
 
-def _common_cohort(configs: Any) -> str:
+def _common_cohort(configs: Iterable[Run]) -> str:
+    """The cohort that all runs were trained on."""
     cohorts = sorted({c.data.cohort for c in configs})
     if len(cohorts) > 1:
         raise UserError(
-            f"the runs were trained on {', '.join(cohorts)}: say with --cohort on which of them all were scored"
+            f"the runs were trained on {', '.join(cohorts)}: name with --cohort the one that all of them were scored on"
         )
     return cohorts[0] if cohorts else ""
 
 
 def _digest(frame: pd.DataFrame, columns: Sequence[str]) -> str:
+    """A digest of some columns of a table."""
     return hashlib.sha256(
         pd.util.hash_pandas_object(frame[list(columns)], index=False).to_numpy().tobytes()
     ).hexdigest()
 
 
 def _thinned(name: str, config: Run, step: int, read: Table, bases: dict[tuple[str, str], Table]) -> _Read:
-    """A run's own columns, and the table of its images that it shares with other runs."""
+    """Parts a table into the columns of the run and those of its images, which runs on the same images share."""
     schema = read.schema
     frame = read.frame.sort_values("scan_id", ignore_index=True)
     grouped = {name: schema.attributes[name] for name in sorted(schema.attributes) if schema.attributes[name]}
     question = (schema.task, schema.label, schema.classes, schema.positive, schema.scores, grouped)
     images = _digest(frame, ("scan_id", "subject_id"))
     known = hashlib.sha256(repr(question).encode()).hexdigest() + _digest(frame, (*schema.targets, *grouped))
-    own = {
+    of_run = {
         c: frame[c].to_numpy()
         for c in frame
         if c in schema.scores or str(c).startswith("threshold:") or c == "threshold"
     }
     marks = ("threshold_split", "checkpoint_step", "checkpoint_fingerprint", "config_fingerprint")
-    own |= {c: frame[c].iloc[0] for c in marks if len(frame)}
-    base = bases.setdefault((images, known), Table(frame.drop(columns=list(own)), schema))
-    return _Read(name, config, step, base, own)
+    of_run |= {c: frame[c].iloc[0] for c in marks if len(frame)}
+    base = bases.setdefault((images, known), Table(frame.drop(columns=list(of_run)), schema))
+    return _Read(name, config, step, base, of_run)
 
 
 def _same_images(
-    found: Sequence[_Read], bases: Mapping[tuple[str, str], Table], excluded: dict[str, str]
+    runs: Sequence[_Read], bases: Mapping[tuple[str, str], Table], excluded: dict[str, str]
 ) -> list[_Read]:
-    """Runs on the images that most were scored on; the first such set where several are equally common."""
-    if not found:
+    """The runs on those images that most runs were scored on (of equally common ones, the first); excludes the others."""
+    if not runs:
         return []
     key = {id(base): k for k, base in bases.items()}
-    most = Counter(key[id(r.base)] for r in found).most_common(1)[0][0]
+    most = Counter(key[id(run.base)] for run in runs).most_common(1)[0][0]
     kept = []
-    for run in found:
+    for run in runs:
         images, labels = key[id(run.base)]
         if images != most[0]:
             mine, theirs = (set(b.frame["scan_id"]) for b in (run.base, bases[most]))
@@ -229,41 +233,42 @@ def _same_images(
 
 
 def _text(value: Any) -> str:
+    """The value of a field as text."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return str(value) if value != "" else "none"
 
 
 def _differing(runs: Sequence[_Read]) -> dict[str, dict[str, str]]:
-    """Field that differs between runs -> run -> its value; fields that name a method best come first."""
+    """Field that differs between runs -> name of the run -> its value; the fields that name a method best come first."""
     flat = {
         r.name: {k: _text(v) for k, v in run_config.identity(r.config).items() if k != "seed"}
         | {"num_steps": str(r.config.num_steps)}
         for r in runs
     }
     fields = list(dict.fromkeys(name for values in flat.values() for name in values))
-    found = {f: {name: values.get(f, _ABSENT) for name, values in flat.items()} for f in fields}
+    by_field = {f: {name: values.get(f, _ABSENT) for name, values in flat.items()} for f in fields}
 
     def place(field: str) -> int:
         last = field.rpartition(".")[2]
         return _LEADS.index(last) if last in _LEADS else len(_LEADS)
 
-    return {f: found[f] for f in sorted(fields, key=place) if len(set(found[f].values())) > 1}
+    return {f: by_field[f] for f in sorted(fields, key=place) if len(set(by_field[f].values())) > 1}
 
 
 def _chosen(by: Sequence[str], runs: Sequence[_Read], differing: Mapping[str, Any]) -> list[str]:
-    """Full names of the fields asked for."""
+    """The full names of the fields that ``by`` asks for."""
     fields = [k for k in run_config.identity(runs[0].config) if k != "seed"] + ["num_steps"]
     fields = list(dict.fromkeys([*fields, *differing]))
     chosen = []
     for word in by:
         fits = [f for f in fields if f == word] or [f for f in fields if f.endswith(f".{word}")]
         if len(fits) > 1:
-            raise UserError(f"--by: {word!r} may be {' or '.join(fits)}: write the whole name")
+            raise UserError(f"--by: {word!r} may mean {' or '.join(fits)}: write the whole name")
         if not fits:
             raise UserError(
                 f"--by: no field {word!r} in the runs' config.json.{did_you_mean(word, fields)} "
-                f"Between these runs differ: {', '.join(differing) or 'none but the seed'}"
+                f"Fields that differ between these runs: {', '.join(differing) or 'none but the seed'}"
             )
         chosen += fits
     return chosen
@@ -272,7 +277,7 @@ def _chosen(by: Sequence[str], runs: Sequence[_Read], differing: Mapping[str, An
 def _needed(
     factors: Sequence[str], values: Mapping[str, Mapping[str, str]], names: Sequence[str]
 ) -> list[str]:
-    """The first factors that tell the methods apart; one that follows from those before it adds nothing to a name."""
+    """The first factors that tell the methods apart. A factor that follows from those before it is left out, as it adds nothing to a name."""
     kept: list[str] = []
     for factor in factors:
         parts = Counter(tuple(values[f][n] for f in kept) for n in names)
@@ -284,7 +289,7 @@ def _needed(
 def _arranged(
     runs: Sequence[_Read], by: Sequence[str], excluded: dict[str, str]
 ) -> tuple[list[Member], list[str], list[str]]:
-    """(members in order, factors of the methods, fields that differ within methods)."""
+    """Arranges runs: (members in order, factors of the methods, fields that differ within methods)."""
     if not runs:
         return [], [], []
     values = _differing(runs)
@@ -311,11 +316,11 @@ def _arranged(
     for run in runs:
         where = method(run.name), ", ".join([f"seed {run.config.seed}", *(say(f, run.name) for f in blocked)])
         if where in seen:
-            excluded[run.name] = f"same configuration and seed as {seen[where]}, which is counted"
+            excluded[run.name] = f"it has the same configuration and seed as {seen[where]}, which is counted"
             continue
         seen[where] = run.name
-        own = {f: values[f][run.name] for f in values}
-        members.append((run.config.seed, Member(run.name, *where, own, run.step, run.base, run.own)))
+        of_run = {f: values[f][run.name] for f in values}
+        members.append((run.config.seed, Member(run.name, *where, of_run, run.step, run.base, run.own)))
     place = {name: number for number, name in enumerate(dict.fromkeys(m.method for _, m in members))}
     members.sort(key=lambda pair: (place[pair[1].method], pair[0], pair[1].block))
     return [member for _, member in members], factors, within

@@ -17,7 +17,7 @@ COLUMN = "predicted_mask"
 
 
 def encode(codes: Integer[np.ndarray, "*spatial"]) -> str:
-    """A mask as text: some kB for a picture of 512 x 512."""
+    """Turns a mask into text: a few kB for a picture of 512 x 512."""
     return json.dumps(masks.encode_labels(codes))
 
 
@@ -27,23 +27,23 @@ def decode(text: str) -> Integer[np.ndarray, "*spatial"]:
 
 
 def split_off(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """A table without predicted masks, and these with the scans they are of; None where it has none."""
+    """Parts a table into (the table without predicted masks, the masks with their scan_id); the latter is None where there are none."""
     if COLUMN not in frame:
         return frame, None
     return frame.drop(columns=COLUMN), frame[["scan_id", COLUMN]]
 
 
 def write(table: pathlib.Path, predicted: pd.DataFrame) -> None:
-    """Keeps what :func:`split_off` gave beside its table; the file appears whole or not at all."""
+    """Writes the masks from :func:`split_off` beside their table. The file appears whole or not at all."""
     with files.replacing(masks_beside(table)) as temporary:
         predicted.to_parquet(temporary, index=False)
 
 
 class Predicted(Mapping[str, Integer[np.ndarray, "*spatial"]]):
-    """scan_id -> predicted mask on the image's grid, decoded when asked for."""
+    """scan_id -> predicted mask on the grid of the image; a mask is decoded when it is asked for."""
 
     def __init__(self, table: pathlib.Path):
-        """Opens the masks of a prediction table.
+        """Opens the masks beside a prediction table.
 
         Raises:
           UserError: where there are none.
@@ -64,8 +64,8 @@ class Predicted(Mapping[str, Integer[np.ndarray, "*spatial"]]):
 
 
 def note(tolerance: float) -> str:
-    """What a reader of a report must know of how masks were compared."""
+    """Says, for a report, how masks were compared."""
     return (
-        f"Surfaces agree (nsd) within {tolerance:g}; lengths are in mm where the cohort knows its pixels' spacing, else in pixels. "
-        "A structure that is in neither mask has no value, and one that either mask lacks has no distance."
+        f"Surface Dice (nsd) counts surfaces as equal within {tolerance:g}. Lengths are in mm where the cohort knows the spacing of its pixels, "
+        "otherwise in pixels. A structure that is in neither mask has no value; one that is missing in either mask has no distance."
     )

@@ -38,7 +38,7 @@ def cohort_of_folder(folder: str) -> str:
 
 
 def masks_beside(table: pathlib.Path) -> pathlib.Path:
-    """Where the predicted masks of a prediction table are kept."""
+    """The file that keeps the predicted masks of a prediction table."""
     return table.with_suffix(".masks.parquet")
 
 

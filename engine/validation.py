@@ -1,4 +1,4 @@
-"""What makes a run's configuration valid, beyond the types of its fields."""
+"""Checks of a run's configuration that go beyond the types of its fields."""
 
 import dataclasses
 
@@ -42,10 +42,10 @@ _POSITIVE = (
 
 
 def validate(config: Run) -> None:
-    """Checks what types alone cannot.
+    """Checks a configuration.
 
     Raises:
-      UserError: naming the field, its value and what it may be.
+      UserError: for the first fault. The message names the field, its value and what the field may hold.
     """
     flat = dict(flatten(to_dict(config)))
     for name, choices in CHOICES.items():
@@ -62,20 +62,21 @@ def validate(config: Run) -> None:
     if config.optimizer.schedule != "constant" and config.optimizer.decay_steps <= 0:
         raise UserError(
             f"--config.optimizer.schedule={config.optimizer.schedule} needs --config.optimizer.decay_steps above 0 "
-            "(kept apart from num_steps so that extending a run does not change its past)"
+            "(a field apart from num_steps, so that a longer run has the same past)"
         )
     if config.optimizer.weight_decay and config.optimizer.name == "adam":
-        raise UserError("--config.optimizer.weight_decay has no effect with adam: choose adamw")
+        raise UserError("--config.optimizer.weight_decay has no effect with adam; choose adamw")
     _validate_task(config.task)
     _validate_method(config)
     if config.method.starts_after >= config.num_steps:
         raise UserError(
             f"--config.num_steps={config.num_steps} ends before {config.method.name} is in force, which takes "
-            f"{config.method.starts_after} updates and more (--config.method.pretrain_steps and head_steps)"
+            f"more than {config.method.starts_after} updates (--config.method.pretrain_steps and head_steps)"
         )
 
 
 def _validate_task(task: Task) -> None:
+    """Checks the task's settings: each in its range, and none that its kind does not use."""
     if not 0 <= task.dice_weight <= 1:
         raise UserError(f"--config.task.dice_weight={task.dice_weight!r} must be in [0, 1]")
     if task.tolerance < 0:
@@ -90,13 +91,14 @@ def _validate_task(task: Task) -> None:
 
 
 def _validate_method(config: Run) -> None:
+    """Checks the method's settings: those it needs are there, and none is set that it does not use."""
     method = config.method
-    own = METHOD_SETTINGS.get(method.name, ())
+    used = METHOD_SETTINGS.get(method.name, ())
     for field in dataclasses.fields(Method):
         value = getattr(method, field.name)
         if field.name in ("name", "group"):
             continue
-        if field.name not in own and value != field.default:
+        if field.name not in used and value != field.default:
             users = [name for name, settings in METHOD_SETTINGS.items() if field.name in settings]
             raise UserError(
                 f"--config.method.{field.name} has no effect with {method.name}: it belongs to {', '.join(users)}"
@@ -113,10 +115,10 @@ def _validate_method(config: Run) -> None:
         every = getattr(config, part).every_cycles
         if every and (every < 0 or not method.has_cycles):
             raise UserError(
-                f"--config.{part}.every_cycles={every}: 0, or above 0 with a method that visits sites"
+                f"--config.{part}.every_cycles={every} must be 0, or above 0 with a method that visits sites"
             )
     first = method.pretrain_cycles + method.head_cycles + method.warm_rounds * (method.name == "fedtm")
     if 0 < method.cycles <= first:
         raise UserError(
-            f"--config.method.cycles={method.cycles} ends before {method.name} is in force, which takes {first} cycles and more"
+            f"--config.method.cycles={method.cycles} ends before {method.name} is in force, which takes more than {first} cycles"
         )

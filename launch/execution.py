@@ -181,6 +181,7 @@ def _slots(jobs: int) -> list[dict[str, str | None]]:
 
 
 def _tell(text: str) -> None:
+    """Prints a line at once."""
     print(text, flush=True)
 
 

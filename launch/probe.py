@@ -66,8 +66,8 @@ def main() -> None:
             bars, f"step {result.step}  {result.num_images} images of {result.cohort} {result.split}"
         )
         for block in result.probes:
-            told = "  ".join(f"{p.label} {p.accuracy.value:.3f} (chance {p.chance:.3f})" for p in block)
-            program.print_above(bars, f"  {block[0].block}: {told}")
+            line = "  ".join(f"{p.label} {p.accuracy.value:.3f} (chance {p.chance:.3f})" for p in block)
+            program.print_above(bars, f"  {block[0].block}: {line}")
         program.print_above(bars, f"  {result.path}")
 
     with bars:

@@ -60,10 +60,10 @@ def setting(text: str, flag: str) -> tuple[str, Any]:
 def _help(module: types.ModuleType) -> str:
     """The text of ``--help``: the docstring of the command, its flags and the flags that all commands have."""
     values = flags.FLAGS
-    own = values.get_key_flags_for_module(module)
+    of_command = values.get_key_flags_for_module(module)
     shared = values.flags_by_module_dict()[__name__] + ([values["config"]] if "config" in values else [])
     lines = [(module.__doc__ or "").strip(), "", "flags:"]
-    for flag in sorted({f.name: f for f in [*own, *shared]}.values(), key=lambda f: f.name):
+    for flag in sorted({f.name: f for f in [*of_command, *shared]}.values(), key=lambda f: f.name):
         default = (
             ""
             if flag.default is None or flag.name.startswith("config")

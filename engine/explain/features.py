@@ -1,6 +1,6 @@
-"""Activations of a trained model's blocks for every image of a split, streamed to disk.
+"""Activations of the blocks of a trained model for every image of a split, streamed to disk.
 
-Every network of the engine returns its blocks by name (``block1``, ..., ``pooled``); what is not asked for is not computed.
+Every network of the engine returns its blocks by name (``block1``, ..., ``pooled``). Blocks that nobody asks for are not computed.
 """
 
 import json
@@ -21,7 +21,7 @@ from equipoise.engine.update.state import TrainState
 
 
 def names(machine: Machine) -> dict[str, int]:
-    """Block -> values of one image, in the order of the network."""
+    """Block -> number of its values for one image, in the order of the network."""
 
     def apply() -> dict[str, Array]:
         images = jax.numpy.zeros((1, *machine.image_shape), machine.config.model.dtype)
@@ -31,7 +31,7 @@ def names(machine: Machine) -> dict[str, int]:
 
 
 def choose(machine: Machine, wanted: Sequence[str]) -> dict[str, int]:
-    """The blocks asked for, by default all.
+    """The blocks that are asked for, by default all, as in :func:`names`.
 
     Raises:
       UserError: for a block that the network does not have.
@@ -53,21 +53,21 @@ def stream(
     blocks: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Writes ``folder/BLOCK.npy`` for each block and opens it.
+    """Writes the activations of each block to ``folder/BLOCK.npy``, and opens the files.
 
     Args:
       machine: of the run.
-      state: whose parameters are used.
+      state: the state whose parameters are used.
       split: of a prepared cohort.
-      folder: to write to; what it holds of the same checkpoint and split is used as it is.
-      blocks: names; by default all.
+      folder: the folder to write to. Files that it holds for the same checkpoint and split are used as they are.
+      blocks: names of blocks; by default all.
       progress: called with (images done, images in all).
 
     Returns:
       Block -> memory-mapped float32 [n, values], rows in the split's storage order.
 
     Raises:
-      UserError: for a block that the network does not have, or several processes.
+      UserError: for a block that the network does not have, or when several processes compute together.
     """
     if hosts.count() > 1:
         raise UserError("features are written by one process: leave out --distributed")
@@ -98,11 +98,14 @@ def _write(
     sizes: dict[str, int],
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Writes one pass over the split."""
     preprocess, model, method = make_preprocess(machine.config), machine.model, machine.method
 
     def step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        found = method.predict(model, variables, preprocess(batch)["image"], batch)[1]
-        flat = {name: found[name].reshape(len(found[name]), -1).astype(np.float32) for name in sizes}
+        activations = method.predict(model, variables, preprocess(batch)["image"], batch)[1]
+        flat = {
+            name: activations[name].reshape(len(activations[name]), -1).astype(np.float32) for name in sizes
+        }
         return {"index": batch["index"], **flat}
 
     predict = machine.runner.predict(step)

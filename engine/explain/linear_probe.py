@@ -1,16 +1,17 @@
-"""What a model's features tell of a label: linear probes of every block, judged on people they were not fitted to.
+"""Linear probes: how well the activations of a block tell a label, judged on patients that the probe was not fitted to.
 
 A probe is a logistic regression on the principal components of a block's activations. Everything is computed from the [n, n]
 products of the images' activations, so that a block of a million values costs one pass over its file. Probes are cross-validated
-by patient; scored on their own images (``in_sample``, as published studies do) they flatter themselves, the more
-components they have.
+by patient. Scored on the images it was fitted to (``in_sample``, as published studies do), a probe looks too good, and more so the
+more components it has.
 
-A probe can also learn from chance: a control repeats it with the labels of whole patients shuffled (Hewitt and Liang,
-EMNLP-IJCNLP 2019:2733). What it reaches beyond its control is in the features.
+A probe can also learn by chance. A control task repeats it with the labels of whole patients shuffled (Hewitt and Liang,
+EMNLP-IJCNLP 2019:2733). What the probe reaches beyond its control is in the features.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -20,13 +21,13 @@ from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 
-_COLUMNS = 1 << 16  # of activations read together
-_NEGLIGIBLE = 1e-10  # of the largest eigenvalue
-MOST_COMPONENTS = 10  # that are probed one by one
+_COLUMNS = 1 << 16  # columns of activations that are read together
+_NEGLIGIBLE = 1e-10  # eigenvalues below this share of the largest count as 0
+MOST_COMPONENTS = 10  # components that are probed one by one
 
 
 def gram(features: Float[np.ndarray, "n values"]) -> Float[np.ndarray, "n n"]:
-    """Products of the images' activations, in float64, one block of columns at a time; centred over the images."""
+    """The products of the activations of every two images, in float64; activations are centred over the images."""
     total = np.zeros((len(features), len(features)))
     for start in range(0, features.shape[1], _COLUMNS):
         part = np.asarray(features[:, start : start + _COLUMNS], np.float64)
@@ -37,12 +38,12 @@ def gram(features: Float[np.ndarray, "n values"]) -> Float[np.ndarray, "n n"]:
 
 @dataclasses.dataclass(frozen=True)
 class FittedComponents:
-    """Principal components fitted on some images, from the products of all.
+    """Principal components fitted on some images, from the products of all images.
 
     Attributes:
-      fitted: scores of the images they were fitted on.
+      fitted: scores of the images that they were fitted on.
       others: scores of the other images.
-      shares: of the variance, of each component.
+      shares: each component's share of the variance.
     """
 
     fitted: Float[np.ndarray, "fitted k"]
@@ -65,10 +66,10 @@ def components(
       products: from :func:`gram`.
       fitted: numbers of the images to fit on.
       others: numbers of the images to project.
-      share: of the variance to keep.
+      share: the share of the variance to keep.
 
     Returns:
-      The components, none where the images are all alike.
+      The components; none where all images are alike.
     """
     inner = products[np.ix_(fitted, fitted)]
     cross = products[np.ix_(others, fitted)]
@@ -88,8 +89,8 @@ def components(
     )
 
 
-def _regression():
-    """The probe: an L2-penalised logistic regression with scikit-learn's defaults.
+def _regression() -> Any:
+    """The classifier of a probe: an L2-penalised logistic regression with scikit-learn's defaults.
 
     Raises:
       UserError: where scikit-learn is not installed.
@@ -104,16 +105,16 @@ def _regression():
 def folds(
     labels: Mapping[str, Int[np.ndarray, " n"]], code: Int[np.ndarray, " n"], count: int, seed: int = 0
 ) -> list[tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " held"]]]:
-    """Cross-validation folds that never part a patient's images, balanced over all labels at once.
+    """Folds of cross-validation. Each keeps the images of a patient together and has about the same share of every class.
 
     Args:
       labels: name -> class of each image.
-      code: patient of each image.
-      count: of folds.
+      code: number of the patient of each image.
+      count: the number of folds.
       seed: of the shuffle.
 
     Returns:
-      (numbers of the images to fit on, numbers of those held out) of each fold.
+      (numbers of the images to fit on, numbers of the images held out) of each fold.
 
     Raises:
       UserError: when there are fewer patients than folds.
@@ -125,7 +126,7 @@ def folds(
         raise UserError(f"{len(np.unique(code))} patients cannot be parted into {count} folds")
     joint = np.unique(np.stack(list(labels.values())), axis=1, return_inverse=True)[1].ravel()
     fewest = np.bincount(joint).min()
-    if fewest < count:  # too rare to be in every fold: the first label alone decides
+    if fewest < count:  # a combination is too rare for every fold: balance the first label alone
         joint = next(iter(labels.values()))
     split = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     return list(split.split(np.zeros(len(code)), joint, code))
@@ -134,7 +135,7 @@ def folds(
 def shuffled(
     labels: Shaped[np.ndarray, " n"], code: Int[np.ndarray, " n"], generator: np.random.Generator
 ) -> Shaped[np.ndarray, " n"]:
-    """Labels of whole patients, exchanged among patients with as many images; nobody gets a mixture."""
+    """Shuffles labels among patients with equally many images. A patient gets all labels of one other patient, never a mixture."""
     order = np.argsort(code, kind="stable")
     counts = np.bincount(code)
     starts = np.cumsum(counts) - counts
@@ -150,15 +151,15 @@ class Probe:
     """How well one block tells one label.
 
     Attributes:
-      block: of the network.
-      label: name.
-      classes: how many.
-      num_components: of each fold, on average.
-      accuracy: share of images told rightly, by patients the probe was not fitted to, clustered by patient.
-      auroc: of two classes; None of more.
-      in_sample: accuracy on the images it was fitted to, with all of them.
-      chance: accuracy of always saying the commonest class.
-      control: accuracies with shuffled labels.
+      block: name of the block.
+      label: name of the label.
+      classes: the number of classes.
+      num_components: the number of components in a fold, on average.
+      accuracy: share of images that are told rightly by a probe that was not fitted to their patient; clustered by patient.
+      auroc: for two classes, in the same way; None for more classes.
+      in_sample: accuracy of a probe fitted to all images, on the same images.
+      chance: accuracy of always naming the commonest class.
+      control: accuracies with shuffled labels, one for each repeat.
     """
 
     block: str
@@ -178,16 +179,16 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Alone:
+class SingleComponents:
     """How well each principal component alone tells each label, cross-validated.
 
     Attributes:
-      block: of the network.
-      shares: of the variance, of each component.
-      accuracy: label -> accuracy of each component.
-      scores: [n, k] of every image.
-      dominant: the component that tells the first label best.
-      boundary: score of that component at which the first label's probe changes its mind; NaN where it never does.
+      block: name of the block.
+      shares: each component's share of the variance.
+      accuracy: label -> accuracy of a probe on each component alone.
+      scores: [n, k] scores of every image.
+      dominant: number of the component that tells the first label best.
+      boundary: score of that component at which the probe of the first label changes its decision; NaN where it never does.
     """
 
     block: str
@@ -201,20 +202,21 @@ class Alone:
 def _held_out(
     parts: Sequence[FittedComponents], where: Sequence[tuple[np.ndarray, np.ndarray]], labels: np.ndarray
 ) -> Float[np.ndarray, "n classes"]:
-    """Probability of each class for every image, from the probe that did not see its patient."""
+    """The probability of each class for every image, from the probe that was not fitted to its patient."""
     classes = np.unique(labels)
-    found = np.zeros((len(labels), len(classes)))
+    probability = np.zeros((len(labels), len(classes)))
     for part, (fitted, held) in zip(parts, where, strict=True):
         seen = np.unique(labels[fitted])
-        if len(seen) < 2 or not part.fitted.shape[1]:  # nothing to learn: the commonest class
-            found[held, np.searchsorted(classes, np.bincount(labels[fitted]).argmax())] = 1
+        if len(seen) < 2 or not part.fitted.shape[1]:  # nothing to learn: name the commonest class
+            probability[held, np.searchsorted(classes, np.bincount(labels[fitted]).argmax())] = 1
             continue
         model = _regression().fit(part.fitted, labels[fitted])
-        found[np.ix_(held, np.searchsorted(classes, model.classes_))] = model.predict_proba(part.others)
-    return found
+        probability[np.ix_(held, np.searchsorted(classes, model.classes_))] = model.predict_proba(part.others)
+    return probability
 
 
 def _right(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the most probable class of each image is its label."""
     return np.unique(labels)[probability.argmax(axis=1)] == labels
 
 
@@ -228,42 +230,42 @@ def probe_block(
     share: float = 0.99,
     repeats: int = 20,
     seed: int = 0,
-) -> tuple[list[Probe], Alone]:
+) -> tuple[list[Probe], SingleComponents]:
     """Probes every label in one block.
 
     Args:
       block: its name.
-      features: activations, may be memory-mapped.
-      labels: name -> class of each image, -1 where unknown: such an image is left out of that label's probe.
-      code: patient of each image.
-      where: folds, from :func:`folds`.
-      share: of the variance that the components keep.
-      repeats: of the control task.
-      seed: of its shuffles.
+      features: its activations; they may be memory-mapped.
+      labels: name -> class of each image, -1 where it is unknown: such an image is left out of the probe of that label.
+      code: number of the patient of each image.
+      where: the folds, from :func:`folds`.
+      share: the share of the variance that the components keep.
+      repeats: repeats of the control task.
+      seed: of the shuffles of the control task.
 
     Returns:
-      One probe for each label, and the components one by one.
+      A probe for each label, and the probes of single components.
     """
-    import threadpoolctl  # which scikit-learn brings
+    import threadpoolctl  # comes with scikit-learn
 
     products = gram(features)
     parts = [components(products, fitted, held, share) for fitted, held in where]
     everyone = np.arange(len(code))
     whole = components(products, everyone, everyone[:0], share)
-    # Fits are many and small: threads would wait for each other most of the time.
+    # There are many small fits: threads would mostly wait for each other.
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        found = [
+        of_labels = [
             _probe(block, label, values, parts, whole, code, where, repeats, (seed, place))
             for place, (label, values) in enumerate(labels.items())
         ]
-        return found, _one_by_one(block, whole, labels, code, where)
+        return of_labels, _one_by_one(block, whole, labels, code, where)
 
 
 def _probe(
     block: str, label: str, values: Int[np.ndarray, " n"], parts: Sequence[FittedComponents], whole: FittedComponents, code: Int[np.ndarray, " n"],
     where: Sequence[tuple[np.ndarray, np.ndarray]], repeats: int, seed: Sequence[int],
 ) -> Probe:  # fmt: skip
-    """One label in one block."""
+    """Probes one label in one block."""
     known = values >= 0
     kept, kept_where = parts, where
     if not known.all():
@@ -272,31 +274,31 @@ def _probe(
     number = np.full(len(code), -1)
     number[where_known] = np.arange(len(where_known))
     inner = [(number[f], number[h]) for f, h in kept_where]
-    own, own_code = values[known], np.unique(code[known], return_inverse=True)[1]
-    probability = _held_out(kept, inner, own)
-    right = _right(probability, own)
+    target, patient = values[known], np.unique(code[known], return_inverse=True)[1]
+    probability = _held_out(kept, inner, target)
+    right = _right(probability, target)
     two = probability.shape[1] == 2
-    area = intervals.area(own == own.max(), probability[:, 1], own_code) if two else None
+    area = intervals.area(target == target.max(), probability[:, 1], patient) if two else None
     generator = np.random.default_rng(seed)
     control = [
         _right(_held_out(kept, inner, drawn), drawn).mean()
-        for drawn in (shuffled(own, own_code, generator) for _ in range(repeats))
+        for drawn in (shuffled(target, patient, generator) for _ in range(repeats))
     ]
     in_sample = (
-        _regression().fit(whole.fitted[known], own).score(whole.fitted[known], own)
+        _regression().fit(whole.fitted[known], target).score(whole.fitted[known], target)
         if whole.fitted.shape[1] and probability.shape[1] > 1
-        else float(np.bincount(own).max() / len(own))
+        else float(np.bincount(target).max() / len(target))
     )
     return Probe(
-        block, label, probability.shape[1], float(np.mean([p.fitted.shape[1] for p in parts])), intervals.proportion(right, own_code), area,
-        float(in_sample), float(np.bincount(own).max() / len(own)), np.array(control),
+        block, label, probability.shape[1], float(np.mean([p.fitted.shape[1] for p in parts])), intervals.proportion(right, patient), area,
+        float(in_sample), float(np.bincount(target).max() / len(target)), np.array(control),
     )  # fmt: skip
 
 
 def _without(
     parts: Sequence[FittedComponents], where: Sequence[tuple[np.ndarray, np.ndarray]], known: np.ndarray
 ) -> tuple[list[FittedComponents], list[tuple[np.ndarray, np.ndarray]]]:
-    """The folds without images of unknown label."""
+    """The folds without the images whose label is unknown."""
     kept, places = [], []
     for part, (fitted, held) in zip(parts, where, strict=True):
         kept.append(FittedComponents(part.fitted[known[fitted]], part.others[known[held]], part.shares))
@@ -310,7 +312,8 @@ def _one_by_one(
     labels: Mapping[str, np.ndarray],
     code: np.ndarray,
     where: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> Alone:
+) -> SingleComponents:
+    """Probes the leading components one by one."""
     count = min(whole.fitted.shape[1], MOST_COMPONENTS)
     accuracy = {}
     for label, values in labels.items():
@@ -319,12 +322,12 @@ def _one_by_one(
             alone = whole.fitted[:, [k]]
             parts = [FittedComponents(alone[f], alone[h], whole.shares[[k]]) for f, h in where]
             if known.all():
-                kept, places, own = parts, list(where), values
+                kept, places, target = parts, list(where), values
             else:
                 kept, places = _without(parts, where, known)
                 number = np.cumsum(known) - 1
-                places, own = [(number[f], number[h]) for f, h in places], values[known]
-            reached.append(_right(_held_out(kept, places, own), own).mean())
+                places, target = [(number[f], number[h]) for f, h in places], values[known]
+            reached.append(_right(_held_out(kept, places, target), target).mean())
         accuracy[label] = np.array(reached)
     first = next(iter(labels))
     dominant, boundary = 0, float("nan")
@@ -335,4 +338,6 @@ def _one_by_one(
             model = _regression().fit(whole.fitted[known][:, [dominant]], labels[first][known])
             slope = float(model.coef_[0, 0])
             boundary = -float(model.intercept_[0]) / slope if slope else float("nan")
-    return Alone(block, whole.shares[:count], accuracy, whole.fitted[:, :count], dominant, boundary)
+    return SingleComponents(
+        block, whole.shares[:count], accuracy, whole.fitted[:, :count], dominant, boundary
+    )

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from equipoise.engine import data, files
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.explain import features
-from equipoise.engine.explain.linear_probe import Alone, Probe, folds, probe_block
+from equipoise.engine.explain.linear_probe import Probe, SingleComponents, folds, probe_block
 from equipoise.engine.metrics.estimates import intervals
 from equipoise.engine.metrics.estimates.intervals import Estimate
 from equipoise.engine.rundir import RunFolder
@@ -134,9 +134,9 @@ def probe_run(
             checkpoint.machine, checkpoint.restore(), opened, kept, blocks,
             lambda done, total: tell(f"features of {opened.cohort} {opened.name}", done, total),
         )  # fmt: skip
-        told = []
+        of_blocks = []
         for done, (block, activations) in enumerate(values.items(), start=1):
-            told.append(
+            of_blocks.append(
                 probe_block(
                     block, activations, codes, patient, where, share=share, repeats=control, seed=seed
                 )
@@ -146,8 +146,8 @@ def probe_run(
         if not keep_features:
             shutil.rmtree(kept)
         path = folder.probes(opened.cohort, opened.name, checkpoint.step)
-        write(path, told, codes, settings)
-        probes = [of_block for of_block, _ in told]
+        write(path, of_blocks, codes, settings)
+        probes = [of_labels for of_labels, _ in of_blocks]
         result = Probed(
             checkpoint.workdir, checkpoint.step, opened.cohort, opened.name, len(opened), probes, path
         )
@@ -158,24 +158,32 @@ def probe_run(
 
 
 def _limits(estimate: Estimate | None) -> dict[str, float | int | None] | None:
+    """An estimate with its 95 % limits, for JSON; a number that is not finite is null."""
     if estimate is None:
         return None
     low, high = estimate.limits(0.95)
     numbers = {"value": estimate.value, "low": low, "high": high}
-    found = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}
-    return found | {"n": estimate.n, "n_subjects": estimate.n_subjects}
+    finite = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}
+    return finite | {"n": estimate.n, "n_subjects": estimate.n_subjects}
 
 
 def write(
     place: pathlib.Path,
-    results: Sequence[tuple[Sequence[Probe], Alone]],
+    results: Sequence[tuple[Sequence[Probe], SingleComponents]],
     labels: Mapping[str, np.ndarray],
     settings: Mapping[str, object],
 ) -> None:
-    """Writes ``place`` (JSON), the probes as CSV beside it, and the leading components' scores with the labels as ``.npz``."""
+    """Writes probes as JSON, the same as CSV beside it, and the scores of the leading components with the labels as ``.npz``.
+
+    Args:
+      place: the JSON file.
+      results: for each block, its probes and its single components.
+      labels: name -> class of each image.
+      settings: to write beside the results.
+    """
     lines = []
-    for found, _ in results:
-        for p in found:
+    for of_labels, _ in results:
+        for p in of_labels:
             control = p.control if len(p.control) else np.array([np.nan])
             lines.append(
                 {
@@ -206,4 +214,4 @@ def write(
     with files.replacing(place.with_suffix(".npz")) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **scores, **{f"label_{k}": v for k, v in labels.items()})
     files.write_text(place.with_suffix(".csv"), pd.json_normalize(lines, sep="_").to_csv(index=False))
-    files.write_text(place, text)  # last: a reader that finds it finds the others too
+    files.write_text(place, text)  # last: a reader that finds this file finds the others too

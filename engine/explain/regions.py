@@ -1,4 +1,4 @@
-"""Regions of a label map, and how much of a saliency map falls into each."""
+"""Regions of a label map, and how much of a saliency map lies in each."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from scipy import stats
 
 from equipoise.engine.transforms import masks
 
-CUT = 0.25
+CUT = 0.25  # saliency below which a voxel does not count, on a map scaled to [0, 1]
 _EMPTY = "the region has no voxel on this grid"
 _CONSTANT = "the map is constant"
 _NOTHING = "no voxel of the region survives the cut"
-_ALIKE = "all regions that survive the cut have one mean"
+_ALIKE = "all regions that survive the cut have the same mean"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class LabelMap:
     """The regions of a cohort, on the grid of its images.
 
     Attributes:
-      labels: [*spatial], 0 outside every region.
-      names: label -> name. One that is named may have no voxel on a coarse grid.
-      marked: what it is to the cohort ("disease") -> label.
+      labels: [*spatial] label of each voxel; 0 outside every region.
+      names: label -> name. A region with a name may have no voxel on a coarse grid.
+      marked: what a region is to the cohort ("disease") -> its label.
     """
 
     labels: np.ndarray
@@ -33,17 +33,17 @@ class LabelMap:
     marked: Mapping[str, int]
 
     def title(self, label: int) -> str:
-        """A region in words: ``right insula``, or ``label 75`` where it has no name."""
+        """The name of a region: ``right insula``, or ``label 75`` where it has none."""
         return self.names.get(label, f"label {label}")
 
 
 def read(metadata: Mapping[str, Any]) -> LabelMap | None:
-    """The label map in a cohort's metadata (``label_map`` of :class:`equipoise.data_builders.Schema`); None without one."""
-    found = metadata.get("label_map")
-    if found is None:
+    """Reads the label map in a cohort's metadata (``label_map`` of :class:`equipoise.data_builders.Schema`); None without one."""
+    stored = metadata.get("label_map")
+    if stored is None:
         return None
-    names = {int(label): name for label, name in found.get("names", {}).items()}
-    return LabelMap(masks.decode_labels(found["labels"]), names, dict(found.get("marked", {})))
+    names = {int(label): name for label, name in stored.get("names", {}).items()}
+    return LabelMap(masks.decode_labels(stored["labels"]), names, dict(stored.get("marked", {})))
 
 
 def score(
@@ -62,18 +62,18 @@ def score(
       weighted(R) = share(R) relative(R)
 
     (Stanley, Wilms, Mouches and Forkert 2022, J Med Imaging 9(6):061102, doi 10.1117/1.JMI.9.6.061102, as SimBA uses it).
-    The region of the least mean has the weighted score 0 by construction. So has one of which nothing survives: its mean
-    is undefined, but whatever it were, its share is 0.
+    The region of the least mean has the weighted score 0 by construction. A region without a surviving voxel has it too: its mean
+    is undefined, but its share is 0.
 
     Args:
       saliency: mean map of a group; larger is more salient.
-      labels: of every voxel, 0 outside every region.
-      named: labels to list even when they have no voxel, by name.
-      cut: lower limit of S, between 0 and 1.
+      labels: label of every voxel; 0 outside every region.
+      named: label -> name, of regions to list even when they have no voxel.
+      cut: the smallest S that survives, between 0 and 1.
 
     Returns:
       One row for each region, by label: ``voxels``, ``share``, ``mean``, ``relative``, ``weighted``, ``rank`` (1 is the
-      largest weighted score; equals share the best rank), and ``reason``, empty unless a score is NaN.
+      largest weighted score; equal scores have the best of their ranks), and ``reason``, empty unless a score is NaN.
 
     Raises:
       ValueError: for a cut outside (0, 1), shapes that differ, or a map that is not finite.

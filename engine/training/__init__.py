@@ -5,6 +5,7 @@
   of one model, or of many that are trained at once.
 - ``choose_steps`` and ``best_step`` choose a checkpoint of a run; ``restore`` opens it. ``Checkpoints`` are all of a run, checked by
   checksums; a ``Damaged`` one is never used.
+- ``open_run`` opens a trained run: its checkpoints, and a machine that predicts with each.
 - ``step`` makes the pure functions that are compiled; ``writers`` write a run's numbers.
 """
 

@@ -1,8 +1,9 @@
-from . import checkpoint, choosing, loop, machine, population, step, writers
+from . import checkpoint, choosing, loop, machine, opening, population, step, writers
 from .checkpoint import Checkpoints, Damaged
 from .choosing import best_step, choose_steps, restore
 from .loop import Diverged, Preempted, train
 from .machine import Machine
+from .opening import open_run
 
 __all__ = [
     "Checkpoints",
@@ -16,6 +17,8 @@ __all__ = [
     "choosing",
     "loop",
     "machine",
+    "open_run",
+    "opening",
     "population",
     "restore",
     "step",

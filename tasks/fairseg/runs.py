@@ -7,10 +7,10 @@
   equipoise train   --config=fairseg:transunet --workdir=runs/transunet --config.model.weights=ViT-B_16.npz       (for a GPU)
   equipoise train   --config=fairseg:unet --workdir=runs/unet                                                     (for a GPU)
 
-`samed` and `transunet` have the settings of the paper's released code; `unet` is the plain baseline that a reader asks for.
+`samed` and `transunet` have the settings of the code released with the paper; `unet` is a plain baseline.
 Groups enter by `--config.method.name=febs_released|febs_intent|group_dro|resampling|reweighing --config.method.group=race`.
 
-Cost: `phantom` a minute on 2 CPU cores; the others want a GPU. To expect: under `phantom`, on 2,000 eyes, test Dice 0.96 for the disc, 0.90 for the
+Cost: `phantom` takes a minute on 2 CPU cores; the others need a GPU. What to expect: under `phantom`, on 2,000 eyes, test Dice 0.96 for the disc, 0.90 for the
 rim and 0.86 for the cup, lowest in the group whose edges are drawn faintest (Black, by design: rim 0.83). tasks/fairseg/README.md has every figure.
 """
 
@@ -22,7 +22,7 @@ _SCANS = 7200  # training images of Harvard-FairSeg: 8,000 less a tenth for vali
 
 
 def names() -> list[str]:
-    """The runs of this study."""
+    """Names of the runs."""
     return ["phantom", "unet", "samed", "transunet"]
 
 
@@ -40,7 +40,7 @@ def get_config(name: str = "phantom") -> Run:
     run.seed = 0
     run.task.kind, run.task.label = "segmentation", "mask"
     run.checkpoint.best_metric = "dice"
-    run.data.preprocess = ""  # images are 0 to 1 as they are, which is all that the released code does
+    run.data.preprocess = ""  # images lie between 0 and 1 already; the released code does no more
     run.optimizer.schedule = "poly"
     return {"phantom": _phantom, "unet": _unet, "samed": _samed, "transunet": _transunet}[name](run)
 
@@ -57,16 +57,17 @@ def _phantom(run: Run) -> Run:
 
 
 def _length(run: Run, steps: int, every: int) -> Run:
+    """Sets the length of a run, and how often it is scored and saved."""
     run.num_steps = run.optimizer.decay_steps = steps
     run.evaluation.every_steps = run.checkpoint.every_steps = every
     return run
 
 
 def _harvard(run: Run, batch_size: int, epochs: int) -> Run:
-    """The cohort, augmented as the released code does, judged after every fifth epoch."""
+    """Sets the cohort, augmented as in the released code, and an evaluation after every fifth epoch."""
     run.data.cohort = "harvard_fairseg/slo"
     run.data.batch_size, run.data.eval_batch_size = batch_size, batch_size
-    run.data.shape = (512, 512)  # of 664 x 798; images that lose part of a structure are counted and said
+    run.data.shape = (512, 512)  # of 664 x 798; a warning says how many images lose part of a structure
     run.data.augment = "transunet"
     run.data.num_threads = 8
     run.task.dice_over = "batch"

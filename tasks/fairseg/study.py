@@ -1,4 +1,4 @@
-"""FairSeg: who is outlined worse, and what scaling the loss by group does about it."""
+"""FairSeg: who is outlined worse, and what it helps to scale the loss by group."""
 
 import pathlib
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ OPTIONS = (
 )
 METHODS = ("erm", "febs_released", "febs_intent", "group_dro", "resampling", "reweighing")
 _MODELS = {"demo": ("phantom",), "paper": ("unet", "samed", "transunet")}
-_WEIGHTS = {"samed": "sam", "transunet": "vit"}  # run -> the option that names its published weights
+_WEIGHTS = {"samed": "sam", "transunet": "vit"}  # run -> the option with the file of its published weights
 
 
 def _read(size: str, given: Mapping[str, Any]) -> tuple[str, int, int | None, dict[str, Any]]:
@@ -40,7 +40,7 @@ def _read(size: str, given: Mapping[str, Any]) -> tuple[str, int, int | None, di
 
 
 def _cohort(size: str, settings: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Name of the cohort, and the command that prepares it."""
+    """(name of the cohort, the command that prepares it)."""
     if size == "paper":
         source = settings.get("source_dir")
         more = (f"--source_dir={source}",) if source else ()
@@ -51,7 +51,7 @@ def _cohort(size: str, settings: Mapping[str, Any]) -> tuple[str, tuple[str, ...
 
 
 def _method_words(method: str, group: str, steps: int) -> tuple[str, ...]:
-    """Flags of a method. FEBS tunes what two thirds of the updates have trained, as in the study it follows training."""
+    """Flags of a method. FEBS starts after two thirds of the updates, since the published method tunes a trained model."""
     if method == "erm":
         return ()
     words = (f"--config.method.name={method}", f"--config.method.group={group}")
@@ -61,15 +61,15 @@ def _method_words(method: str, group: str, steps: int) -> tuple[str, ...]:
 
 
 def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
-    """The cohort, then every model under every method, then what is made of them.
+    """Plans the study: the cohort, then every model under every method, then the page.
 
     Args:
-      size: of :data:`SIZES`.
-      folder: of the study.
-      options: of :data:`OPTIONS`.
+      size: a key of :data:`SIZES`.
+      folder: the study's folder.
+      options: name -> value, as :data:`OPTIONS` lists them.
 
     Raises:
-      UserError: for an option that does not exist or has another kind of value.
+      UserError: for an unknown option, or one with a wrong value.
     """
     from equipoise.tasks.fairseg import runs
 
@@ -104,7 +104,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
 
 
 def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
-    """The study's page, of the runs in its folder and the cohort in ``data_dir``; returns its file."""
+    """Writes the study's page from the runs in its folder and the cohort in ``data_dir``; returns the file."""
     from equipoise.tasks.fairseg import summary
 
     return summary.write(folder, data_dir)[0]

@@ -1,4 +1,4 @@
-"""The study on one page: how well each method outlines each group, how far groups are apart, and what FEBS does to gradients."""
+"""The page of the study: how well each method outlines each group, how far groups are apart, and what FEBS does to gradients."""
 
 import dataclasses
 import pathlib
@@ -29,7 +29,7 @@ from equipoise.engine.report.page import (
 )
 from equipoise.engine.rundir import RunFolder
 from equipoise.tasks.fairseg import analysis, gradients
-from equipoise.tasks.fairseg.gradients import Kept
+from equipoise.tasks.fairseg.gradients import KeptGradient
 from equipoise.tasks.kit import gather as kit_gather
 from equipoise.tasks.kit import pages
 
@@ -59,15 +59,15 @@ class ScoredRun:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Every method of one network.
+    """One network, trained with every method.
 
     Attributes:
-      name: of its runs.
-      group: attribute whose levels are compared.
-      structures: that are scored.
+      name: the name of its runs.
+      group: the attribute whose levels are compared.
+      structures: names of the structures that are scored.
       methods: structure -> method -> scores over seeds.
       contrasts: structure -> differences from ERM.
-      erm: folder of ERM's first seed.
+      erm: the folder of the first seed under ERM.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Network:
 
 
 def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> ScoredRun:
+    """Reads the last scored step of a run."""
     config = run_config.load(workdir)
     newest = RunFolder(workdir).newest(config.data.cohort, "test")
     network = kit_gather.name_of_runs(workdir, folder).partition("-")[0]
@@ -86,34 +87,37 @@ def _scored(workdir: pathlib.Path, folder: pathlib.Path) -> ScoredRun:
     return ScoredRun(network, config.method.name, config.seed, workdir, config.method.group, table)
 
 
-def _compare(name: str, found: Sequence[ScoredRun], group: str) -> Network:
-    dice = [c for c in found[0].table.schema.scores if c.startswith("dice_")]
+def _compare(name: str, scored: Sequence[ScoredRun], group: str) -> Network:
+    """Compares the methods of one network over seeds, structure by structure."""
+    dice = [column for column in scored[0].table.schema.scores if column.startswith("dice_")]
     methods, contrasts = {}, {}
     for column in dice:
         frames: dict[str, dict[str, frame.Frame]] = {}
-        for one in sorted(found, key=lambda one: (_ORDER.index(one.method), one.seed)):
-            frames.setdefault(one.method, {})[str(one.seed)] = frame.evaluate(
-                one.table,
+        for run in sorted(scored, key=lambda run: (_ORDER.index(run.method), run.seed)):
+            frames.setdefault(run.method, {})[str(run.seed)] = frame.evaluate(
+                run.table,
                 model=column,
                 metrics=("mean",),
                 groups=(group,),
                 compare=False,
                 resamples=_RESAMPLES,
             )
-        each = {method: runs.method(seeds) for method, seeds in frames.items()}
+        by_method = {method: runs.method(seeds) for method, seeds in frames.items()}
         structure = column.removeprefix("dice_")
-        methods[structure] = each
-        usual = {_ERM: each[_ERM]} if _ERM in each else {}
+        methods[structure] = by_method
+        erm = {_ERM: by_method[_ERM]} if _ERM in by_method else {}
         contrasts[structure] = [
-            c for other, one in each.items() if usual and other != _ERM
-            for c in runs.contrasts({other: one} | usual)
-        ]  # fmt: skip
-    erm = next((one.workdir for one in found if one.method == _ERM), found[0].workdir)
-    return Network(name, group, list(methods), methods, contrasts, erm)
+            contrast
+            for other, scores in by_method.items()
+            if erm and other != _ERM
+            for contrast in runs.contrasts({other: scores} | erm)
+        ]
+    first = next((run.workdir for run in scored if run.method == _ERM), scored[0].workdir)
+    return Network(name, group, list(methods), methods, contrasts, first)
 
 
 def gather(folder: pathlib.Path) -> tuple[list[Network], list[tuple[str, str]]]:
-    """Every network's methods, and what could not be read with the reason.
+    """Reads the runs: (every network with its methods, the runs that could not be read with the reason).
 
     Raises:
       UserError: where there is nothing to read.
@@ -129,110 +133,114 @@ def gather(folder: pathlib.Path) -> tuple[list[Network], list[tuple[str, str]]]:
     named = sorted({run.group for run in scored} - {""})
     if not named:
         raise UserError(
-            f"no run in {folder / 'runs'} has --config.method.group, which says whose groups are compared: wait for one that has"
+            f"no run in {folder / 'runs'} has --config.method.group, the attribute whose groups are compared: wait until a run with it is scored"
         )
     if len(named) > 1:
-        raise UserError(f"the runs in {folder / 'runs'} are of several attributes: {', '.join(named)}")
+        raise UserError(
+            f"the runs in {folder / 'runs'} have groups of several attributes: {', '.join(named)}"
+        )
     return [_compare(name, runs, named[0]) for name, runs in by_model.items()], left_out
 
 
 def _title(method: str) -> str:
+    """What the page calls a method."""
     return _NAMES.get(method, method.replace("_", " "))
 
 
-def _served(model: Network, structure: str) -> ReportTable:
-    """A structure: everyone, every group, the range between groups, equity-scaled Dice."""
-    methods = model.methods[structure]
-    levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), model.group)
+def _served(network: Network, structure: str) -> ReportTable:
+    """A table for one structure: Dice of everyone and of every group, the range between groups, equity-scaled Dice."""
+    methods = network.methods[structure]
+    levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), network.group)
     rows = []
-    for name, one in methods.items():
-        groups, gaps = one.groups[model.group], one.disparities[model.group]
+    for name, scores in methods.items():
+        groups, gaps = scores.groups[network.group], scores.disparities[network.group]
         spread = gaps["max_min:mean"]
         scaled, *ends = comparisons.equity_scaled_sum(
-            one.overall["mean"].estimate, [groups[level]["mean"].estimate for level in levels]
+            scores.overall["mean"].estimate, [groups[level]["mean"].estimate for level in levels]
         )
         cells = [dots.cell(groups[level]["mean"], False) for level in levels]
         rows.append(
             (
-                text_cell(_title(name)), dots.cell(one.overall["mean"], False), *cells,
+                text_cell(_title(name)), dots.cell(scores.overall["mean"], False), *cells,
                 Cell(number(spread.value), note=interval(spread.low, spread.high)), Cell(number(scaled), note=interval(*ends)),
             )
         )  # fmt: skip
     first = next(iter(methods.values()))
-    counts = [next(iter(first.runs.values())).groups[model.group][level]["mean"].n for level in levels]
+    counts = [next(iter(first.runs.values())).groups[network.group][level]["mean"].n for level in levels]
     named = (f"{level} (n = {n})" for level, n in zip(levels, counts, strict=True))
     header = ("method", "everyone", *named, "largest − smallest", "equity-scaled (sum)")
     return ReportTable(header, rows, f"Dice of the {structure}. {_CAPTION}")
 
 
-def _changes(model: Network) -> ReportTable:
-    """Differences from ERM: everyone, worst group, and the gap of every group."""
+def _changes(network: Network) -> ReportTable:
+    """A table of differences from ERM: of everyone, of the worst group, and of the gap of every group."""
     rows = []
-    for structure in model.structures:
-        for one in model.contrasts[structure]:
-            what = {
-                "mean": "everyone" if not one.level else one.level,
-                "worst_group:mean": "worst group",
-            }.get(one.score)
-            if one.score.startswith("difference:"):
-                what = f"gap {one.level.replace(' - ', ' − ')}"
+    for structure in network.structures:
+        for change in network.contrasts[structure]:
+            what = {"mean": change.level or "everyone", "worst_group:mean": "worst group"}.get(change.score)
+            if change.score.startswith("difference:"):
+                what = f"gap {change.level.replace(' - ', ' − ')}"
             cells = (
-                Cell(number(one.value, 3, True), note=interval(one.low, one.high, 3, True)),
-                Cell(probability(one.p_adjusted)),
+                Cell(number(change.value, 3, True), note=interval(change.low, change.high, 3, True)),
+                Cell(probability(change.p_adjusted)),
             )
-            rows.append((text_cell(structure), text_cell(_title(one.first)), text_cell(what), *cells))
+            rows.append((text_cell(structure), text_cell(_title(change.first)), text_cell(what), *cells))
     header = ("structure", "method", "of", "Dice − ERM, 95 % interval", "p, adjusted")
     return ReportTable(header, rows, "Differences from ERM, paired by seed and by subject", True)
 
 
-def _figure(model: Network) -> page.Figure:
+def _figure(network: Network) -> page.Figure:
+    """A figure of Dice in every group, by method."""
     panels = []
-    for structure in model.structures:
-        methods = model.methods[structure]
-        levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), model.group)
+    for structure in network.structures:
+        methods = network.methods[structure]
+        levels = runs.known_levels(next(iter(next(iter(methods.values())).runs.values())), network.group)
         for level in levels:
-            rows = [dots.row(_title(m), one.groups[model.group][level]["mean"]) for m, one in methods.items()]
+            rows = [
+                dots.row(_title(name), scores.groups[network.group][level]["mean"])
+                for name, scores in methods.items()
+            ]
             panels.append((f"{structure}, {level}", rows))
     return dots.draw(
-        panels, f"dice_{model.name}", f"Dice of every structure in every group of {model.group}, by method, with 95 % intervals.",
+        panels, f"dice_{network.name}", f"Dice of every structure in every group of {network.group}, by method, with 95 % intervals.",
         "Large: mean over seeds with its 95 % interval over seeds and subjects; small: each seed.", "Dice",
     )  # fmt: skip
 
 
-def served(model: Network) -> Section:
-    """How well each method outlines each group."""
-    tables = [*(_served(model, structure) for structure in model.structures), _changes(model)]
+def served(network: Network) -> Section:
+    """A section on how well each method outlines each group."""
+    tables = [*(_served(network, structure) for structure in network.structures), _changes(network)]
     return Section(
-        f"Who is outlined worse: {model.name}",
+        f"Who is outlined worse: {network.name}",
         (
-            "Every image has a Dice of each structure; a group's is their mean. Equity-scaled Dice divides that of everyone by 1 + the sum over "
-            "groups of how far the group's lies from it.",
+            "Every image has a Dice for each structure; the Dice of a group is the mean over its images. Equity-scaled Dice divides the Dice of "
+            "everyone by 1 + the sum, over groups, of the distance between the Dice of the group and the Dice of everyone.",
         ),
-        (_figure(model),),
+        (_figure(network),),
         tables,
-        headline=_headline(model),
+        headline=_headline(network),
     )  # fmt: skip
 
 
-def _headline(model: Network) -> str | None:
-    """The range between groups under ERM, and what each form of FEBS does to the worst group."""
-    structure = model.structures[0]
-    gap = model.methods[structure].get(_ERM)
+def _headline(network: Network) -> str | None:
+    """Says how far groups are apart under ERM, and what each form of FEBS does to the worst group."""
+    structure = network.structures[0]
+    gap = network.methods[structure].get(_ERM)
     if gap is None:
         return None
-    spread = gap.disparities[model.group]["max_min:mean"]
-    text = f"{model.name}: under ERM the Dice of the {structure} differs by {number(spread.value)} ({interval(spread.low, spread.high)}) between groups of {model.group}."
-    worst = {c.first: c for c in model.contrasts[structure] if c.score == "worst_group:mean"}
-    said = [
+    spread = gap.disparities[network.group]["max_min:mean"]
+    text = f"{network.name}: under ERM the Dice of the {structure} differs by {number(spread.value)} ({interval(spread.low, spread.high)}) between groups of {network.group}."
+    worst = {c.first: c for c in network.contrasts[structure] if c.score == "worst_group:mean"}
+    moves = [
         f"{_title(name)} moves the worst group by {number(worst[name].value, 3, True)} ({interval(worst[name].low, worst[name].high, 3, True)})"
         for name in gradients.FORMS
         if name in worst
     ]
-    return f"{text} {'; '.join(said)}." if said else text
+    return f"{text} {'; '.join(moves)}." if moves else text
 
 
-def scaling(model: Network, kept: Sequence[Kept]) -> Section:
-    """What FEBS does to the gradient of each group."""
+def scaling(network: Network, kept: Sequence[KeptGradient]) -> Section:
+    """A section on what FEBS does to the gradient of each group."""
     rows = [
         (text_cell(_title(k.form)), text_cell(k.group), Cell(number(k.loss)), Cell(number(k.ratio), note=f"SD of log {number(k.sd, 2)}"),
          Cell(str(k.num_batches)))
@@ -241,17 +249,17 @@ def scaling(model: Network, kept: Sequence[Kept]) -> Section:
     hardest = max(kept, key=lambda k: k.loss).group
     by = {k.form: k.ratio for k in kept if k.group == hardest}
     headline = (
-        f"{model.name}: in the hardest group ({hardest}) Dice keeps {number(by['febs_released'], 2)} of its gradient under FEBS as released, and "
+        f"{network.name}: in the hardest group ({hardest}) Dice keeps {number(by['febs_released'], 2)} of its gradient under FEBS as released, and "
         f"{number(by['febs_intent'], 2)} under FEBS as intended."
     )
     text = (
-        "FEBS as released multiplies the probabilities of a group by tanh((min L / L)^gamma), which is smallest where the loss is largest: the "
-        "hardest group is learnt least. The paper's text asks for the opposite. Ratios are of the norm of the gradient in the group's logits, over "
-        "that of Dice of the whole batch, at the model that ERM trained.",
+        "FEBS as released multiplies the probabilities of a group by tanh((min L / L)^gamma). This factor is smallest where the loss is largest, "
+        "so that the hardest group is learnt least; the text of the paper asks for the opposite. A ratio compares the norms of two gradients "
+        "in the logits of the group: that of FEBS, and that of Dice of the whole batch, both at the model that ERM trained.",
     )  # fmt: skip
-    header = ("form", model.group, "Dice loss", "gradient kept", "batches")
+    header = ("form", network.group, "Dice loss", "gradient kept", "batches")
     return Section(
-        f"What FEBS does to gradients: {model.name}",
+        f"What FEBS does to gradients: {network.name}",
         text,
         (),
         (ReportTable(header, rows),),
@@ -259,24 +267,25 @@ def scaling(model: Network, kept: Sequence[Kept]) -> Section:
     )
 
 
-def _metadata(model: Network, data_dir: pathlib.Path) -> Mapping[str, Any]:
+def _metadata(network: Network, data_dir: pathlib.Path) -> Mapping[str, Any]:
     """The metadata of the cohort that a network was trained on."""
-    config = run_config.load(model.erm)
+    config = run_config.load(network.erm)
     return data.open_split(config.data.cohort, config.data.train_split, data_dir).metadata
 
 
-def _csv(models: Sequence[Network]) -> str:
+def _csv(networks: Sequence[Network]) -> str:
+    """Dice of everyone and of every group, one line for each network, method and structure."""
     rows = []
-    for model in models:
-        for structure, methods in model.methods.items():
-            for method, one in methods.items():
-                cells = {"": one.overall} | one.groups[model.group]
-                for level, found in cells.items():
-                    estimate = found["mean"].estimate
+    for network in networks:
+        for structure, methods in network.methods.items():
+            for method, scores in methods.items():
+                cells = {"": scores.overall} | scores.groups[network.group]
+                for level, values in cells.items():
+                    estimate = values["mean"].estimate
                     low, high = estimate.limits(frame.CONFIDENCE)
                     rows.append(
-                        {"model": model.name, "method": method, "structure": structure, model.group: level, "dice": estimate.value,
-                         "low": low, "high": high, "n": estimate.n, "seeds": len(one.runs)}
+                        {"model": network.name, "method": method, "structure": structure, network.group: level, "dice": estimate.value,
+                         "low": low, "high": high, "n": estimate.n, "seeds": len(scores.runs)}
                     )  # fmt: skip
     return files.safe_csv(pd.DataFrame(rows))
 
@@ -285,23 +294,23 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     """Writes ``folder/report``: ``report.html``, ``dice.csv`` and ``figures/``.
 
     Args:
-      folder: of the study.
+      folder: the study's folder.
       data_dir: where its cohort is prepared.
 
     Returns:
       The files written.
     """
-    models, left_out = gather(folder)
-    found, keys = [], []
-    difficulty = analysis.difficulty(_metadata(models[0], data_dir))
-    for model in models:
-        found += [served(model), scaling(model, gradients.measure(model.erm, data_dir, model.group))]
-        for structure in model.structures:
-            one = model.methods[structure].get(_ERM)
-            if one:
-                mean = one.overall["mean"].estimate
-                keys.append(pages.key_number(f"Dice of the {structure}, {model.name}, ERM", mean))
-    found += [difficulty] if difficulty else []
-    found += pages.left_out(left_out)
+    networks, left_out = gather(folder)
+    sections, keys = [], []
+    for network in networks:
+        kept = gradients.measure(network.erm, data_dir, network.group)
+        sections += [served(network), scaling(network, kept)]
+        for structure in network.structures:
+            scores = network.methods[structure].get(_ERM)
+            if scores:
+                name = f"Dice of the {structure}, {network.name}, ERM"
+                keys.append(pages.key_number(name, scores.overall["mean"].estimate))
+    difficulty = analysis.difficulty(_metadata(networks[0], data_dir))
+    sections += [*([difficulty] if difficulty else []), *pages.left_out(left_out)]
     title = "FairSeg: who is outlined worse, and what helps"
-    return pages.write(folder, title, found, keys, {"dice.csv": _csv(models)})
+    return pages.write(folder, title, sections, keys, {"dice.csv": _csv(networks)})

@@ -1,7 +1,7 @@
-"""From the runs of a study to what its page shows: reading each run, and scores over seeds.
+"""Reading the runs of a study, and scores over seeds.
 
-A study reads each of its runs into an object of its own with a ``seed`` and ``scores`` (:class:`Scored`); a run that cannot be read
-is kept by name with the reason.
+A study reads each of its runs into an object with a ``seed`` and ``scores`` (:class:`Scored`). A run that cannot be read is listed
+by name with the reason.
 """
 
 import json

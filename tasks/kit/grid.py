@@ -124,8 +124,8 @@ def _reports(
     load_run: LoadRun,
 ) -> Iterator[Stage]:
     """One report for each set of images that runs are scored on."""
-    own = dict.fromkeys((_field(words, "data.cohort", load_run), "test") for words in flags_of.values())
-    scored = scored or list(own)
+    default = dict.fromkeys((_field(words, "data.cohort", load_run), "test") for words in flags_of.values())
+    scored = scored or list(default)
     has_members = any(
         _field(words, "population.seeds", load_run) != "1" or _field(words, "population.grid", load_run)
         for words in flags_of.values()

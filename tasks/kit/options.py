@@ -12,8 +12,8 @@ class Count:
     """A whole number.
 
     Attributes:
-      default: where the option is not given; None leaves the number to the study.
-      least: the smallest that is allowed.
+      default: its value where the option is not given; None leaves the number to the study.
+      least: the smallest number that is allowed.
     """
 
     default: int | None
@@ -23,7 +23,7 @@ class Count:
 def read(
     study: str, options: Mapping[str, Any], own: Mapping[str, Any], settings: Collection[str], listed: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Checks options and parts the study's own from those of the cohort.
+    """Checks options, and separates those of the study from those of the cohort.
 
     Args:
       study: what the message calls it, such as ``simba`` or ``fairseg at size demo``.
@@ -36,7 +36,7 @@ def read(
       (every option of ``own`` with its value, the settings that were given).
 
     Raises:
-      UserError: for an unknown option, or a number that is none or is too small.
+      UserError: for an unknown option, or where a whole number is expected and the value is another or too small.
     """
     known = {*own, *settings}
     for name in options:

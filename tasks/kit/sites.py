@@ -1,8 +1,8 @@
-"""How errors differ between the sites of a cohort, or any other attribute with many levels, and what of it chance explains.
+"""How errors differ between the sites of a cohort, or the levels of any other attribute, and how much of that chance explains.
 
-Of a site with a single test scan the misclassification rate is 0 or 1, so that over all sites the range is 1 whatever the
-model does. Every spread is therefore also given for sites with enough scans, and stands beside what chance alone makes of it:
-the very same errors, dealt at random to the very same scans.
+The misclassification rate of a site with a single test scan is 0 or 1, so that the range over all sites is 1 whatever the model
+does. Every spread is therefore also given for sites with enough scans, and beside it stands what chance alone gives: the same
+errors, dealt at random to the same scans.
 """
 
 import dataclasses
@@ -19,22 +19,22 @@ from equipoise.engine.metrics.table.table import Table
 from equipoise.engine.vocabulary import UNKNOWN
 
 SITE = "site"
-MIN_SCANS = (1, 5, 10, 20)  # of a site, for each line of the table of spreads
-LEADING = 10  # the line that the top of the page takes over
+MIN_SCANS = (1, 5, 10, 20)  # fewest test scans of a site, for each line of the table of spreads
+LEADING = 10  # the line that the top of the page shows
 DRAWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One measure of how rates differ, with what chance gives.
+    """One measure of how rates differ, with the values that chance gives.
 
     Attributes:
-      value: NaN of fewer than two sites.
-      low: limit of the 95 % interval.
-      high: limit.
-      null_mean: on average while every scan is equally likely to be in error.
+      value: of the measure; NaN for fewer than two sites.
+      low: lower limit of the 95 % interval.
+      high: upper limit.
+      null_mean: the mean of the measure by chance, when every scan is equally likely to be in error.
       null_low: one deal in twenty gives less.
-      null_high: one in twenty gives more.
+      null_high: one deal in twenty gives more.
       p: share of deals that give at least ``value``. Null: errors fall on scans regardless of their site. Test: permutation.
     """
 
@@ -49,16 +49,16 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class SiteSpread:
-    """How the misclassification rates e of K sites differ; of several runs, the rates are their means.
+    """How the misclassification rates e of K sites differ. For several runs, a site's rate is its mean over the runs.
 
     Attributes:
       min_scans: fewest test scans of a site that counts.
       num_sites: K.
-      num_scans: of these sites.
+      num_scans: test scans of these sites.
       lowest: min e.
       highest: max e.
       max_min: max e − min e; limits by MOVER of all pairs (:func:`equipoise.engine.metrics.estimates.comparisons.max_min`).
-      sd: √(Σ (e − ē)² / K), ē = Σ e / K: every site counts alike (:func:`equipoise.engine.metrics.estimates.comparisons.sd`).
+      sd: √(Σ (e − ē)² / K), ē = Σ e / K: every site counts the same (:func:`equipoise.engine.metrics.estimates.comparisons.sd`).
     """
 
     min_scans: int
@@ -91,7 +91,7 @@ def errors(table: Table, attribute: str = SITE) -> dict[str, Estimate]:
 def spread(
     errors: Mapping[str, Estimate], min_scans: int = 1, *, draws: int = DRAWS, seed: int = 0
 ) -> SiteSpread:
-    """How rates differ among sites, with what chance alone gives.
+    """How rates differ among sites, with the values that chance alone gives.
 
     Chance deals the errors of the counted sites to their scans: the number in error at each site is multivariate
     hypergeometric.
@@ -99,8 +99,8 @@ def spread(
     Args:
       errors: site -> its rate, from :func:`errors`.
       min_scans: fewest scans of a site that counts.
-      draws: of the deal.
-      seed: of the deal.
+      draws: the number of deals.
+      seed: of the deals.
 
     Raises:
       UserError: for patients with several scans, whose errors cannot be dealt one by one.
@@ -134,7 +134,7 @@ def _no_spread(min_scans: int, num_sites: int, num_scans: int, rate: float) -> S
 
 
 def measured(value: float, limits: tuple[float, float], drawn: Float[np.ndarray, " draws"]) -> Measure:
-    """A measure beside what deals of the errors gave."""
+    """A measure beside the values that deals of the errors gave."""
     as_far = int((drawn >= value - 1e-12).sum())  # equal up to rounding
     return Measure(value, *limits, *chance.band(drawn), (1 + as_far) / (1 + len(drawn)))
 
@@ -142,7 +142,7 @@ def measured(value: float, limits: tuple[float, float], drawn: Float[np.ndarray,
 def overall(table: Table, attribute: str = SITE) -> dict[str, dict[str, Estimate]]:
     """Accuracy and AUROC of everyone, with limits for new patients and for new sites.
 
-    Limits for new sites take the site as the cluster: patients of a site may resemble each other, and be served alike.
+    Limits for new sites take the site as the cluster, since patients of one site may resemble each other and be served alike.
 
     Args:
       table: predictions of a binary task.
@@ -172,18 +172,18 @@ def spread_over_runs(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> SiteSpread:
-    """How sites are served differently by several runs of one kind, with what chance alone gives; the SD has no limits.
+    """How errors differ among sites over several runs of one kind, with the values that chance alone gives; the SD has no limits.
 
     Every site's rate is its mean over the runs; limits of the range by :func:`equipoise.engine.metrics.estimates.seeds.largest_difference`. Chance
-    deals whole patients, with what every seed's model did to them, to the sites' places.
+    deals whole patients, each with its errors under every seed, to the places at the sites.
 
     Args:
       site: of each patient.
       wrong: for each run, 1 where the patient is misclassified, else 0.
       errors: for each run, the rates of its sites, from :func:`errors`.
       min_scans: fewest test scans of a site that counts.
-      draws: of the deal.
-      seed: of the deal.
+      draws: the number of deals.
+      seed: of the deals.
     """
     names, code, scans = np.unique(site, return_inverse=True, return_counts=True)
     kept = [k for k, name in enumerate(names) if scans[k] >= min_scans and name != UNKNOWN]

@@ -41,15 +41,15 @@ def spread_cells(measure: Measure) -> tuple[Cell, ...]:
 
 
 def _training_scans(context: Context, attribute: str) -> dict[str, int]:
-    """Site -> scans of the training split; of a shared report not those of fewer than its smallest cell."""
+    """Site -> scans of the training split. A shared report leaves out sites with fewer than its smallest cell."""
     counts = context.cohort_report.get("counts", {}).get("train", {})
     sizes = counts.get("attributes", {}).get(attribute, {})
     return {site: n for site, n in sizes.items() if n >= (context.min_cell or 1)}
 
 
-def _drawn(found: Mapping[str, Estimate], size: Mapping[str, int], common: float) -> Figure:
-    """Rates against sizes; sites of one size stand beside each other."""
-    shown = {site: e for site, e in found.items() if site in size}
+def _drawn(rates: Mapping[str, Estimate], size: Mapping[str, int], common: float) -> Figure:
+    """Draws rates against sizes; sites of the same size stand beside each other."""
+    shown = {site: e for site, e in rates.items() if site in size}
     by_size: dict[int, list[str]] = {}
     for site in shown:
         by_size.setdefault(size[site], []).append(site)
@@ -59,7 +59,7 @@ def _drawn(found: Mapping[str, Estimate], size: Mapping[str, int], common: float
         axes.axhline(common, color=figures.INK, lw=1, ls=(0, (4, 2)), zorder=1)
         for scans, sites in by_size.items():
             for place, site in enumerate(sites):
-                estimate, x = found[site], scans * np.exp(0.06 * (place - (len(sites) - 1) / 2))
+                estimate, x = rates[site], scans * np.exp(0.06 * (place - (len(sites) - 1) / 2))
                 axes.plot(
                     [x, x],
                     estimate.limits(CONFIDENCE),
@@ -89,13 +89,14 @@ def _drawn(found: Mapping[str, Estimate], size: Mapping[str, int], common: float
         said = "; ".join(f"{site} {number(e.value, 2)} of {e.n}" for site, e in list(shown.items())[:9])
         return figures.finish(
             canvas, "error_by_site_size", f"Misclassification rate of each site against its number of training scans: {said}.",
-            f"Misclassification of each site's test scans against its size. Areas grow with the number of test scans; lines are 95 % intervals; "
+            f"Misclassification of each site's test scans against its size. Larger areas are more test scans; lines are 95 % intervals; "
             f"dashed: everyone, {number(common)}.",
             is_wide=True,
         )  # fmt: skip
 
 
 def _spread_grid(spreads: Collection[SiteSpread]) -> ReportTable:
+    """A table of how errors differ among sites, and by chance."""
     header = (
         "sites with at least", "sites", "test scans", "largest − smallest, 95 % interval", "by chance, 90 % of deals", "p",
         "SD over sites, 95 % interval", "by chance, 90 % of deals", "p",
@@ -114,17 +115,19 @@ def _spread_grid(spreads: Collection[SiteSpread]) -> ReportTable:
 
 
 def _overall_grid(everyone: Mapping[str, Mapping[str, Estimate]]) -> ReportTable:
+    """A table of accuracy and AUROC of everyone."""
     rows = []
     for metric, name in (("accuracy", "accuracy"), ("auroc", "AUROC")):
-        found = everyone[metric]
-        limits = [Cell(interval(*e.limits(CONFIDENCE)) or "–") for e in found.values()]
+        by_unit = everyone[metric]
+        limits = [Cell(interval(*e.limits(CONFIDENCE)) or "–") for e in by_unit.values()]
         rows.append(
-            (text_cell(name), Cell(number(found["patient"].value), pointer("overall", metric)), *limits)
+            (text_cell(name), Cell(number(by_unit["patient"].value), pointer("overall", metric)), *limits)
         )
     return ReportTable(("", "value", "95 % interval, patients", "95 % interval, sites"), rows, "Everyone")
 
 
-def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> ReportTable:
+def _site_grid(rates: Mapping[str, Estimate], size: Mapping[str, int]) -> ReportTable:
+    """A table of the errors of every site."""
     rows = [
         (
             text_cell(site),
@@ -133,21 +136,22 @@ def _site_grid(found: Mapping[str, Estimate], size: Mapping[str, int]) -> Report
             Cell(str(e.events)),
             Cell(number(e.value), note=interval(*e.limits(CONFIDENCE))),
         )
-        for site, e in found.items()
+        for site, e in rates.items()
     ]
     header = ("site", "training scans", "test scans", "of them misclassified", "rate, 95 % interval")
     return ReportTable(header, rows, "Every site", True)
 
 
 def _headline(lead: SiteSpread) -> str:
+    """The sentence for the top of the page."""
     chance = lead.max_min
     p = probability(chance.p)
     p = p if p.startswith("<") else f"= {p}"
     return (
         f"In the {lead.num_sites} sites with at least {lead.min_scans} test scans the misclassification rate runs from "
-        f"{number(lead.lowest)} to {number(lead.highest)}. Were all sites served alike, the range of {number(chance.value)} would be "
+        f"{number(lead.lowest)} to {number(lead.highest)}. The range is {number(chance.value)}. If all sites were served alike, it would be "
         f"{number(chance.null_mean)} on average, and {number(chance.null_low)} to {number(chance.null_high)} in nine deals of ten "
-        f"(permutation test of errors that fall regardless of site: p\u00a0{p})."
+        f"(permutation test; null: errors fall regardless of site; p\u00a0{p})."
     )
 
 
@@ -178,14 +182,15 @@ def section(
     lead = next((s for s in spreads if s.min_scans >= LEADING), spreads[-1])
     has_lead = np.isfinite(lead.max_min.value)
     paragraphs = [
-        "A rate of few scans is coarse: of a single scan it is 0 or 1. The range and the SD are therefore also given for sites with more "
-        "scans, and beside what chance makes of them: the same errors dealt at random to the same scans, a permutation test of errors that "
-        "fall regardless of site. p is the share of deals that spread at least as far.",
+        "A rate of few scans is coarse: for a single scan it is 0 or 1. The range and the SD are therefore also given for sites with more "
+        "scans. Beside them stands what chance gives: the same errors, dealt at random to the same scans (a permutation test; null: errors "
+        "fall regardless of site). p is the share of deals with at least as large a spread.",
     ]  # fmt: skip
     notes = [
         "Rate e: misclassified ÷ all test scans of a site, with Wilson's interval. Largest − smallest: max e − min e over the sites; its interval "
-        "holds for all pairs together (MOVER, Bonferroni). SD: √(Σ(e − ē)²/K) over K sites that count alike, ē their mean. The interval for "
-        "sites takes a site's patients as one cluster: it is for new patients of new sites, that for patients for new patients of these.",
+        "holds for all pairs together (MOVER, Bonferroni). SD: √(Σ(e − ē)²/K) over K sites that count the same, ē their mean. The interval for "
+        "sites takes the patients of a site as one cluster: it is for new patients of new sites. The interval for patients is for new "
+        "patients of these sites.",
     ]  # fmt: skip
     grids = [_overall_grid(everyone), _spread_grid(spreads), _site_grid(rates, size)]
     keys = [KeyNumber(

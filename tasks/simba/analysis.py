@@ -1,4 +1,4 @@
-"""What SimBA adds to a report: expectations and paired effects of planted biases; of a cohort of many sites, errors by site."""
+"""What SimBA adds to the report of a run: expected and paired effects of planted biases, or for a cohort of many sites, errors by site."""
 
 from equipoise.engine.report.page import Section
 from equipoise.engine.report.single.context import Context
@@ -7,7 +7,7 @@ from equipoise.tasks.simba import renderings, sites, theory
 
 
 def sections(context: Context) -> list[Section]:
-    """What the report of a SimBA run shows beyond every report."""
+    """The sections of the report of a SimBA run that other reports do not have."""
     if SITE in context.schema.attributes:
         return [sites.section(context)]
     return [theory.section(context), renderings.section(context)]

@@ -1,8 +1,8 @@
-"""What the runs of a SimBA study say, run by run: scores with and without the bias, and what is encoded.
+"""Reads the runs of a SimBA study: scores with and without the bias, and what the features encode.
 
-Every run is scored on subjects that were rendered twice, with the bias and without. *Change* is of one rate of the same
-subjects, with minus without; *shift* is the mean of the changes in sensitivity and false-positive rate: how much a harmless
-feature moves decisions. *Gap* is of different subjects, the group with the bias minus the group without.
+Every run is scored on subjects that were rendered twice, with the bias and without. A *change* compares one rate of the same
+subjects, with minus without. The *shift* is the mean of the changes in sensitivity and false-positive rate: how much a harmless
+feature moves decisions. A *gap* compares different subjects, the group with the bias minus the group without.
 """
 
 import dataclasses
@@ -31,17 +31,17 @@ _ORDER = ("none", "near", "far", "intensity", "both", "multi")
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One run on one cohort, and what one bias does there.
+    """The scores of one run on one cohort, for one bias.
 
     Attributes:
       trained: scenario of the training cohort.
-      method: of training.
-      seed: of training.
+      method: training method.
+      seed: seed of training.
       tested: scenario of the scored cohort.
       bias: the attribute whose groups are compared and that the counterfactual flips.
-      scores: of :data:`SCORES`; without changes where no counterfactual was scored.
-      encoded: block -> label -> cross-validated accuracy of its probe; empty where none was made.
-      shares: with the bias, of the diseased and of the healthy.
+      scores: name in :data:`SCORES` -> estimate; without changes where no counterfactual was scored.
+      encoded: block -> label -> cross-validated accuracy of its probe; empty where there is no probe.
+      shares: the share with the bias among the diseased, and among the healthy.
     """
 
     trained: str
@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def row(self) -> tuple[str, str, str, str]:
-        """All but the seed."""
+        """What outcomes of different seeds have in common: (trained, method, tested, bias)."""
         return self.trained, self.method, self.tested, self.bias
 
 
@@ -64,13 +64,13 @@ def score(
 ) -> dict[str, Estimate]:
     """Scores of one run on one cohort.
 
-    The change of a rate is the share of subjects called diseased with the bias only, less the share called so without it only;
-    its limits are MOVER's on Wilson's of both shares.
+    The change of a rate is the share of subjects that are called diseased only with the bias, minus the share called so only
+    without it. Its limits follow from the Wilson limits of both shares by MOVER.
 
     Args:
-      factual: prediction table of the cohort.
-      counterfactual: of the same subjects with this bias flipped; None leaves the changes out.
-      bias: attribute.
+      factual: the prediction table of the cohort.
+      counterfactual: the table of the same subjects with this bias flipped; None leaves the changes out.
+      bias: the attribute of the bias.
       positive: class index of the disease.
     """
     factual = factual.sort_values("subject_id", ignore_index=True)
@@ -78,8 +78,8 @@ def score(
     called = (factual["score"] >= factual["threshold"]).to_numpy()
     sick, has = (factual["target"] == positive).to_numpy(), (factual[bias] == "with").to_numpy()
 
-    def share(found: np.ndarray, rows: np.ndarray) -> Estimate:
-        return intervals.proportion(found[rows], code[rows])
+    def share(called: np.ndarray, rows: np.ndarray) -> Estimate:
+        return intervals.proportion(called[rows], code[rows])
 
     def less(a: Estimate, b: Estimate) -> Estimate:
         return seeds.combination((a, b), (1, -1))
@@ -88,7 +88,7 @@ def score(
     for name, of in (("tpr", sick), ("fpr", ~sick)):
         scores[f"gap_{name}"] = less(share(called, of & has), share(called, of & ~has))
     if counterfactual is not None:
-        pair = renderings.both_ways([(factual, counterfactual)], renderings.contrasts([bias])[0])
+        pair = renderings.both_ways([(factual, counterfactual)], renderings.rendering_pairs([bias])[0])
         code = intervals.subject_codes(pair["subject_id"])[0]
         sick = (pair["target"] == positive).to_numpy()
         without, with_bias = pair["first"].to_numpy(), pair["second"].to_numpy()
@@ -124,7 +124,7 @@ def _scenario(cohort: str) -> str:
 
 
 def of_run(workdir: pathlib.Path) -> list[Outcome]:
-    """What one run's evaluations say, cohort by cohort and bias by bias.
+    """Reads the evaluations of one run, cohort by cohort and bias by bias.
 
     Raises:
       UserError: for a run without an evaluation on its test split.
@@ -135,7 +135,7 @@ def of_run(workdir: pathlib.Path) -> list[Outcome]:
         raise UserError(run.unscored())
     step = choosing.best_step(workdir, config, sorted(steps))
     tables = _tables(run, step)
-    found = []
+    read = []
     for cohort, (frame, positive) in tables.items():
         if renderings.flipped(cohort, renderings.BIASES):
             continue
@@ -143,61 +143,61 @@ def of_run(workdir: pathlib.Path) -> list[Outcome]:
         for bias in (b for b in renderings.BIASES if b in frame):
             other = tables.get(renderings.rendering(cohort, {bias}))
             sick, has = frame["target"] == positive, frame[bias] == "with"
-            found.append(
+            read.append(
                 Outcome(
                     _scenario(config.data.cohort), config.method.name, config.seed, _scenario(cohort), bias,
                     score(frame, other[0] if other else None, bias, positive), encoded,
                     (float(has[sick].mean()), float(has[~sick].mean())),
                 )
             )  # fmt: skip
-    return found
+    return read
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """Every outcome of a study, and its means over seeds.
+    """All outcomes of a study.
 
     Attributes:
-      runs: run by run.
-      left_out: what could not be read, with the reason.
+      runs: the outcomes, run by run.
+      left_out: the runs that could not be read, with the reason.
     """
 
     runs: Sequence[Outcome]
     left_out: Sequence[tuple[str, str]] = ()
 
     def rows(self) -> dict[tuple[str, str, str, str], list[Outcome]]:
-        """(trained, method, tested, bias) -> its runs by seed, in the order of the scenarios."""
+        """(trained, method, tested, bias) -> the outcomes of its seeds, in the order of the scenarios."""
         rank = {name: i for i, name in enumerate(_ORDER)}
         ordered = sorted(
             self.runs,
             key=lambda o: (rank.get(o.trained, 99), o.method != ERM, o.trained != o.tested, rank.get(o.tested, 99), o.bias, o.seed),
         )  # fmt: skip
-        found: dict[tuple[str, str, str, str], list[Outcome]] = {}
-        for one in ordered:
-            found.setdefault(one.row, []).append(one)
-        return found
+        rows: dict[tuple[str, str, str, str], list[Outcome]] = {}
+        for outcome in ordered:
+            rows.setdefault(outcome.row, []).append(outcome)
+        return rows
 
 
 def over(runs: Sequence[Outcome], name: str) -> OverSeeds | None:
-    """A score over the seeds of a row; None where a run lacks it."""
+    """The mean of a score over the seeds of a row; None where a run does not have it."""
     return kit_gather.over(runs, name, (0.0, 1.0) if name == "accuracy" else (-1.0, 1.0))
 
 
 def against(runs: Sequence[Outcome], others: Sequence[Outcome], name: str) -> OverSeeds | None:
-    """First minus second over the seeds that both have, paired by seed and by subject; None without such a seed."""
+    """The first minus the second over the seeds that both have, paired by seed and by subject; None without such a seed."""
     return kit_gather.against(runs, others, name)
 
 
 def is_across_sites(workdir: pathlib.Path, folder: pathlib.Path) -> bool:
-    """Whether a run of a study is on many sites."""
+    """Whether a run of a study learns across sites."""
     return kit_gather.name_of_runs(workdir, folder).startswith("sites-")
 
 
 def gather(folder: pathlib.Path) -> Outcomes:
-    """Reads every run with a bias.
+    """Reads all runs of a study, except those across sites.
 
     Raises:
-      UserError: where there is none to read.
+      UserError: where no run can be read.
     """
     runs = [run for run in kit_gather.run_folders(folder) if not is_across_sites(run, folder)]
     outcomes, left_out = kit_gather.read_each(runs, folder, of_run)
@@ -206,14 +206,16 @@ def gather(folder: pathlib.Path) -> Outcomes:
     return Outcomes([outcome for of_one_run in outcomes for outcome in of_one_run], left_out)
 
 
-def to_csv(found: Outcomes) -> str:
-    """One line for each run, cohort and bias."""
+def to_csv(study: Outcomes) -> str:
+    """A table with one line for each run, cohort and bias."""
     lines = []
-    for one in found.runs:
-        values = {s: one.scores[s].value for s in SCORES if s in one.scores}
-        told = {
-            f"probe:{block}:{label}": v for block, each in one.encoded.items() for label, v in each.items()
+    for outcome in study.runs:
+        values = {s: outcome.scores[s].value for s in SCORES if s in outcome.scores}
+        probes = {
+            f"probe:{block}:{label}": v
+            for block, labels in outcome.encoded.items()
+            for label, v in labels.items()
         }
-        names = {k: getattr(one, k) for k in ("trained", "method", "seed", "tested", "bias")}
-        lines.append(names | values | told)
+        names = {k: getattr(outcome, k) for k in ("trained", "method", "seed", "tested", "bias")}
+        lines.append(names | values | probes)
     return files.safe_csv(pd.DataFrame(lines))

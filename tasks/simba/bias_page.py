@@ -1,6 +1,6 @@
-"""The whole study on one page: what the bias does by scenario and by method, over seeds, and whether what is encoded is used.
+"""The page of the study: what the bias does by scenario and by method, and whether the model uses what its features encode.
 
-What a change, a shift and a gap are: :mod:`equipoise.tasks.simba.bias_outcomes`.
+:mod:`equipoise.tasks.simba.bias_outcomes` defines change, shift and gap.
 """
 
 import pathlib
@@ -34,7 +34,7 @@ _CAPTION = "Mean over seeds, 95 % interval over seeds and subjects (of one seed:
 
 
 def _of_bias(runs: Sequence[Outcome]) -> str:
-    """``, intensity`` where a cohort has several biases."""
+    """The bias for a label, such as ``, intensity``; empty where a cohort has only one."""
     return (
         {"bias": ", morphology", "intensity_bias": ", intensity"}[runs[0].bias]
         if runs[0].tested == "multi"
@@ -43,23 +43,23 @@ def _of_bias(runs: Sequence[Outcome]) -> str:
 
 
 def _name(runs: Sequence[Outcome]) -> str:
+    """The scenarios of a row, for a label."""
     first = runs[0]
     where = "" if first.trained == first.tested else f" on {first.tested}"
     return f"{first.trained}{where}{_of_bias(runs)}"
 
 
 def _panels(rows: Mapping[str, Sequence[Outcome]], names: Iterable[str]) -> list[tuple[str, list[dots.Row]]]:
+    """A panel of a figure for each score, with its name."""
     panels = []
     for score_name in names:
         drawn = [(label, over(runs, score_name)) for label, runs in rows.items()]
-        panels.append(
-            (_TITLES[score_name], [dots.row(label, found, True) for label, found in drawn if found])
-        )
+        panels.append((_TITLES[score_name], [dots.row(label, mean, True) for label, mean in drawn if mean]))
     return [p for p in panels if p[1]]
 
 
 def scenarios(study: Outcomes) -> Section:
-    """Every scenario trained without mitigation, on its own cohort; the unbiased model on every cohort as the floor."""
+    """A section on every scenario, trained without mitigation and scored on its own cohort; the model trained without bias, on all cohorts, is the floor."""
     chosen = {k: runs for k, runs in study.rows().items() if k[1] == ERM}
     rows = []
     for runs in chosen.values():
@@ -99,9 +99,9 @@ def scenarios(study: Outcomes) -> Section:
         ),
     ]  # fmt: skip
     text = (
-        "Every subject of the test split is rendered twice, with the bias and without; nothing else differs, so that only the bias can move a "
-        "decision. The model trained on “none” never saw a bias go with the disease: what it shows on the other cohorts is the floor that "
-        "comes of regions lying side by side. Limits: closed form for the shares of the first row.",
+        "Every subject of the test split is rendered twice, with the bias and without. Nothing else differs, so that only the bias can change a "
+        "decision. The model trained on “none” never saw the bias go together with the disease. What it shows on the other cohorts is the floor: "
+        "the bias lies beside the region of the disease. Limits: closed form for the shares of the first row.",
     )  # fmt: skip
     return Section(
         "What the bias does", text, drawn, (ReportTable(header, rows, _CAPTION),), _stronger(chosen)
@@ -109,7 +109,7 @@ def scenarios(study: Outcomes) -> Section:
 
 
 def _stronger(chosen: Mapping[tuple[str, str, str, str], Sequence[Outcome]]) -> tuple[str, ...]:
-    """Of two biases in one cohort, which moves decisions more, and how surely."""
+    """Says which of two biases in one cohort moves decisions more, and how surely; empty where no cohort has two."""
     two = {k[3]: runs for k, runs in chosen.items() if k[0] == k[2] == "multi"}
     apart = against(two["intensity_bias"], two["bias"], "shift") if len(two) == 2 else None
     if apart is None:
@@ -120,7 +120,7 @@ def _stronger(chosen: Mapping[tuple[str, str, str, str], Sequence[Outcome]]) -> 
 
 
 def methods(study: Outcomes) -> Section | None:
-    """Mitigation methods beside training as usual, on the same cohort; None where there is one method only."""
+    """A section on mitigation methods beside training as usual, on the same cohort; None where only one method was trained."""
     rows = study.rows()
     trained = {k[0] for k in rows if k[1] != ERM}
     if not trained:
@@ -146,11 +146,11 @@ def methods(study: Outcomes) -> Section | None:
             against(runs, other, of) if other and runs is not other else None
             for of, other in (("accuracy", usual), ("shift", usual), ("shift", least))
         ]
-        found = {s: over(runs, s) for s in SCORES}
-        if runs[0].trained == runs[0].tested and found["shift"]:
-            shifts[name] = abs(found["shift"].estimate.value)
+        means = {s: over(runs, s) for s in SCORES}
+        if runs[0].trained == runs[0].tested and means["shift"]:
+            shifts[name] = abs(means["shift"].estimate.value)
         cells = [
-            dots.cell(found[s], s != "accuracy")
+            dots.cell(means[s], s != "accuracy")
             for s in ("accuracy", "change_tpr", "change_fpr", "gap_tpr", "gap_fpr", "shift")
         ]
         lines.append((text_cell(name), Cell(str(len(runs))), *cells, *(dots.cell(a) for a in apart)))
@@ -166,8 +166,8 @@ def methods(study: Outcomes) -> Section | None:
         "with bias − without bias", zero=True,
     )  # fmt: skip
     text = (
-        "Differences from ERM (training as usual) are paired by seed and by subject. A method that scores each group with a model of its own "
-        f"is told the group: when the bias is flipped, so is the model that decides. “{_FLOOR}” is the model of the scenario “none” on the same images.",
+        "Differences from ERM (training as usual) are paired by seed and by subject. A method that has a model for each group "
+        f"must know the group: when the bias is flipped, another model decides. “{_FLOOR}” is the model of the scenario “none” on the same images.",
     )  # fmt: skip
     return Section(
         "What mitigation does",
@@ -179,35 +179,36 @@ def methods(study: Outcomes) -> Section | None:
 
 
 def _least(chosen: Mapping[str, Sequence[Outcome]], shifts: Mapping[str, float]) -> str | None:
-    """Which method the bias moves least, and how surely it is that one."""
+    """Says which method the bias moves least, and how surely; None where no method has a shift."""
     if not shifts:
         return None
     best, *others = sorted(shifts, key=lambda name: shifts[name])
-    found = over(chosen[best], "shift")
-    text = f"Least moved by the bias: {best}, by {pages.points(found.estimate)}."
+    shift = over(chosen[best], "shift")
+    text = f"The method that the bias moves least is {best}, by {pages.points(shift.estimate)}."
     apart = against(chosen[best], chosen[others[0]], "shift") if others else None
     if apart is None:
         return text
-    return f"{text} The next is {others[0]}: the difference is {pages.points(apart.estimate)}."
+    return f"{text} The next is {others[0]}; the difference is {pages.points(apart.estimate)}."
 
 
 def _last_block(outcome: Outcome) -> str:
+    """The last block that was probed."""
     return list(outcome.encoded)[-1]
 
 
 def _scatter(points: Sequence[Outcome]) -> Figure:
-    """How well the last block tells the bias, against how much the bias moves decisions, run by run."""
+    """A figure of how well the last block tells the bias against how much the bias moves decisions, run by run."""
     kinds = list(dict.fromkeys(o.tested + _of_bias([o]) for o in points))
     with figures.style():
         canvas = Canvas(figsize=(figures.WIDTH, 3.8), layout="constrained")
         axes = canvas.subplots()
         axes.axhline(0, color=figures.LINE, lw=1)
-        for one in points:
-            place = kinds.index(one.tested + _of_bias([one]))
+        for point in points:
+            place = kinds.index(point.tested + _of_bias([point]))
             colour = figures.COLOURS[place % len(figures.COLOURS)]
-            filled = one.trained == one.tested
+            filled = point.trained == point.tested
             axes.plot(
-                one.encoded[_last_block(one)][one.bias], 100 * one.scores["shift"].value,
+                point.encoded[_last_block(point)][point.bias], 100 * point.scores["shift"].value,
                 figures.MARKERS[place % len(figures.MARKERS)], color=colour, mfc=colour if filled else "none", ms=6,
             )  # fmt: skip
         handles = [
@@ -223,13 +224,14 @@ def _scatter(points: Sequence[Outcome]) -> Figure:
         axes.set_axisbelow(True)
         return figures.finish(
             canvas, "encoding_and_use", "Accuracy of the bias probe against the shift in decisions, run by run.",
-            "Every run once for each bias. Right: the bias can be read from the last block. Up: the bias moves decisions. Filled: trained where it goes "
-            "with the disease; open: trained without it (“none”). A point at the lower right knows the bias and does not use it.",
+            "One point for each run and bias. Further right: the bias can be read better from the last block. Further up: the bias moves decisions more. "
+            "Filled: trained where the bias goes with the disease; open: trained without it (“none”). A model at the lower right knows the bias and "
+            "does not use it.",
         )  # fmt: skip
 
 
 def encoding(study: Outcomes) -> Section | None:
-    """Probes by block and scenario, and what they say of use; None where no probe was made."""
+    """A section on probes by block and scenario, and on whether what they find is used; None where there are no probes."""
     rows = {k: runs for k, runs in study.rows().items() if all(o.encoded for o in runs)}
     points = [
         o
@@ -243,19 +245,19 @@ def encoding(study: Outcomes) -> Section | None:
     for runs in rows.values():
         first = runs[0]
         for block in first.encoded:
-            told = [
+            accuracies = [
                 pages.mean_and_sd([o.encoded[block].get(label, np.nan) for o in runs])
                 for label in ("disease", first.bias)
             ]
             lines.append(
-                (text_cell(first.trained), text_cell(first.method.replace("_", " ")), text_cell(first.tested + _of_bias(runs)), text_cell(block), *told)
+                (text_cell(first.trained), text_cell(first.method.replace("_", " ")), text_cell(first.tested + _of_bias(runs)), text_cell(block), *accuracies)
             )  # fmt: skip
     header = ("trained on", "method", "tested on", "block", "disease told", "bias told")
     x = [o.encoded[_last_block(o)][o.bias] for o in points]
     y = [o.scores["shift"].value for o in points]
     seen = [i for i, o in enumerate(points) if o.trained == o.tested]
     text = [
-        "Probes are cross-validated by subject; what they tell is in the features, whether or not the model uses it.",
+        "Probes are cross-validated by subject. What a probe tells is in the features, whether the model uses it or not.",
     ]
     for which, kept in (
         ("all runs", range(len(points))),
@@ -274,7 +276,7 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     """Writes ``folder/report``: ``report.html``, ``outcomes.csv`` and ``figures/``.
 
     Args:
-      folder: of the study.
+      folder: the study's folder.
       data_dir: where its cohorts are prepared.
 
     Returns:
@@ -282,13 +284,13 @@ def write(folder: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
     """
     study = outcomes.gather(folder)
     apart = schedules.gather(folder, data_dir)
-    found = [
+    shown = [
         scenarios(study),
         methods(study),
         encoding(study),
         across_sites.section(apart) if apart else None,
     ]
-    sections = [section for section in found if section]
+    sections = [section for section in shown if section]
     sections += pages.left_out([*study.left_out, *(apart.left_out if apart else ())])
     keys = []
     for (trained, method, tested, _), runs in study.rows().items():

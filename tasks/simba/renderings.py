@@ -1,4 +1,4 @@
-"""The renderings of a SimBA cohort's subjects, with and without each bias, and what a bias does to the very same subjects."""
+"""Renderings of the same subjects with and without each bias, and what a bias does to the decisions about them."""
 
 import dataclasses
 import itertools
@@ -22,17 +22,17 @@ _NAME = re.compile(
 
 
 def attributes(context: Context) -> list[str]:
-    """The attributes of the reported cohort that are groups of bias."""
+    """The attributes of the reported cohort that say who has which bias."""
     return [a for a in BIASES if a in context.schema.attributes]
 
 
 def words(attributes: Collection[str]) -> dict[str, str]:
-    """Attribute -> what the page calls it; where there are two, ``bias`` is of morphology."""
+    """Attribute -> what the page calls it. Where a cohort has two, ``bias`` is the bias in morphology."""
     return {a: "bias" if len(attributes) == 1 else ("intensity" if a != BIASES[0] else "morphology") for a in attributes}  # fmt: skip
 
 
 def combination(levels: Mapping[str, str]) -> str:
-    """Levels of the biases in words: ``with``; of two ``both``, ``intensity only``, ``neither``."""
+    """Levels of the biases in words: ``with`` for one bias; ``both``, ``intensity only`` or ``neither`` for two."""
     if len(levels) == 1:
         return next(iter(levels.values()))
     present = [words(levels)[a] for a, level in levels.items() if level == WITH]
@@ -40,7 +40,7 @@ def combination(levels: Mapping[str, str]) -> str:
 
 
 def flipped(cohort: str, attributes: Collection[str]) -> frozenset[str]:
-    """The biases that a cohort renders the other way round, as its name says."""
+    """The biases that a cohort renders the other way round, from its name."""
     name = _NAME.fullmatch(cohort)
     if not name["counterfactual"]:
         return frozenset()
@@ -51,8 +51,8 @@ def rendering(cohort: str, flips: Collection[str]) -> str:
     """The cohort that holds the same subjects with these biases flipped.
 
     Args:
-      cohort: any rendering of them, such as ``simba/multi_4mm_counterfactual_seed1``.
-      flips: attributes: none gives ``simba/multi_4mm_seed1``, the intensity bias alone
+      cohort: any rendering of the subjects, such as ``simba/multi_4mm_counterfactual_seed1``.
+      flips: the attributes to flip: none gives ``simba/multi_4mm_seed1``, the intensity bias alone
         ``simba/multi_4mm_counterfactual_flipintensity_bias_seed1``.
     """
     name = _NAME.fullmatch(cohort)
@@ -66,10 +66,10 @@ class RenderingPair:
     """Two ways to render a subject.
 
     Attributes:
-      name: where there is little room.
-      what: is rendered, in a sentence.
-      first: attribute -> level, of those that differ; the others stay as they are.
-      second: the same attributes -> the other level.
+      name: short name, for a figure.
+      what: what is rendered, as part of a sentence.
+      first: attribute that differs -> its level; the other attributes stay as they are.
+      second: the same attributes -> their other levels.
     """
 
     name: str
@@ -83,15 +83,15 @@ class RenderingPair:
         return frozenset(self.first)
 
 
-def contrasts(attributes: Sequence[str]) -> list[RenderingPair]:
-    """With against without each bias; of two, also both against neither, and the second instead of the first."""
+def rendering_pairs(attributes: Sequence[str]) -> list[RenderingPair]:
+    """The pairs that a report compares: with each bias and without it; for two, also both and neither, and the second instead of the first."""
     named = words(attributes)
     what = {a: "the bias" if word == "bias" else f"the {word} bias" for a, word in named.items()}
-    found = [RenderingPair(named[a], what[a], {a: WITHOUT}, {a: WITH}) for a in attributes]
+    wanted = [RenderingPair(named[a], what[a], {a: WITHOUT}, {a: WITH}) for a in attributes]
     if len(attributes) == 2:
         first, second = attributes
         neither, both = (dict.fromkeys(attributes, level) for level in (WITHOUT, WITH))
-        found += [
+        wanted += [
             RenderingPair("both − neither", "both biases", neither, both),
             RenderingPair(
                 f"{named[second]} − {named[first]}",
@@ -100,58 +100,58 @@ def contrasts(attributes: Sequence[str]) -> list[RenderingPair]:
                 neither | {second: WITH},
             ),
         ]
-    return found
+    return wanted
 
 
-def both_ways(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: RenderingPair) -> pd.DataFrame:
-    """The decision about both renderings of every subject that was rendered both ways.
+def both_ways(tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], ways: RenderingPair) -> pd.DataFrame:
+    """The decisions about both renderings of every subject that was rendered both ways.
 
     Args:
-      tables: pairs of prediction tables of the same subjects that differ in the contrast's attributes and in no other bias. A
+      tables: pairs of prediction tables of the same subjects that differ in the attributes of ``ways`` and in no other bias. A
         subject is taken from the first pair that shows it both ways.
-      contrast: which two renderings are asked for.
+      ways: the two renderings.
 
     Returns:
       ``subject_id``, ``target``, and whether the subject is called diseased: ``first``, ``second``.
 
     Raises:
-      UserError: when two tables do not hold the same subjects once each, with one disease status and both renderings.
+      UserError: when two tables do not hold the same subjects once each, with the same disease status and both renderings.
     """
-    found = pd.concat([_both_ways(side_by_side(*pair, contrast.flips), contrast) for pair in tables])
-    return found.drop_duplicates("subject_id", ignore_index=True)
+    decided = pd.concat([_both_ways(side_by_side(*pair, ways.flips), ways) for pair in tables])
+    return decided.drop_duplicates("subject_id", ignore_index=True)
 
 
 def paired_effect(
-    tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], contrast: RenderingPair, positive: int = 1
+    tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]], ways: RenderingPair, positive: int = 1
 ) -> PairedEffect:
-    """What a contrast does to the decisions of :func:`both_ways`.
+    """The change of decisions between two renderings.
 
     Args:
-      tables: as there.
-      contrast: of which the change is asked.
+      tables: as in :func:`both_ways`.
+      ways: the two renderings.
       positive: class index of the disease.
     """
-    found = both_ways(tables, contrast)
-    diseased = (found["target"] == positive).to_numpy()
-    return pairs.effect(found["first"].to_numpy(bool), found["second"].to_numpy(bool), diseased)
+    decided = both_ways(tables, ways)
+    diseased = (decided["target"] == positive).to_numpy()
+    return pairs.effect(decided["first"].to_numpy(bool), decided["second"].to_numpy(bool), diseased)
 
 
 def side_by_side(a: pd.DataFrame, b: pd.DataFrame, flips: Collection[str]) -> pd.DataFrame:
     """Puts two renderings of the same subjects side by side (:func:`equipoise.tasks.kit.pairs.side_by_side`).
 
     Raises:
-      UserError: where they are not, or differ in another bias than ``flips``, or not in these.
+      UserError: where they are not renderings of the same subjects, or the biases that differ are not those of ``flips``.
     """
     biases = [name for name in BIASES if name in a or name in b or name in flips]
     return pairs.side_by_side(a, b, attributes=biases, flips=flips, levels=(WITH, WITHOUT))
 
 
-def _both_ways(pair: pd.DataFrame, contrast: RenderingPair) -> pd.DataFrame:
-    """The subjects whose two renderings are the contrast's: subject, target, and the decision about each rendering."""
+def _both_ways(pair: pd.DataFrame, ways: RenderingPair) -> pd.DataFrame:
+    """Subjects whose two renderings are the wanted ones, with target and the decision about each rendering."""
     matches = lambda levels: np.all([pair[f"{a}_a"] == level for a, level in levels.items()], axis=0)  # noqa: E731
-    forward, backward = matches(contrast.first), matches(contrast.second)
+    forward, backward = matches(ways.first), matches(ways.second)
     a, b = pairs.decisions(pair)
-    found = pd.DataFrame(
+    decided = pd.DataFrame(
         {
             "subject_id": pair["subject_id"],
             "target": pair["target_a"],
@@ -159,47 +159,48 @@ def _both_ways(pair: pd.DataFrame, contrast: RenderingPair) -> pd.DataFrame:
             "second": np.where(forward, b, a),
         }
     )
-    return found[forward | backward]
+    return decided[forward | backward]
 
 
 def _effects(context: Context, attributes: Sequence[str]) -> list[tuple[RenderingPair, PairedEffect]]:
-    """Every contrast that the scored renderings show.
+    """Every pair of renderings that was scored, with its effect.
 
-    A contrast of one bias leaves the other as the reported cohort has it. One of both says all about either end, so that
-    subjects whom the reported images show otherwise are taken from the other two renderings.
+    A pair that differs in one bias leaves the other bias as the reported cohort has it. A pair that differs in both fixes the level of
+    both, so that subjects with other levels in the reported images are taken from the other two renderings.
     """
     positive = context.schema.classes.index(context.schema.positive)
-    own, found = flipped(context.cohort, attributes), []
+    shown, effects = flipped(context.cohort, attributes), []
     tables = {
         flips: context.tables.get((rendering(context.cohort, flips), context.split))
         for flips in _every(attributes)
     }
-    for contrast in contrasts(attributes):
-        starts = [own] if len(contrast.flips) == 1 else [own, own ^ {attributes[0]}]
-        scored = [(tables[start], tables[start ^ contrast.flips]) for start in starts]
+    for ways in rendering_pairs(attributes):
+        starts = [shown] if len(ways.flips) == 1 else [shown, shown ^ {attributes[0]}]
+        scored = [(tables[start], tables[start ^ ways.flips]) for start in starts]
         scored = [pair for pair in scored if all(table is not None for table in pair)]
         if scored:
-            found.append((contrast, paired_effect(scored, contrast, positive)))
-    return found
+            effects.append((ways, paired_effect(scored, ways, positive)))
+    return effects
 
 
 def _every(attributes: Sequence[str]) -> list[frozenset[str]]:
-    """All sets of biases that can be flipped, none first."""
+    """All sets of biases that can be flipped; the empty set comes first."""
     sizes = range(len(attributes) + 1)
     return [frozenset(s) for size in sizes for s in itertools.combinations(attributes, size)]
 
 
-def _sentence(contrast: RenderingPair, effect: PairedEffect) -> str:
+def _sentence(ways: RenderingPair, effect: PairedEffect) -> str:
+    """The effect of a pair of renderings in a sentence."""
     moves = any(pairs.direction(change) for change in effect.changes.values())
     verb = "changes" if moves else "changed neither rate beyond chance:"
     return (
-        f"Rendering {contrast.what} into the very same subjects {verb} sensitivity by {pairs.points(effect.sensitivity)} "
+        f"Rendering {ways.what} into the very same subjects {verb} sensitivity by {pairs.points(effect.sensitivity)} "
         f"and the false-positive rate by {pairs.points(effect.fpr)}."
     )
 
 
 def _verdict(effect: PairedEffect, attributes: Sequence[str]) -> str:
-    """Which of two biases decides, from what the second does instead of the first."""
+    """Says which of two biases decides, from the effect of the second instead of the first."""
     directions = {pairs.direction(change) for change in effect.changes.values()} - {0}
     first, second = (f"the {word} bias" for word in words(attributes).values())
     if not directions:
@@ -209,22 +210,23 @@ def _verdict(effect: PairedEffect, attributes: Sequence[str]) -> str:
     return sentence(f"{second} outweighs {first}." if directions == {1} else f"{first} outweighs {second}.")
 
 
-def _grid(contrast: RenderingPair, effect: PairedEffect, is_one: bool) -> ReportTable:
-    ends = [combination(levels) + (" bias" if is_one else "") for levels in (contrast.first, contrast.second)]
+def _grid(ways: RenderingPair, effect: PairedEffect, is_one: bool) -> ReportTable:
+    """A table of the effect of a pair of renderings."""
+    ends = [combination(levels) + (" bias" if is_one else "") for levels in (ways.first, ways.second)]
     header = pairs.header("rate", "subjects", ends)
     rows = [pairs.cells(rate, change) for rate, change in effect.changes.items()]
-    return ReportTable(header, rows, "" if is_one else sentence(contrast.what))
+    return ReportTable(header, rows, "" if is_one else sentence(ways.what))
 
 
 def section(context: Context) -> Section:
-    """The same subjects rendered with and without each bias."""
+    """A section on the same subjects, rendered with and without each bias."""
     biases = attributes(context)
     is_one = len(biases) == 1
     title = f"The same subjects, with and without {'the' if is_one else 'each'} bias"
     if context.metadata.get("design", {}).get("scenario") == "none":
         return Section(
             title,
-            ("This cohort plants no bias effect, so that there is no second rendering of its subjects.",),
+            ("This cohort has no bias effect, so that there is no second rendering of its subjects.",),
         )
     others = [rendering(context.cohort, flips) for flips in _every(biases)]
     command = "\n".join(
@@ -234,44 +236,44 @@ def section(context: Context) -> Section:
     )
     effects = _effects(context, biases)
     if not effects:
-        text = "The subjects have not been scored with the bias flipped at this checkpoint. With that evaluation this section shows what the bias itself does:"
+        text = "The subjects have not been scored with the bias flipped at this checkpoint. After this evaluation the section shows what the bias itself does:"
         return Section(title, (text,), command=command)
     text = [
         "Groups can differ for many reasons; here each subject is compared with itself. Every test subject was rendered "
         + ("twice, with the bias and without it" if is_one else "with and without each bias")
-        + ", from the same draws. A change can only come from the bias. Intervals: Newcombe's paired score interval (1998, method 10).",
+        + ", with the same random draws, so that a change can only come from the bias. Intervals: Newcombe's paired score interval (1998, method 10).",
     ]  # fmt: skip
     if not is_one:
-        text.append("Where one bias is exchanged, the other stays as the reported images have it.")
+        text.append("Where one bias changes, the other stays as it is in the reported images.")
     if command:
         text.append("Not every rendering has been scored at this checkpoint. The rest of this section needs:")
     figure = forests.gaps(
         [
-            (rate.replace(", ", ",\n") if is_one else f"{contrast.name},\n{rate.split(',')[0]}", change.value, change.low, change.high)
-            for contrast, effect in effects
+            (rate.replace(", ", ",\n") if is_one else f"{ways.name},\n{rate.split(',')[0]}", change.value, change.low, change.high)
+            for ways, effect in effects
             for rate, change in effect.changes.items()
         ],
         "paired_effect",
         "Change when a bias is rendered into the very same subjects. Everything else about them is identical.",
         unit="with bias − without bias" if is_one else "change of the rate",
     )  # fmt: skip
-    singles = [found for found in effects if len(found[0].flips) == 1]
+    singles = [pair for pair in effects if len(pair[0].flips) == 1]
     keys = [
         KeyNumber(
-            f"paired change in {short}" + ("" if is_one else f", {contrast.name}"),
+            f"paired change in {short}" + ("" if is_one else f", {ways.name}"),
             number(change.value, 3, True),
             interval(change.low, change.high, 3, True),
         )
-        for contrast, effect in singles
+        for ways, effect in singles
         for short, change in (("TPR", effect.sensitivity), ("FPR", effect.fpr))
     ]
     last = effects[-1]
     headline = (
-        " ".join(_sentence(*found) for found in singles)
+        " ".join(_sentence(*pair) for pair in singles)
         if last in singles
         else f"{_verdict(last[1], biases)} {_sentence(*last)}"
     )
-    grids = [_grid(*found, is_one) for found in effects]
+    grids = [_grid(*pair, is_one) for pair in effects]
     return Section(
         title, text, (figure,), grids, command=command or None, headline=headline, key_numbers=keys
     )

@@ -6,12 +6,11 @@
   equipoise train   --config=simba:near_sfcn --workdir=runs/near_sfcn      (2 mm and SFCN; for a GPU)
   equipoise train   --config=simba:sites --workdir=runs/sites               (83 sites, 8 mm)
 
-`none`, `near`, `far`, `intensity`, `both` and `multi` differ in the cohort alone, and those cohorts share every draw but the
-bias effect: same subjects, same splits, same initial weights, same batches. Each exists as it stands and as `_paper` and
-`_sfcn`. `sites`, at 1 mm `sites_paper`, trains on the scans of 83 sites together: what learning that leaves scans where they
-are is compared with.
+`none`, `near`, `far`, `intensity`, `both` and `multi` differ in the cohort alone, and the cohorts differ in the bias effect alone:
+subjects, splits, initial weights and batches are the same. Each also exists as `_paper` and `_sfcn`. `sites` (at 1 mm:
+`sites_paper`) trains on the scans of 83 sites together; learning that leaves the scans at their sites is compared with it.
 
-Cost: about 3 minutes on 2 CPU cores each as it stands; `sites` 2 minutes. To expect: under `near`, test accuracy 0.82 (the best
+Cost: about 3 minutes each on 2 CPU cores, `sites` 2 minutes. What to expect: under `near`, test accuracy 0.82 (the best
 possible without the shortcut: 0.84), and sensitivity 9 points higher when the bias is rendered into the same subjects; under
 `sites`, accuracy 0.83 and AUROC 0.91 (the best possible: 0.84 and 0.92). The tables in tasks/simba/README.md have every figure.
 """
@@ -27,7 +26,7 @@ _SITES = "sites"
 
 
 def names() -> list[str]:
-    """The runs of this study; the other scenarios of a kind go by the same pattern."""
+    """Names of the runs. All scenarios also exist as ``SCENARIO_paper`` and ``SCENARIO_sfcn``."""
     return [*_SCENARIOS, "near_paper", "near_sfcn", _SITES, f"{_SITES}_paper"]
 
 
@@ -69,7 +68,7 @@ def get_config(name: str = "near") -> Run:
 
 
 def _sites(run: Run) -> Run:
-    """Everyone in one place, at 8 mm, where the brain fills 20 x 22 x 20 voxels; batches of 5, as at the sites."""
+    """All sites together, at 8 mm, where the brain fills 20 x 22 x 20 voxels; batches of 5, as at the sites."""
     run.data.cohort = "simba/sites_8mm"
     run.data.shape = (20, 22, 20)
     run.data.batch_size = 5
@@ -81,7 +80,7 @@ def _sites(run: Run) -> Run:
 
 
 def _sites_paper(run: Run) -> Run:
-    """At 1 mm with SFCN: 30 passes over 1,269 scans, each at nine tenths of the rate of the one before."""
+    """All sites together, at 1 mm with SFCN: 30 passes over 1,269 scans; the learning rate of a pass is nine tenths of that of the pass before."""
     run.data.cohort = "simba/sites_1mm"
     run.data.batch_size, run.data.eval_batch_size = 5, 10
     run.model.name, run.model.args = "sfcn", {"dropout": 0.2}
@@ -93,7 +92,7 @@ def _sites_paper(run: Run) -> Run:
 
 
 def _longer(run: Run, resolution: int, batch_size: int, epochs: int) -> Run:
-    """Another resolution and length, judged after every epoch of the 1,000 training subjects."""
+    """Sets another resolution and length; the run is scored after every epoch of the 1,000 training subjects."""
     run.data.cohort = run.data.cohort.replace("4mm", f"{resolution}mm")
     run.data.batch_size, run.data.eval_batch_size = batch_size, 2 * batch_size
     run.evaluation.every_steps = run.checkpoint.every_steps = 1000 // batch_size
@@ -102,7 +101,7 @@ def _longer(run: Run, resolution: int, batch_size: int, epochs: int) -> Run:
 
 
 def _paper(run: Run) -> Run:
-    """The study's network and training, at the resolution of its images: 60 epochs, of which the best by validation loss counts."""
+    """The network and training of the published study, at the resolution of its images: 60 epochs, of which the best by validation loss counts."""
     run.model.args = {
         "features": (32, 64, 128, 256, 512), "activation": "sigmoid", "head": "flatten", "padding": "SAME", "dropout": 0.2,
         "kernel_init": "glorot",

@@ -1,7 +1,7 @@
-"""What the runs across sites say, schedule by schedule: whom each serves, what it sends, and what can be told from its features.
+"""Reads the runs across sites: whom each schedule serves, what it sends, and what its features tell.
 
-A schedule is a way of learning from many sites: in one place (central), by averages, by a model that travels. Every run is
-scored on the same patients, so that differences are paired by seed and by patient.
+A schedule is a way to learn from many sites: in one place (central), by averages, or by a model that travels. All runs are scored
+on the same patients, so that differences are paired by seed and by patient.
 """
 
 import dataclasses
@@ -32,24 +32,24 @@ ORDER = (
 )  # fmt: skip
 BANDS = {"1 to 4": (1, 4), "5 to 19": (5, 19), "20 to 49": (20, 49), "50 or more": (50, 10**9)}
 COSTS = ("cycles", "transfers", "network_bytes", "optimizer_bytes")
-MIN_SCANS = 10  # of a site's test scans, where sites are compared one by one
+MIN_SCANS = 10  # fewest test scans of a site where sites are compared one by one
 
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """One run across sites, and how it does on the test patients.
+    """One run across sites, and its errors on the test patients.
 
     Attributes:
-      schedule: of :data:`ORDER`.
-      seed: of training.
-      scores: "accuracy" and "auroc".
-      bands: misclassification of the patients from sites with as many training scans, by :data:`BANDS`.
-      sites: misclassification of every site's patients.
-      wrong: [n] of every test patient, in one order for all runs.
+      schedule: a name in :data:`ORDER`.
+      seed: seed of training.
+      scores: "accuracy" and "auroc" -> estimate.
+      bands: name in :data:`BANDS` -> misclassification rate of the patients from sites with so many training scans.
+      sites: site -> misclassification rate of its patients.
+      wrong: [n] 1 where a test patient is misclassified, else 0; all runs have the same order.
       site: [n] name of the patient's site.
-      cost: of the whole run: cycles, transfers and bytes; empty for central training.
-      curve: validation AUROC after so many cycles; of central training after so many passes over all images.
-      told: block -> label -> "accuracy" of its probe and "chance", of always saying the commonest class.
+      cost: cycles, transfers and bytes of the whole run; empty for central training.
+      curve: number of cycles -> validation AUROC; for central training, number of passes over all images.
+      told: block -> label -> "accuracy" of its probe, and "chance", the accuracy of always naming the commonest class.
     """
 
     schedule: str
@@ -65,7 +65,7 @@ class Learned:
 
 
 def schedule_name(method: Method) -> str:
-    """What a method's settings are called, of :data:`ORDER`."""
+    """The name in :data:`ORDER` of a method with its settings."""
     weights = {"equal": "equal weights", "size": "by size"}[method.site_weights]
     return {
         "erm": CENTRAL,
@@ -78,17 +78,17 @@ def schedule_name(method: Method) -> str:
 
 
 def _site_sizes(workdir: pathlib.Path, data_dir: pathlib.Path) -> dict[str, int]:
-    """Site -> training scans, of the cohort that a run was trained on."""
+    """Site -> its training scans, in the cohort that a run was trained on."""
     config = run_config.load(workdir).data
-    found = data.open_split(config.cohort, config.train_split, data_dir).columns[SITE].value_counts()
-    return {site: int(n) for site, n in found.items() if site != UNKNOWN}
+    counts = data.open_split(config.cohort, config.train_split, data_dir).columns[SITE].value_counts()
+    return {site: int(n) for site, n in counts.items() if site != UNKNOWN}
 
 
 def of_run(workdir: pathlib.Path, sizes: Mapping[str, int]) -> Learned:
-    """What the evaluation of a run's last step says.
+    """Reads the evaluation of the last step of a run.
 
     Args:
-      workdir: of a run on a cohort with an attribute ``site``.
+      workdir: the folder of a run on a cohort with an attribute ``site``.
       sizes: site -> training scans.
 
     Raises:
@@ -136,12 +136,12 @@ def of_run(workdir: pathlib.Path, sizes: Mapping[str, int]) -> Learned:
 
 @dataclasses.dataclass(frozen=True)
 class Schedules:
-    """Every run across sites.
+    """All runs across sites.
 
     Attributes:
       runs: schedule -> its runs by seed, in the order of :data:`ORDER`.
       sizes: site -> training scans.
-      left_out: what could not be read, with the reason.
+      left_out: the runs that could not be read, with the reason.
     """
 
     runs: Mapping[str, Sequence[Learned]]
@@ -150,10 +150,10 @@ class Schedules:
 
 
 def gather(folder: pathlib.Path, data_dir: pathlib.Path) -> Schedules | None:
-    """Reads every run across sites; None where there is none.
+    """Reads all runs across sites; None where there is none.
 
     Args:
-      folder: of the study.
+      folder: the study's folder.
       data_dir: where the cohort of the runs is prepared.
     """
     runs = [run for run in kit_gather.run_folders(folder) if outcomes.is_across_sites(run, folder)]
@@ -173,24 +173,24 @@ def gather(folder: pathlib.Path, data_dir: pathlib.Path) -> Schedules | None:
 
 
 def over(runs: Sequence[Learned], what: str) -> OverSeeds:
-    """Accuracy or AUROC (``auroc``) over the seeds of a schedule."""
+    """The mean of ``accuracy`` or ``auroc`` over the seeds of a schedule."""
     return kit_gather.over(runs, what)
 
 
 def error_over(runs: Sequence[Learned], kind: str, name: str) -> OverSeeds:
-    """Misclassification in one of ``bands`` or ``sites`` over the seeds of a schedule."""
+    """The mean misclassification rate over the seeds of a schedule, in one of ``bands`` or ``sites`` (``kind``)."""
     return seeds.over_seeds([getattr(run, kind)[name] for run in runs], (0.0, 1.0))
 
 
 def against(runs: Sequence[Learned], others: Sequence[Learned], what: str) -> OverSeeds | None:
-    """First minus second over the seeds that both have, paired by seed and by patient; None without such a seed."""
+    """The first minus the second over the seeds that both have, paired by seed and by patient; None without such a seed."""
     return kit_gather.against(runs, others, what)
 
 
 def told_against(
     runs: Sequence[Learned], others: Sequence[Learned], block: str, label: str
 ) -> OverSeeds | None:
-    """Difference of probes' accuracies, paired by seed; its limits carry the seeds alone. None without probes of both."""
+    """The difference of the accuracies of two probes, paired by seed; None without probes of both. Its limits hold the spread over seeds alone."""
     second = {run.seed: run for run in others if run.told}
     pairs = [(run.told, second[run.seed].told) for run in runs if run.told and run.seed in second]
     if not pairs:

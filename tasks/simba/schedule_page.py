@@ -1,4 +1,4 @@
-"""Learning across sites on the study's page: whom each schedule serves, what it sends, what its features tell of the scanner."""
+"""Learning across sites, a section of the study's page: whom each schedule serves, what it sends, what its features tell of the scanner."""
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -21,12 +21,12 @@ from equipoise.tasks.simba.schedule_outcomes import BANDS, CENTRAL, MIN_SCANS, S
 
 _FEDERATED = "FedAvg, by size"
 _AVERAGED = ("FedAvg, equal weights", _FEDERATED, "FedProx, squared", "FedProx, norm")
-_NEAR = 0.03  # AUROC: as far as the published travelling model and central training are apart
+_NEAR = 0.03  # difference in AUROC between the published travelling model and central training
 _MEGABYTE = 1e6
 
 
 def _served(study: Schedules) -> ReportTable:
-    """Everyone, and central training beside it."""
+    """A table of accuracy and AUROC of everyone, and of differences from central training."""
     central = study.runs.get(CENTRAL)
     rows = []
     for name, runs in study.runs.items():
@@ -45,19 +45,19 @@ def _served(study: Schedules) -> ReportTable:
 
 
 def _bands(study: Schedules) -> ReportTable:
-    """Errors by the size of the site."""
-    found = [b for b in BANDS if all(b in run.bands for runs in study.runs.values() for run in runs)]
+    """A table of errors by the size of the site."""
+    bands = [b for b in BANDS if all(b in run.bands for runs in study.runs.values() for run in runs)]
     rows = [
-        (text_cell(name), *(dots.cell(schedules.error_over(runs, "bands", band), False) for band in found))
+        (text_cell(name), *(dots.cell(schedules.error_over(runs, "bands", band), False) for band in bands))
         for name, runs in study.runs.items()
     ]
     first = next(iter(study.runs.values()))[0]
-    header = ("schedule", *(f"{band} scans (n = {first.bands[band].n})" for band in found))
+    header = ("schedule", *(f"{band} scans (n = {first.bands[band].n})" for band in bands))
     return ReportTable(header, rows, "Misclassification by how many training scans the patient's site has")
 
 
 def _spreads(study: Schedules) -> ReportTable:
-    """How errors differ among sites, beside chance."""
+    """A table of how errors differ among sites, and by chance."""
     rows = []
     for name, runs in study.runs.items():
         spread = schedules.spread(runs)
@@ -70,7 +70,7 @@ def _spreads(study: Schedules) -> ReportTable:
 
 
 def _every_site(study: Schedules) -> ReportTable:
-    """Errors of every site under every schedule."""
+    """A table of the errors of every site under every schedule."""
     some = next(iter(study.runs.values()))[0]
     ordered = sorted(some.sites, key=lambda site: -study.sizes.get(site, 0))
     rows = []
@@ -84,7 +84,7 @@ def _every_site(study: Schedules) -> ReportTable:
 
 
 def _sent(study: Schedules) -> ReportTable:
-    """What the network of sites carries."""
+    """A table of what the sites send each other."""
     rows = []
     for name, runs in study.runs.items():
         cost = runs[0].cost  # depends on the settings alone, not on the seed
@@ -97,7 +97,7 @@ def _sent(study: Schedules) -> ReportTable:
 
 
 def _curves(study: Schedules) -> Figure:
-    """Validation AUROC by cycle."""
+    """A figure of validation AUROC by cycle."""
     with figures.style():
         canvas = Canvas(figsize=(figures.WIDTH, 3.9), layout="constrained")
         axes = canvas.subplots()
@@ -116,11 +116,12 @@ def _curves(study: Schedules) -> Figure:
         canvas.legend(loc="outside upper center", ncols=3)
         return figures.finish(
             canvas, "sites_learning", f"Validation AUROC by cycle: {'; '.join(said)}.",
-            "How fast each schedule learns, mean over seeds. A cycle sends every site's model twice where models are averaged and once where one travels.",
+            "How fast each schedule learns, mean over seeds. A cycle sends the model of every site twice where models are averaged, and once where one model travels.",
         )  # fmt: skip
 
 
 def _dots(study: Schedules) -> Figure:
+    """A figure of scores and errors by schedule."""
     panels = [
         (title, [dots.row(name, schedules.over(runs, what)) for name, runs in study.runs.items()])
         for what, title in (("auroc", "AUROC"), ("accuracy", "accuracy"))
@@ -140,8 +141,8 @@ def _dots(study: Schedules) -> Figure:
     )  # fmt: skip
 
 
-def _told(study: Schedules) -> ReportTable | None:
-    """Probes of every block."""
+def _probes(study: Schedules) -> ReportTable | None:
+    """A table of the probes of every block; None where there are none."""
     rows, labels = [], ()
     for name, runs in study.runs.items():
         for block in runs[0].told if all(run.told for run in runs) else ():
@@ -162,9 +163,9 @@ def _told(study: Schedules) -> ReportTable | None:
     return ReportTable(header, rows, "Accuracy of the probes, mean and ± SD between seeds", True)
 
 
-def _verdict(found: OverSeeds, low: float, high: float) -> str:
-    """Whether the 95 % interval lies within (low, high), outside, or across an end."""
-    a, b = found.estimate.limits(CONFIDENCE)
+def _verdict(difference: OverSeeds, low: float, high: float) -> str:
+    """Says whether the 95 % interval lies within (low, high), outside, or across an end."""
+    a, b = difference.estimate.limits(CONFIDENCE)
     if not np.isfinite([a, b]).all():
         return "one seed says nothing"
     if low < a and b < high:
@@ -173,14 +174,14 @@ def _verdict(found: OverSeeds, low: float, high: float) -> str:
 
 
 def _claims(study: Schedules) -> tuple[ReportTable, str] | None:
-    """The published orderings beside ours, and the sentence for the top of the page."""
+    """A table of the published orderings beside ours, and the sentence for the top of the page; None without a comparison."""
     runs, rows, said = study.runs, [], []
 
-    def claim(text: str, published: str, found: OverSeeds | None, low: float, high: float) -> None:
-        if found is not None:
-            verdict = _verdict(found, low, high)
-            rows.append((text_cell(text), text_cell(published), dots.cell(found), text_cell(verdict)))
-            said.append(f"{text}: {verdict} ({number(found.estimate.value, 3, True)})")
+    def claim(text: str, published: str, difference: OverSeeds | None, low: float, high: float) -> None:
+        if difference is not None:
+            verdict = _verdict(difference, low, high)
+            rows.append((text_cell(text), text_cell(published), dots.cell(difference), text_cell(verdict)))
+            said.append(f"{text}: {verdict} ({number(difference.estimate.value, 3, True)})")
 
     travelling = runs.get("travelling", ())
     averaged = [name for name in _AVERAGED if name in runs]
@@ -190,17 +191,27 @@ def _claims(study: Schedules) -> tuple[ReportTable, str] | None:
     )  # fmt: skip
     if averaged:
         best = max(averaged, key=lambda name: schedules.over(runs[name], "auroc").estimate.value)
-        found = schedules.against(runs.get("FedTM", ()), runs[best], "auroc")
+        difference = schedules.against(runs.get("FedTM", ()), runs[best], "auroc")
         claim(
-            f"FedTM above averages alone in AUROC (the best: {best})", "0.82 against 0.77", found, 0, np.inf
+            f"FedTM above averages alone in AUROC (the best: {best})",
+            "0.82 against 0.77",
+            difference,
+            0,
+            np.inf,
         )
-    told = [run for run in travelling if run.told]
-    if told:
-        block = list(told[0].told)[-1]
-        found = schedules.told_against(runs.get("HarmonyTM", ()), travelling, block, "scanner")
-        claim(f"HarmonyTM lowers how well {block} tells the scanner", "0.30 against 0.53", found, -np.inf, 0)
-        found = schedules.against(runs.get("HarmonyTM", ()), travelling, "accuracy")
-        claim("HarmonyTM above travelling in accuracy", "0.76 against 0.72", found, 0, np.inf)
+    probed = [run for run in travelling if run.told]
+    if probed:
+        block = list(probed[0].told)[-1]
+        difference = schedules.told_against(runs.get("HarmonyTM", ()), travelling, block, "scanner")
+        claim(
+            f"HarmonyTM lowers how well {block} tells the scanner",
+            "0.30 against 0.53",
+            difference,
+            -np.inf,
+            0,
+        )
+        difference = schedules.against(runs.get("HarmonyTM", ()), travelling, "accuracy")
+        claim("HarmonyTM above travelling in accuracy", "0.76 against 0.72", difference, 0, np.inf)
     if not rows:
         return None
     header = ("published ordering", "published", "difference here, 95 % interval", "")
@@ -209,21 +220,22 @@ def _claims(study: Schedules) -> tuple[ReportTable, str] | None:
 
 
 def section(study: Schedules) -> Section | None:
-    """Everything about learning across sites; None without a run that could be read."""
+    """The section; None without a run that could be read."""
     if not study.runs:
         return None
-    claims, told = _claims(study), _told(study)
+    claims, probes = _claims(study), _probes(study)
     sizes = sorted(study.sizes.values())
     text = [
-        f"{sum(sizes):,} training scans lie at {len(sizes)} sites, {sizes[0]} to {sizes[-1]} each ({sizes.count(1)} with a single one). No site shows another its "
-        "images: averages (FedAvg, FedProx) send every site's model there and back in each round; a travelling model goes from site to site, "
-        "with its optimizer; HarmonyTM also unlearns the scanner; FedTM averages over the large sites first and then travels. Every model is judged "
-        "after its last cycle: separate hospitals have no common validation split to choose a step by.",
+        f"{sum(sizes):,} training scans lie at {len(sizes)} sites, {sizes[0]} to {sizes[-1]} scans at each ({sizes.count(1)} with a single scan). No site "
+        "shows its images to another. With averages (FedAvg, FedProx), the model goes to every site and back in each round. A travelling model "
+        "goes from site to site with its optimizer. HarmonyTM also unlearns the scanner. FedTM first averages over the large sites and then "
+        "travels. Every model is scored after its last cycle, because separate hospitals share no validation split that could choose a step.",
     ]  # fmt: skip
     notes = [
-        "Differences are paired by seed and by patient. Disparity: a site's rate is its mean over the seeds; the interval of largest − smallest holds for all "
-        "pairs together (Bonferroni) and carries the seeds. Chance deals whole patients, with what every seed did to them, to the sites; p is the "
-        "share of deals that spread at least as far (null: errors fall regardless of site). Differences of probes carry the seeds alone.",
+        "Differences are paired by seed and by patient. Disparity: the rate of a site is its mean over the seeds. The interval of largest − smallest holds for "
+        "all pairs together (Bonferroni) and includes the spread over seeds. Chance deals whole patients, each with its errors under every seed, to "
+        "the sites; p is the share of deals with at least as large a spread (null: errors fall regardless of site). Intervals of differences "
+        "between probes hold the spread over seeds alone.",
     ]  # fmt: skip
     tables: list[ReportTable] = [
         *([claims[0]] if claims else []),
@@ -232,7 +244,7 @@ def section(study: Schedules) -> Section | None:
         _spreads(study),
         _sent(study),
     ]
-    tables += [*([told] if told else []), _every_site(study)]
+    tables += [*([probes] if probes else []), _every_site(study)]
     return Section(
         "Learning across sites", text, (_curves(study), _dots(study)), tables, notes, headline=claims[1] if claims else None,
     )  # fmt: skip

@@ -21,6 +21,7 @@ def _as_one_scanner(context: Context) -> PairedEffect | None:
 
 
 def _scanner_grid(effect: PairedEffect) -> ReportTable:
+    """A table of decisions about the same subjects, as their own scanner and as one scanner shows them."""
     header = pairs.header("rate", "subjects", ("own scanner", "one scanner"))
     rows = [pairs.cells(rate, change) for rate, change in effect.changes.items()]
     return ReportTable(

@@ -1,4 +1,4 @@
-"""SimBA: a planted bias, whom it harms, what mitigates it, where the network keeps it; and learning across sites."""
+"""SimBA: a planted bias, whom it harms, what mitigates it, where the network keeps it, and learning across sites."""
 
 import dataclasses
 import math
@@ -41,21 +41,19 @@ _SCHEDULES = {
     "fedtm": {"name": "fedtm"},
 }
 _PROBED = ("central", "travelling", "harmony_tm")
-_LOCAL_EPOCHS = (
-    3  # of models that are averaged: one is not enough to leave the average before they are sent back
-)
+_LOCAL_EPOCHS = 3  # for models that are averaged: one epoch is not enough to move away from the average before they are sent back
 
 
 @dataclasses.dataclass(frozen=True)
 class _Size:
-    """What a size trains.
+    """What the study trains at one size.
 
     Attributes:
-      resolution: of the cohorts, mm.
-      run: end of the name of its runs.
+      resolution: voxel size of the cohorts in mm.
+      run: how the names of its runs end.
       steps: updates of each run.
-      cycles: of each run across sites.
-      is_population: whether the seeds of a run are trained as one job.
+      cycles: cycles of each run across sites.
+      is_population: whether all seeds of a run are one job.
       words: further flags of training.
     """
 
@@ -78,7 +76,7 @@ _SIZES = {
 
 
 def _method_words(method: str, steps: int) -> tuple[str, ...]:
-    """Flags of a method; those that train in phases spend a third and a sixth, or half, of the updates on the first."""
+    """Flags of a method. Unlearning spends a third of the updates on the model and a sixth on the group head first; group models spend half on one model for all."""
     words = [f"--config.method.name={method}", "--config.method.group=bias"]
     if method == "unlearning":
         words += [f"--config.method.pretrain_steps={steps // 3}", f"--config.method.head_steps={steps // 6}"]
@@ -95,10 +93,12 @@ class _Cohorts:
         self.made: dict[str, tuple[str, ...]] = {}
 
     def name(self, scenario: str, flip: str = "") -> str:
-        """Of the cohort, or of its counterfactual with one bias flipped; notes how it is prepared."""
+        """The name of a cohort, or of its counterfactual with one bias flipped. Notes the command that prepares it."""
         settings = {k: v for k, v in self._settings.items() if k not in foreign(scenario)}
         usual = make_config(scenario=scenario)
-        if usual.has_sites and "subjects" in settings:  # of whom the sites have so many and no more
+        if (
+            usual.has_sites and "subjects" in settings
+        ):  # the sites have a fixed number of subjects, and no more
             settings["subjects"] = min(settings["subjects"], usual.subjects)
         settings |= {"flip": flip} if flip not in ("", usual.flip) else {}
         counterfactual = bool(flip)
@@ -138,7 +138,7 @@ def _read(given: Mapping[str, Any]) -> tuple[int, int | None, int | None, dict[s
 
 
 def _schedule_words(schedule: str, cycles: int) -> tuple[str, ...]:
-    """Flags of a run across sites: a tenth lower every cycle, as published; FedTM's and HarmonyTM's parts in proportion."""
+    """Flags of a run across sites. The learning rate falls by a tenth in every cycle, as published; the first parts of FedTM and HarmonyTM are in proportion."""
     settings: dict[str, Any] = {"site": "site", "cycles": cycles} | _SCHEDULES[schedule]
     if "site_weights" in settings:
         settings["local_epochs"] = _LOCAL_EPOCHS
@@ -159,15 +159,15 @@ def _schedule_words(schedule: str, cycles: int) -> tuple[str, ...]:
 
 
 def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
-    """Cohorts, then runs, each scored and some probed, then what is made of them.
+    """Plans the study: cohorts, then runs, each scored and some probed, then the pages.
 
     Args:
-      size: of :data:`SIZES`.
-      folder: of the study.
-      options: of :data:`OPTIONS`.
+      size: a key of :data:`SIZES`.
+      folder: the study's folder.
+      options: name -> value, as :data:`OPTIONS` lists them.
 
     Raises:
-      UserError: for an option that does not exist or has another kind of value.
+      UserError: for an unknown option, or one with a wrong value.
     """
     asked = _SIZES[size]
     num_seeds, steps, cycles, settings = _read(options)
@@ -186,7 +186,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         step: str,
         is_shown: bool,
     ) -> list[Job]:
-        """Training of every seed, then scores and probes (cohort -> labels) of one step's model; of the first seed a report."""
+        """Trains every seed, then scores and probes (cohort -> labels) the model of one step; the first seed has a report."""
 
         def stages(place: pathlib.Path, first: pathlib.Path | None, seeds: str) -> tuple[Stage, ...]:
             work = train_and_score(name, words, place, seeds, scored, step)
@@ -208,10 +208,10 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         return over_seeds(name, folder / "runs" / name, num_seeds, asked.is_population, stages)
 
     def run(scenario: str, method: str) -> list[Job]:
-        own = cohorts.name(scenario)
+        cohort = cohorts.name(scenario)
         words = (
             f"--config=simba:{scenario}{asked.run}",
-            f"--config.data.cohort={own}",
+            f"--config.data.cohort={cohort}",
             *length,
             *asked.words,
         )
@@ -227,11 +227,11 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
         return jobs(f"{scenario}-{method}", words, scored, probed, "best", method == "erm")
 
     def across(schedule: str) -> list[Job]:
-        """Judged after the last cycle: separate hospitals have no common validation split to choose a step by."""
-        own = cohorts.name("sites")
-        words = (f"--config=simba:sites{asked.run}", f"--config.data.cohort={own}")
+        """Runs of one schedule, scored after the last cycle: separate hospitals share no validation split that could choose a step."""
+        cohort = cohorts.name("sites")
+        words = (f"--config=simba:sites{asked.run}", f"--config.data.cohort={cohort}")
         words += length if schedule == "central" else _schedule_words(schedule, cycles)
-        probed = {own: "disease,scanner,site,sex"} if schedule in _PROBED else {}
+        probed = {cohort: "disease,scanner,site,sex"} if schedule in _PROBED else {}
         shown = schedule in ("central", "travelling")
         return jobs(f"sites-{schedule}", words, cohorts.pairs("sites"), probed, "last", shown)
 
@@ -250,7 +250,7 @@ def plan(size: str, folder: pathlib.Path, options: Mapping[str, Any]) -> Plan:
 
 
 def write(folder: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
-    """The study's page, of the runs in its folder and the cohorts in ``data_dir``; returns its file."""
+    """Writes the study's page from the runs in its folder and the cohorts in ``data_dir``; returns the file."""
     from equipoise.tasks.simba import bias_page as summary
 
     return summary.write(folder, data_dir)[0]

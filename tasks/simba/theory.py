@@ -1,8 +1,8 @@
-"""Closed-form error rates of ideal classifiers of a SimBA cohort, and a report's section that sets measured ones beside them.
+"""Closed-form error rates of ideal classifiers for a SimBA cohort, and a section of a report that compares measured rates with them.
 
-The disease shows only through a score d, normal with mean +1 in disease and −1 in health, SD 1. The best classifier that
-sees d alone thresholds it at 0 for everyone. The best one that also sees a bias moves its threshold by the log odds of
-disease in each group, and so treats the groups differently: that is the shortcut, in numbers. Two biases that are
+The disease shows only in a score d, which is normal with mean +1 in disease and −1 in health, SD 1. The best classifier that
+sees d alone has the threshold 0 for everyone. The best classifier that also sees a bias moves its threshold by the log odds of
+disease in each group, and so treats the groups differently: this is the shortcut, in numbers. Two biases that are
 independent given the class make four groups, whose log odds add.
 """
 
@@ -25,7 +25,7 @@ from equipoise.engine.report.single.context import Context
 from equipoise.tasks.simba import renderings
 from equipoise.tasks.simba.renderings import WITH, WITHOUT
 
-Group = tuple[str, ...]  # one level for each attribute
+Group = tuple[str, ...]  # a level for each attribute
 _DESIGN = {
     "bias": ("bias_in_disease", "bias_in_healthy"),
     "intensity_bias": ("intensity_in_disease", "intensity_in_healthy"),
@@ -38,10 +38,10 @@ class Expectation:
     """Error rates of an ideal classifier, by group.
 
     Attributes:
-      attributes: of bias, in the order of a group's levels.
+      attributes: the attributes of bias, in the order of a group's levels.
       rates: "sensitivity" or "fpr" -> group -> rate.
-      shares: the same keys -> group -> its share of the diseased, or of the healthy.
-      prevalence: of the disease.
+      shares: "sensitivity" or "fpr" -> group -> its share of the diseased, or of the healthy.
+      prevalence: share of the diseased.
     """
 
     attributes: tuple[str, ...]
@@ -50,7 +50,7 @@ class Expectation:
     prevalence: float
 
     def rate(self, metric: str, attribute: str, level: str) -> float:
-        """Of everyone at one level of an attribute, over the levels of the others."""
+        """The rate of everyone at one level of an attribute, over all levels of the others."""
         place = self.attributes.index(attribute)
         shares = {group: share for group, share in self.shares[metric].items() if group[place] == level}
         return sum(share * self.rates[metric][group] for group, share in shares.items()) / sum(
@@ -58,12 +58,12 @@ class Expectation:
         )
 
     def gap(self, metric: str, attribute: str) -> float:
-        """With minus without the bias."""
+        """The rate with the bias minus the rate without it."""
         return self.rate(metric, attribute, WITH) - self.rate(metric, attribute, WITHOUT)
 
     @property
     def accuracy(self) -> float:
-        """Over everyone."""
+        """The accuracy over everyone."""
         tpr, fpr = (
             sum(share * self.rates[metric][group] for group, share in self.shares[metric].items())
             for metric in ("sensitivity", "fpr")
@@ -77,16 +77,16 @@ def expect(
     uses: Collection[str] | None = None,
     flipped: Collection[str] = (),
 ) -> Expectation:
-    """The Bayes classifier of the generative model, deciding at posterior 0.5.
+    """The Bayes classifier of the generative model, which decides at posterior 0.5.
 
     The log likelihood ratio of d is 2d, and every bias adds its own to the prior's, so that group g with log odds λ_g of
     disease is cut at τ_g = −λ_g / 2: TPR_g = Φ(1 − τ_g), FPR_g = Φ(−1 − τ_g).
 
     Args:
-      shares: attribute of bias -> its share (γ among the diseased, α among the healthy); independent given the class.
-      prevalence: of the disease.
-      uses: attributes that the classifier sees; None: all.
-      flipped: attributes that the scored images render the other way round. The classifier still expects ``shares``.
+      shares: attribute of bias -> its share (γ among the diseased, α among the healthy); biases are independent given the class.
+      prevalence: share of the diseased.
+      uses: the attributes that the classifier sees; None: all.
+      flipped: the attributes that the scored images render the other way round. The classifier still expects ``shares``.
 
     Raises:
       ValueError: for a share outside (0, 1), or an attribute without shares.
@@ -112,13 +112,14 @@ def expect(
 
 
 def _odds(gamma: float, alpha: float, level: str) -> float:
+    """The log odds of disease that one bias adds at a level."""
     return float(np.log(gamma / alpha if level == WITH else (1 - gamma) / (1 - alpha)))
 
 
 def _design(
     context: Context, attributes: Sequence[str], flipped: Collection[str]
 ) -> tuple[dict[str, tuple[float, float]], float, str]:
-    """(shares of each bias before any flip, prevalence, where they are from): the design, else the reported images."""
+    """(shares of each bias before any flip, prevalence, where they come from): from the design, or else from the reported images."""
     design = context.metadata.get("design", {})
     if all(name in design for a in attributes for name in _DESIGN[a]):
         shares = {a: (design[_DESIGN[a][0]], design[_DESIGN[a][1]]) for a in attributes}
@@ -133,44 +134,45 @@ def _design(
 
 
 def _users(attributes: Sequence[str], is_rendered: bool) -> dict[str, tuple[str, ...]]:
-    """Ideal classifier -> the biases that it sees."""
+    """Name of an ideal classifier -> the biases that it sees."""
     if not is_rendered:
         return {"no shortcut": ()}
     words = renderings.words(attributes)
-    one = {f"user of {words[a]} alone": (a,) for a in attributes} if len(attributes) > 1 else {}
-    name = "perfect user of both" if one else "perfect shortcut user"
-    return {name: tuple(attributes), **one, "no shortcut": ()}
+    single = {f"user of {words[a]} alone": (a,) for a in attributes} if len(attributes) > 1 else {}
+    name = "perfect user of both" if single else "perfect shortcut user"
+    return {name: tuple(attributes), **single, "no shortcut": ()}
 
 
 def _measured(estimate: Estimate | None, key: str | None) -> Cell:
+    """A measured rate with its interval."""
     if estimate is None:
         return Cell("–")
     return Cell(number(estimate.value), key, interval(*estimate.limits(CONFIDENCE)))
 
 
 def section(context: Context) -> Section:
-    """Measured gaps beside those of classifiers that use the biases perfectly, and of one that ignores them."""
+    """A section with measured gaps beside those of classifiers that use the biases perfectly, and of one that ignores them."""
     title = "Measured against theory"
     attributes = renderings.attributes(context)
-    found = {
+    measured_gaps = {
         (a, m): context.frame.disparities.get(a, {}).get(f"difference:{m}:{WITH}-{WITHOUT}")
         for a in attributes
         for m in _SHORT
     }
-    gaps = {key: gap for key, gap in found.items() if gap is not None and np.isfinite(gap.value)}
+    gaps = {key: gap for key, gap in measured_gaps.items() if gap is not None and np.isfinite(gap.value)}
     shown = [a for a in attributes if all((a, m) in gaps for m in _SHORT)]
     if not shown:
         return Section(
             title,
             (
-                "The reported images do not hold both bias groups in both classes: there is no gap to compare with theory.",
+                "The reported images do not hold both bias groups in both classes, so that there is no gap to compare with theory.",
             ),
         )
     flipped = renderings.flipped(context.cohort, attributes)
     shares, prevalence, source = _design(context, attributes, flipped)
     if not all(0 < share < 1 for share in (prevalence, *itertools.chain(*shares.values()))):
         return Section(
-            title, ("Bias and disease coincide perfectly here, for which theory gives no finite threshold.",)
+            title, ("Bias and disease coincide perfectly here; theory then gives no finite threshold.",)
         )
     is_rendered = context.metadata.get("design", {}).get("scenario") != "none"
     users = {
@@ -198,35 +200,36 @@ def section(context: Context) -> Section:
         grids.append(_joint(context, users, header))
     figure = forests.gaps(
         rows, "gaps_and_theory",
-        "Gaps between bias groups beside theory. A model near a marker leans on the bias as much as that ideal classifier would; beyond "
-        "all of them, it trusts the bias more than the bias deserves.",
+        "Gaps between bias groups beside theory. A model near a marker leans on the bias as much as that ideal classifier would. A model beyond "
+        "all markers trusts the bias more than the bias deserves.",
         {f"expected: {name}": [u.gap(m, a) for a in shown for m in _SHORT] for name, u in users.items() if is_one or name != "no shortcut"},
     )  # fmt: skip
     return Section(title, (_text(shares, source, is_rendered),), (figure,), grids)
 
 
 def _text(shares: Mapping[str, tuple[float, float]], source: str, is_rendered: bool) -> str:
+    """What a reader must know of the bias and of ideal classifiers."""
     words = renderings.words(shares)
     percent = lambda share: f"{number(100 * share, 0)} %"  # noqa: E731
-    found = [
+    parts = [
         f"{'The bias' if len(shares) == 1 else f'A bias of {words[a]} (column {a})'} is in {percent(gamma)} of the diseased and {percent(alpha)} of the healthy"
         for a, (gamma, alpha) in shares.items()
     ]
-    start = ", ".join([found[0], *(text.replace("A bias", "and one", 1) for text in found[1:])])
+    start = ", ".join([parts[0], *(text.replace("A bias", "and one", 1) for text in parts[1:])])
     if not is_rendered:
-        return f"{start} ({source}), but nothing of it is rendered: a classifier can treat both groups alike only."
+        return f"{start} ({source}), but nothing of it is rendered: a classifier can only treat both groups alike."
     end = (
         "the best one that also sees the bias gains a little accuracy by moving its threshold in each group, which opens both gaps."
         if len(shares) == 1
         else "the best one that also sees a bias gains a little accuracy by moving its threshold in each group, which opens gaps. The two are "
-        "independent given the class: in the four groups their log odds of disease add, and who uses one alone opens no gap in the other."
+        "independent given the class: in the four groups their log odds of disease add, and a classifier that uses one alone opens no gap in the other."
     )
     harm = "harms nobody" if len(shares) == 1 else "neither harms anybody"
     return f"{start} ({source}), and {harm}. A classifier that sees the disease effect alone treats all alike; {end}"
 
 
 def _joint(context: Context, users: Mapping[str, Expectation], header: Sequence[str]) -> ReportTable:
-    """Error rates of the four groups that two biases make."""
+    """A table of the error rates of the four groups that two biases make."""
     attributes = next(iter(users.values())).attributes
     name = JOIN.join(attributes)
     known = context.frame.groups.get(name)

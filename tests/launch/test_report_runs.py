@@ -274,7 +274,7 @@ def test_mistakes_are_told(tmp_path, many, undrawn):
     frame = fake_runs.images(20)
     fake_runs.make(tmp_path / "x" / "a", frame, 0)
     fake_runs.make(tmp_path / "x" / "b", frame, 1, **{"data.cohort": "hospital"})
-    with pytest.raises(UserError, match="trained on clinic, hospital: say with --cohort"):
+    with pytest.raises(UserError, match="trained on clinic, hospital: name with --cohort"):
         report(tmp_path / "x" / "*", f"--out={tmp_path}")
     (tmp_path / "x" / "b" / "config.json").write_text("{")
     report(tmp_path / "x" / "*", f"--out={tmp_path / 'o'}")

@@ -52,7 +52,7 @@ def test_what_is_undefined_says_why():
     assert constant[["share", "mean", "weighted", "rank"]].isna().all(axis=None)
     assert set(constant["reason"]) == {"the map is constant"}
     alone = regions.score(np.array([[0, 1, 0.5], [0.1, 0.2, 0.1]]), labels, cut=0.3)
-    assert np.isnan(alone["weighted"][1]) and "one mean" in alone["reason"][1] and alone["share"][1] == 1
+    assert np.isnan(alone["weighted"][1]) and "the same mean" in alone["reason"][1] and alone["share"][1] == 1
     assert regions.score(np.arange(3.0), np.zeros(3, int)).empty
 
 

@@ -11,7 +11,7 @@ from equipoise.engine import config, rundir
 from equipoise.engine.errors import UserError
 from equipoise.engine.metrics.table.table import Schema, write_table
 from equipoise.tasks.fairseg import gradients, study, summary
-from equipoise.tasks.fairseg.gradients import Kept
+from equipoise.tasks.fairseg.gradients import KeptGradient
 from tests import launching
 from tests.data_builders.harvard import test_fairseg as test_harvard
 
@@ -143,7 +143,7 @@ def test_groups_ranges_and_differences_equal_hand_counts(folder):
 
 def test_the_hardest_group_is_the_one_with_the_largest_loss():
     kept = [
-        Kept(form, group, loss, ratio, 0.1, 20)
+        KeptGradient(form, group, loss, ratio, 0.1, 20)
         for form, ratios in (("febs_released", (1.2, 0.5)), ("febs_intent", (0.8, 1.9)))
         for group, loss, ratio in zip(("Asian", "Black"), (0.1, 0.3), ratios, strict=True)
     ]

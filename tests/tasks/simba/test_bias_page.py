@@ -158,7 +158,7 @@ def test_the_page_and_its_table_hold_every_run_and_name_what_is_left_out(study, 
     files = summary.write(study, tmp_path)
     assert files[0] == study / "report" / "report.html"
     text = files[0].read_text()
-    assert "Least moved by the bias: reweighing" in text
+    assert "The method that the bias moves least is reweighing" in text
     assert "member_003" in text and "has not been evaluated" in text
     assert str(study) not in text
     lines = pd.read_csv(study / "report" / "outcomes.csv")

@@ -10,8 +10,8 @@ from tests.engine.report import fake_run
 from tests.tasks.simba import ideal
 from tests.tasks.simba.ideal import WITH, WITHOUT
 
-(BIAS,) = renderings.contrasts(["bias"])
-MORPHOLOGY, INTENSITY, BOTH, INSTEAD = renderings.contrasts(["bias", "intensity_bias"])
+(BIAS,) = renderings.rendering_pairs(["bias"])
+MORPHOLOGY, INTENSITY, BOTH, INSTEAD = renderings.rendering_pairs(["bias", "intensity_bias"])
 
 
 def pair(n=400, lean=1.0):

@@ -153,7 +153,9 @@ def test_the_section_names_every_schedule_and_judges_what_was_published(read):
     assert said["FedTM above averages alone in AUROC (the best: FedAvg, by size)"] == "holds"
     served = section.tables[1]
     assert [row[0].text for row in served.rows] == list(read.runs)
-    assert "114 training scans lie at 4 sites, 1 to 80 each (1 with a single one)" in section.text[0]
+    assert (
+        "114 training scans lie at 4 sites, 1 to 80 scans at each (1 with a single scan)" in section.text[0]
+    )
     sent = next(t for t in section.tables if t.caption == "Communication of one run")
     assert [c.text for c in sent.rows[0]] == ["FedAvg, by size", "7", "140", "4.0", "0.0"]
     assert len(section.figures) == 2
