@@ -1,5 +1,6 @@
 """The walk-throughs are true: their files are written, their commands run, and what they show is what is printed."""
 
+import ast
 import pathlib
 import re
 import subprocess
@@ -10,8 +11,13 @@ import pytest
 from tests import launching
 
 DOCS = launching.ROOT / "docs"
+PAGES = sorted(p for p in launching.ROOT.rglob("*.md") if ".venv" not in p.parts)
 FENCE = re.compile(r"^```(python|yaml|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PROGRAMS = f"equipoise() {{ '{sys.executable}' -P -m equipoise.launch \"$@\"; }}\npython() {{ '{sys.executable}' \"$@\"; }}\n"
+
+
+# What a page may import: the front door and the faces of packages, so that files can move behind them.
+FACES = re.compile(r"equipoise(\.data_builders|\.engine(\.(metrics|models|report|transforms))?)?")
 
 
 def run(commands, folder):
@@ -26,6 +32,17 @@ def run(commands, folder):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_import_only_faces(page):
+    for language, text in FENCE.findall(page.read_text()):
+        if language == "python":
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "equipoise":
+                    assert FACES.fullmatch(node.module), f"{page.name} imports {node.module}"
+                if isinstance(node, ast.Import):
+                    assert not any(alias.name.startswith("equipoise.") for alias in node.names), page.name
 
 
 @pytest.mark.parametrize("page", ["own_cohort.md", "own_model.md", "policy.md"])

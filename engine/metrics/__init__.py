@@ -25,8 +25,8 @@ The vocabulary:
   its value; ``register`` and ``register_family`` add your own. ``fairness`` holds the fairness scores that have a name,
   ``calibration`` and ``net_benefit`` the curves, ``segmentation`` the values of two masks.
 - Comparisons: ``hypotheses`` tests whole families of groups, ``paired`` compares two models on the same people, ``methods`` compares
-  methods over their training runs. ``intervals`` and ``comparisons`` work on single estimates, ``multiplicity`` on p values, and
-  ``seeds`` on one quantity over runs.
+  methods over their training runs. ``intervals`` and ``comparisons`` work on single estimates, ``delong`` on two areas,
+  ``mcnemar`` on the calls of two models, ``multiplicity`` on p values, and ``seeds`` on one quantity over runs.
 - Confounders: ``gaps`` adjusts the gap between two groups for them, with the balancing methods of ``balance``.
 - After training: ``recalibration`` of scores and ``parity`` of thresholds are chosen on one split and judged on another.
 - Decisions: ``policy`` holds scores against bounds, ``acceptance`` tests claims such as equivalence, ``planning`` says how many
@@ -35,21 +35,6 @@ The vocabulary:
 Each name is imported at its first use, so that importing this module takes no time.
 """
 
-import importlib
-import importlib.util
-from typing import Any
-
 import lazy_loader
 
-_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-_PACKAGES = ("comparing", "confounding", "decisions", "estimates", "formulas", "postprocessing", "table")
-
-
-def __getattr__(name: str) -> Any:
-    """A name of the vocabulary, imported at its first use."""
-    if name in __all__:
-        for package in _PACKAGES:  # a module of an inner package is no attribute of it before it is imported
-            module = f"{__name__}.{package}.{name}"
-            if importlib.util.find_spec(module):
-                return importlib.import_module(module)
-    return _attribute(name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

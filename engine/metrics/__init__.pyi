@@ -8,7 +8,9 @@ from .decisions import planning as planning
 from .decisions import policy as policy
 from .decisions import selection as selection
 from .estimates import comparisons as comparisons
+from .estimates import delong as delong
 from .estimates import intervals as intervals
+from .estimates import mcnemar as mcnemar
 from .estimates import multiplicity as multiplicity
 from .estimates import seeds as seeds
 from .estimates.intervals import Estimate as Estimate
