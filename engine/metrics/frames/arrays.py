@@ -11,7 +11,7 @@ import pandas as pd
 
 from equipoise.engine.errors import UserError, did_you_mean
 from equipoise.engine.metrics.frames.frame import Frame, evaluate
-from equipoise.engine.metrics.table.reader import NOT_RECORDED, _text
+from equipoise.engine.metrics.table.reader import NOT_RECORDED, as_text
 from equipoise.engine.metrics.table.table import Schema, Source, Table, validate
 from equipoise.engine.metrics.table.thresholds import FIXED, Threshold, require_other
 from equipoise.engine.vocabulary import UNKNOWN
@@ -84,7 +84,7 @@ def _binary(text: pd.Series, positive: Any) -> tuple[np.ndarray, tuple[str, str]
                 f"truth holds {_shown(levels)}: say which is the positive class, such as positive={levels[-1]!r}"
             )
         return (text == pair[1]).to_numpy(np.int64), pair
-    (word,) = _text(pd.Series([positive]))
+    (word,) = as_text(pd.Series([positive]))
     if word not in levels:
         raise UserError(
             f"truth never holds the positive class {word!r}.{did_you_mean(word, levels)} It holds: {_shown(levels)}"
@@ -103,7 +103,7 @@ def _one_score(
     )
     source = _Arguments("")
     source.refuse("truth", column.isna(), "no value", "give each row its true value, or leave the row out")
-    text = _text(column)
+    text = as_text(column)
     source.refuse("truth", text == UNKNOWN, "no value", "give each row its true value, or leave the row out")
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if task is None:
@@ -130,7 +130,7 @@ def _class_scores(
     width = scores.shape[1]
     if width < 2:
         raise UserError(f"score has {width} column: give [n] scores, or a column for each class")
-    names = tuple(_text(pd.Series(list(range(width) if classes is None else classes), dtype=object)))
+    names = tuple(as_text(pd.Series(list(range(width) if classes is None else classes), dtype=object)))
     if len(names) != width or len(set(names)) != width:
         raise UserError(
             f"classes names {len(set(names))} classes, and score has {width} columns: name each column once"
@@ -158,7 +158,7 @@ def _several_scores(
         column = _series(truth, "truth", None)
         if classes is None and pd.api.types.is_bool_dtype(column):
             column = column.astype(np.int64)  # columns are then numbered, False first
-        text = _text(column)
+        text = as_text(column)
         source.refuse(
             "truth", text == UNKNOWN, "no value", "give each row its true class, or leave the row out"
         )
@@ -195,10 +195,10 @@ def _levels(values: Any, name: str, count: int) -> tuple[np.ndarray, list[str]]:
     argument = f"groups[{name!r}]"
     column = _series(values, argument, count)
     is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
-    text = _text(column.astype(object) if is_categorical else column)
+    text = as_text(column.astype(object) if is_categorical else column)
     present = set(text.unique()) - {UNKNOWN}
     if is_categorical:
-        categories = _text(pd.Series(list(column.cat.categories)))
+        categories = as_text(pd.Series(list(column.cat.categories)))
         return text.to_numpy(), [level for level in categories if level in present]
     if len(present) > _MOST_NUMBERS and pd.api.types.is_numeric_dtype(column):
         raise UserError(
@@ -273,7 +273,7 @@ def table_from_arrays(
     }  # fmt: skip
     source = _Arguments("", {"target": "truth"})
     if subject is not None:
-        data["subject_id"] = _text(_series(subject, "subject", count)).to_numpy()
+        data["subject_id"] = as_text(_series(subject, "subject", count)).to_numpy()
         source.refuse("subject", data["subject_id"] == UNKNOWN, "no value", "name the person of each row")
     attributes = {}
     for name, values in _named_groups(groups).items():

@@ -66,7 +66,7 @@ class Roles:
     split: str | None = None
 
 
-def _text(values: pd.Series) -> pd.Series:
+def as_text(values: pd.Series) -> pd.Series:
     """Returns values as stripped text: missing ones become ``unknown``, and whole numbers lose their ``.0``."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
@@ -127,7 +127,7 @@ def _attribute(
     """Returns (level of each row, levels in order), or (numbers, None) for a confounder that is a number."""
     if name in roles.bins:
         return cut(_number(values, name, source), roles.bins[name])
-    text = _text(values)
+    text = as_text(values)
     levels = set(text.unique()) - {UNKNOWN}
     numbers = pd.to_numeric(pd.Series(sorted(levels), dtype=object), errors="coerce")
     if len(levels) > _MOST_NUMBERS and numbers.notna().all():
@@ -204,12 +204,12 @@ def _truth(
     if roles.task == "multilabel":
         targets = {}
         for name in roles.target:
-            text = _text(raw[name]).str.lower()
+            text = as_text(raw[name]).str.lower()
             index = text.map({k: i for p, n in _POSITIVE.items() for i, k in ((1, p), (0, n))})
             source.refuse(name, index.isna(), "neither 0 nor 1", "give each label a column of 0 and 1")
             targets[f"target:{name}"] = index.to_numpy(np.int64)
         return targets, tuple(roles.target), None
-    text = _text(raw[roles.target[0]])
+    text = as_text(raw[roles.target[0]])
     if roles.task == "binary":
         index, classes, positive = _binary(text, roles, source)
         return {"target": index}, classes, positive
@@ -261,7 +261,7 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
     notes, ids = [], {"scan_id": scan, "subject_id": subject}
     number = np.arange(count).astype(str)
     for name, column in ids.items():
-        columns[name] = number if column is None else _text(raw[column]).to_numpy()
+        columns[name] = number if column is None else as_text(raw[column]).to_numpy()
         if column is not None:
             source.refuse(column, columns[name] == UNKNOWN, "no value", "every row needs one")
     if subject is None:
@@ -269,7 +269,7 @@ def read(path: pathlib.Path, roles: Roles) -> Table:
             "No column names the patient, so that every row counts as a patient of its own. If patients have several "
             "rows, the intervals are too narrow: name the column with --subject."
         )
-    columns["split"] = "all" if roles.split is None else _text(raw[roles.split]).to_numpy()
+    columns["split"] = "all" if roles.split is None else as_text(raw[roles.split]).to_numpy()
     for name in attributes:
         columns[name], attributes[name] = _attribute(raw[name], name, roles, source)
     columns |= {"threshold": 0.5, "threshold_split": "fixed", "checkpoint_step": 0}
