@@ -4,7 +4,6 @@ import html
 import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -68,30 +67,32 @@ def audited(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
-    """(folder, seconds of each console block) after the walk-through was walked."""
+    """The folder in which the walk-through was walked."""
     pytest.importorskip("causaldata", reason="the walk-through's people are in the package causaldata")
-    folder, seconds = tmp_path_factory.mktemp("walk"), []
+    folder = tmp_path_factory.mktemp("walk")
     for language, text in test_docs.FENCE.findall((test_docs.DOCS / "audit.md").read_text()):
         if language == "python":
             (folder / re.match(r"# (\w+\.py)\b", text)[1]).write_text(text)
             continue
-        lines, start = text.splitlines(), time.monotonic()
+        lines = text.splitlines()
         printed = test_docs.run([line[2:] for line in lines if line.startswith("$ ")], folder)
         assert all(line.startswith("$ ") or line in printed for line in lines), printed
-        seconds.append(time.monotonic() - start)
-    return folder, seconds
+    return folder
 
 
-def test_the_walk_through_runs_and_is_quick(walked):
-    folder, seconds = walked
-    assert seconds[0] < 90  # the goal is 30 s on a machine of its own; tests share theirs
+def test_the_walk_through_runs(walked):
     for name in ("audit", "shared", "loop"):
-        found = {p.name for p in (folder / name).iterdir()}
-        assert found == {"report.html", "metrics.json", "metrics.csv", "model_card.md", "figures"}
-        outline = Outline((folder / name / "report.html").read_text())
+        assert {p.name for p in (walked / name).iterdir()} == {
+            "report.html",
+            "metrics.json",
+            "metrics.csv",
+            "model_card.md",
+            "figures",
+        }
+        outline = Outline((walked / name / "report.html").read_text())
         assert not outline.open and all(address.startswith("data:") for address in outline.loads)
-        document(folder / name)
-    found = document(folder / "audit")
+        document(walked / name)
+    found = document(walked / "audit")
     assert found["overall"]["auroc"]["value"] == pytest.approx(0.83, abs=0.02)
     black = found["groups"]["race"]["black or other"]["sensitivity"]
     assert black["n"] == 49 and black["value"] < found["groups"]["race"]["white"]["sensitivity"]["value"]
@@ -100,7 +101,7 @@ def test_the_walk_through_runs_and_is_quick(walked):
 
 
 def test_the_page_says_all_that_it_should_in_order(walked):
-    text = (walked[0] / "audit" / "report.html").read_text()
+    text = (walked / "audit" / "report.html").read_text()
     assert re.findall("<h2>(.*?)</h2>", text) == [
         "Who was scored", "Scores, overall and by group", "Curves by group", "Score distributions", "Gaps between groups",
         "Intersections and strata", "Findings in words", "In natural frequencies", "What this report can and cannot see",
@@ -112,7 +113,7 @@ def test_the_page_says_all_that_it_should_in_order(walked):
         "equipoise audit --table=nhefs.csv", "equity-scaled", "demographic parity", "Theil index",
     ):  # fmt: skip
         assert words in text, words
-    names = {p.name for p in (walked[0] / "audit" / "figures").iterdir()}
+    names = {p.name for p in (walked / "audit" / "figures").iterdir()}
     for kind in ("scores", "roc", "precision_recall", "calibration", "decision", "distribution"):
         assert {f"{kind}_by_sex.png", f"{kind}_by_sex.svg"} <= names
 
