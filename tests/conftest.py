@@ -1,6 +1,15 @@
 """What tests share: a tiny cohort prepared once by the real builder, and a run trained on it once."""
 
+import os
+import pathlib
 import shutil
+
+# Most of the suite's time is compilation: compiled programs are kept for other tests, for the programs that tests start, and
+# for the next call of pytest. JAX reads this when it is imported.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import numpy as np
 import pytest

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 
@@ -19,15 +18,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 RUNS = ROOT / "tests" / "tiny_runs.py"
 
 
-# Most of a tiny run's time is compilation, and most runs compile the same programs: they share them, for this session.
-_COMPILED = tempfile.TemporaryDirectory(prefix="equipoise-compiled-")
-
-
 def environment(devices: int = 1) -> dict[str, str]:
     """This process's environment with ``devices`` fake CPU devices."""
     return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "default",

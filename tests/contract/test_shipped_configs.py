@@ -41,7 +41,7 @@ SHRUNK = {
 def test_resolves_and_opens_with_its_command_cost_and_expectation(runs, name):
     validation.validate(runs.get_config(name))
     text = runs.__doc__
-    assert "equipoise train" in text and "Cost:" in text and "To expect:" in text
+    assert "equipoise train" in text and "Cost:" in text and "What to expect:" in text
 
 
 @pytest.mark.parametrize(("runs", "name"), TRAINED)

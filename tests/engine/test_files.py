@@ -36,7 +36,8 @@ def _write_often(path: pathlib.Path, letter: str) -> None:
 def test_writers_at_the_same_time_never_mix(tmp_path):
     """A temporary file of a fixed name is truncated by one writer while the other renames it."""
     path = tmp_path / "b.txt"
-    writers = [multiprocessing.Process(target=_write_often, args=(path, letter)) for letter in "ab"]
+    spawned = multiprocessing.get_context("spawn")  # JAX, where it is loaded, does not survive a fork
+    writers = [spawned.Process(target=_write_often, args=(path, letter)) for letter in "ab"]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):

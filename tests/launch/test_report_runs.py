@@ -256,7 +256,7 @@ def test_by_makes_the_methods_and_names_what_differs_within(tmp_path, undrawn):
     assert list(found["methods"])[:2] == ["name=cnn, learning_rate=0.1", "name=cnn, learning_rate=0.2"]
     with pytest.raises(UserError, match="Did you mean 'model.name'"):
         report(tmp_path / "r" / "*", "--by=modl.name", f"--out={tmp_path / 'c'}")
-    with pytest.raises(UserError, match=r"'name' may be .*model.name or .*optimizer.name"):
+    with pytest.raises(UserError, match=r"'name' may mean model.name or method.name or optimizer.name"):
         report(tmp_path / "r" / "*", "--by=name", f"--out={tmp_path / 'c'}")
 
 

@@ -335,7 +335,10 @@ def test_what_cannot_be_learned_across_sites_is_refused(monkeypatch):
         ({"name": "fedavg", "mu": 0.1}, "mu has no effect with fedavg: it belongs to fedprox, fedtm"),
         ({"name": "travelling", "site_weights": "sice"}, "Did you mean 'size'"),
         ({"name": "fedtm", "warm_rounds": 0}, "warm_rounds=0 must be above 0"),
-        ({"name": "fedtm", "cycles": 2}, "cycles=2 ends before fedtm is in force, which takes 2"),
+        (
+            {"name": "fedtm", "cycles": 2},
+            "cycles=2 ends before fedtm is in force, which takes more than 2 cycles",
+        ),
         ({"name": "travelling", "local_epochs": 0}, "local_epochs=0 must be above 0"),
     ):
         config = tiny_method("fedavg").config

@@ -171,5 +171,5 @@ def test_one_class_is_noted(tmp_path):
 
 
 def test_missing_words_are_the_documented_ones():
-    text = reader._text(pd.Series(["", "NA", "n/a", "NaN", "null", "Unknown", "none", "North  America"]))
+    text = reader.as_text(pd.Series(["", "NA", "n/a", "NaN", "null", "Unknown", "none", "North  America"]))
     assert text.tolist() == [UNKNOWN] * 6 + ["none", "North America"]
