@@ -347,7 +347,9 @@ def test_what_cannot_be_learned_across_sites_is_refused(monkeypatch):
             validation.validate(config)
     config = tiny_method("erm").config
     config.evaluation.every_cycles = 1
-    with pytest.raises(UserError, match="every_cycles=1 must be 0, or above 0 with a method that visits sites"):
+    with pytest.raises(
+        UserError, match="every_cycles=1 must be 0, or above 0 with a method that visits sites"
+    ):
         validation.validate(config)
 
     split = Rows(DISEASE, site=SITE, scanner=SCANNER)
