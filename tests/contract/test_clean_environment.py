@@ -104,7 +104,7 @@ def test_a_shrunken_study_runs_end_to_end(installed, tmp_path):
     small = ["num_steps=2", "data.batch_size=4", "evaluation.every_steps=2", f"data.cohort=simba/{cohort}"]
     run("train", "--config=simba:near", "--workdir=run", *(f"--config.{s}" for s in small))
     run("evaluate", "--workdir=run")
-    run("report", "--workdir=run")
+    run("report", "--workdir=run", "--resamples=100")
     assert "<html" in (tmp_path / "run" / "report" / "report.html").read_text()
 
 
